@@ -1,0 +1,144 @@
+"""An architecture compiles to a stock YOLOv5 model YAML: the searchable layers are written with YOLOv5's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from .architecture import Architecture, Value
+from .space import SCALED_MODULES, C3Layer, ConvLayer, Multiples, Space, parse_kernel
+
+
+class StockLine(NamedTuple):
+    """One line of the derived YAML, the index of the line that it came from, and its part in that layer.
+
+    The part is "" where the line is the whole layer, else the name of a C3's submodule (`cv1`, `m.0`, ..., `cat`).
+    """
+
+    origin: int
+    part: str
+    row: list[Any]
+
+
+def derive(space: Space, architecture: Mapping[str, Value]) -> dict[str, Any]:
+    """The stock YOLOv5 model dict of an architecture.
+
+    Widths and repeats are written out (`width_multiple` and `depth_multiple` are 1.0), and no name in it is ours, so
+    an untouched YOLOv5 builds it. The default architecture gives stock YOLOv5's own network.
+
+    Raises:
+        UserError: the architecture is not of the space.
+    """
+    space.validate(architecture)
+    lines = stock_lines(space, architecture)
+    split = sum(line.origin < len(space.yaml["backbone"]) for line in lines)
+    kept = {k: v for k, v in space.yaml.items() if k not in ("imgsz", "backbone", "head")}
+    rows = [line.row for line in lines]
+    return {
+        **kept,
+        "depth_multiple": 1.0,
+        "width_multiple": 1.0,
+        "backbone": rows[:split],
+        "head": rows[split:],
+    }
+
+
+def stock_lines(space: Space, architecture: Mapping[str, Value]) -> list[StockLine]:
+    """The derived YAML's lines in order, each with where it came from."""
+    multiples = space.multiples
+    lines: list[StockLine] = []
+    last: list[int] = []  # index in the new numbering of each old layer's output
+    for i, (f, n, module, args) in enumerate([*space.yaml["backbone"], *space.yaml["head"]]):
+        layer = space.layers.get(i)
+        source = _renumber(f, i, last)
+        if isinstance(layer, ConvLayer):
+            lines.append(StockLine(i, "", [source, layer.repeats, "Conv", _conv_args(layer, architecture, multiples)]))
+        elif isinstance(layer, C3Layer):
+            lines += _c3_lines(layer, architecture, source, len(lines), multiples.default_act)
+        else:
+            lines.append(StockLine(i, "", [source, multiples.repeats(n), module, _stock_args(module, args, multiples)]))
+        last.append(len(lines) - 1)
+    return lines
+
+
+def weight_names(space: Space, architecture: Architecture) -> dict[str, str]:
+    """For each module of the derived model, its name in a stock model of the space: `{"model.3": "model.2.cv1"}`."""
+    names = {}
+    for j, line in enumerate(stock_lines(space, architecture)):
+        names[f"model.{j}"] = f"model.{line.origin}" + (f".{line.part}" if line.part else "")
+    return names
+
+
+def _renumber(f: Any, i: int, last: list[int]) -> Any:
+    """`from` indices in the new numbering; -1 stays, other negative ones become absolute."""
+
+    def one(x: int) -> int:
+        return x if x == -1 else last[x if x >= 0 else i + x]
+
+    return [one(x) for x in f] if isinstance(f, list) else one(f)
+
+
+def _stock_args(module: str, args: list[Any], multiples: Multiples) -> list[Any]:
+    args = list(args)
+    if module in SCALED_MODULES:
+        args[0] = multiples.channels(args[0])
+    elif module == "Segment" and len(args) > 3:
+        args[3] = multiples.width(args[3])
+    return args
+
+
+def _act_arg(act: Value) -> str:
+    return f"nn.{act}" if str(act).endswith(")") else f"nn.{act}()"
+
+
+def _conv_args(layer: ConvLayer, architecture: Mapping[str, Value], multiples: Multiples) -> list[Any]:
+    k, p = parse_kernel(architecture[layer.kernel.label])
+    act = architecture[layer.act.label]
+    args: list[Any] = [layer.c2, k, layer.s, p]
+    if act != multiples.default_act:
+        return [*args, layer.g, layer.d, _act_arg(act)]
+    if layer.d != 1:
+        return [*args, layer.g, layer.d]
+    return [*args, layer.g] if layer.g != 1 else args
+
+
+def _c3_lines(
+    layer: C3Layer, architecture: Mapping[str, Value], source: Any, at: int, default_act: str
+) -> list[StockLine]:
+    """A NASC3 as one C3 line or, where cv1 or cv2 differ from C3's, as the lines that C3 consists of.
+
+    Args:
+        at: the index that the first of the lines gets.
+    """
+    i, n = layer.index, layer.bottlenecks(architecture)
+    c_ = layer.hidden(float(architecture[layer.width.label]))
+    kernels = [parse_kernel(architecture[c.label]) for c in layer.kernels]
+    acts = [architecture[c.label] for c in layer.acts]
+    if kernels == [(1, 0), (1, 0)] and acts == [default_act, default_act]:
+        return [StockLine(i, "", [source, n, "C3", _c3_args(layer, c_)])]
+
+    def conv(f: Any, part: str, which: int) -> StockLine:
+        (k, p), act = kernels[which], acts[which]
+        return StockLine(i, part, [f, 1, "Conv", [c_, k, 1, p, *([] if act == default_act else [1, 1, _act_arg(act)])]])
+
+    before = at - 1 if source == -1 else source  # cv2 reads what cv1 read
+    middle = [
+        StockLine(i, f"m.{j}", [-1, 1, "Bottleneck", [c_, layer.shortcut, layer.g, 1.0]]) for j in range(n)
+    ]  # fmt: skip
+    return [
+        conv(source, "cv1", 0),
+        *middle,
+        conv(before, "cv2", 1),
+        StockLine(i, "cat", [[at + n, -1], 1, "Concat", [1]]),
+        StockLine(i, "cv3", [-1, 1, "Conv", [layer.c2, 1, 1]]),
+    ]
+
+
+def _c3_args(layer: C3Layer, c_: int) -> list[Any]:
+    """C3's arguments with the expansion whose hidden width, int(c2 * e), is `c_`."""
+    if c_ == int(layer.c2 * 0.5):
+        return [layer.c2, layer.shortcut] if layer.g == 1 else [layer.c2, layer.shortcut, layer.g]
+    e = round(c_ / layer.c2, 6)
+    if int(layer.c2 * e) != c_:  # the division rounded down
+        e = (c_ + 0.5) / layer.c2
+    return [layer.c2, layer.shortcut, layer.g, e]
