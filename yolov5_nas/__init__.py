@@ -9,17 +9,12 @@ from .architecture import Architecture
 from .derive import derive
 from .errors import TrialError, UserError
 from .journal import read_journal
-from .search import search
 from .space import Space
 
 # Looked up on first use: `import yolov5_nas` must not cost the seconds that torch takes.
-_WITH_TORCH = {
-    "register": "modules",
-    "unregister": "modules",
-    "set_architecture": "modules",
-    "extract": "modules",
-}
-__all__ = ["Architecture", "Space", "TrialError", "UserError", "derive", "read_journal", "search", *_WITH_TORCH]
+_WITH_TORCH = {"search": "run", "register": "modules", "set_architecture": "modules", "extract": "modules"}
+
+__all__ = ["Architecture", "Space", "TrialError", "UserError", "derive", "read_journal", *_WITH_TORCH]
 
 
 def __getattr__(name: str) -> Any:

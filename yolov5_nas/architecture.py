@@ -6,9 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Union
 
-Value = Union[str, int, float]
+Value = str | int | float
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Architecture(Mapping[str, Value]):
     Weights, training settings and the order of labels don't change the id, so it is the key for duplicates and files.
 
     >>> Architecture({"c3_2": 1.5, "nasconv_0": "k6p2"}).id
-    '1b3f5fc8a9'
+    '1a0a7559a3'
     """
 
     choices: Mapping[str, Value]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import yaml
+
 from .architecture import Architecture, Value
 from .space import SCALED_MODULES, C3Layer, ConvLayer, Multiples, Space, parse_kernel
 
@@ -41,6 +43,18 @@ def derive(space: Space, architecture: Mapping[str, Value]) -> dict[str, Any]:
         "backbone": rows[:split],
         "head": rows[split:],
     }
+
+
+def dump_model(cfg: Mapping[str, Any]) -> str:
+    """A model dict as YAML in YOLOv5's style, one layer a line."""
+    text = ""
+    for key, value in cfg.items():
+        if isinstance(value, list) and key in ("anchors", "backbone", "head"):
+            rows = (yaml.safe_dump(row, default_flow_style=True, width=10_000).strip() for row in value)
+            text += f"{key}:\n" + "".join(f"  - {row}\n" for row in rows)
+        else:
+            text += yaml.safe_dump({key: value}, default_flow_style=False)
+    return text
 
 
 def stock_lines(space: Space, architecture: Mapping[str, Value]) -> list[StockLine]:

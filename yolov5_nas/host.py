@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ OFFLINE = {
     "WANDB_MODE": "disabled",
     "COMET_MODE": "DISABLED",
 }
+
+MODULES = (
+    *("models", "models.common", "models.experimental", "models.yolo", "utils.general", "utils.dataloaders"),
+    *("utils.loss", "utils.torch_utils", "utils.autoanchor", "utils.plots", "val"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,8 @@ def find(path: str | Path | None = None) -> Location:
     if is_clone(Path.cwd()):
         return Location("clone", Path.cwd(), "the working directory")
     spec = importlib.util.find_spec("yolov5")
-    if spec and spec.submodule_search_locations and is_clone(Path(next(iter(spec.submodule_search_locations)))):
-        return Location("package", Path(next(iter(spec.submodule_search_locations))), "the installed package")
+    if spec and spec.origin and is_clone(Path(spec.origin).parent):  # a mere folder named yolov5 has no origin
+        return Location("package", Path(spec.origin).parent, "the installed package")
     raise UserError(f"no YOLOv5 found: {GET_YOLOV5}")
 
 
@@ -85,23 +91,23 @@ class Host:
         self.location = location
         with _importable(location):
             prefix = "yolov5." if location.kind == "package" else ""
-            names = "models.common models.experimental models.yolo utils.general utils.dataloaders utils.loss".split()
-            names += ["utils.torch_utils", "utils.autoanchor", "utils.plots", "val"]
-            self.modules = {name: importlib.import_module(prefix + name) for name in names}
+            self.modules: dict[str, Any] = {name: importlib.import_module(prefix + name) for name in MODULES}
         self.common, self.yolo = self.modules["models.common"], self.modules["models.yolo"]
         self.general, self.dataloaders = self.modules["utils.general"], self.modules["utils.dataloaders"]
         self.torch_utils, self.autoanchor = self.modules["utils.torch_utils"], self.modules["utils.autoanchor"]
         self.ComputeLoss = self.modules["utils.loss"].ComputeLoss
-        if Path(self.yolo.__file__).resolve() != (location.root / "models" / "yolo.py").resolve():
-            raise UserError(f"another YOLOv5 is loaded in this process already: {self.yolo.__file__}", got=str(location))
+        loaded = Path(self.yolo.__file__).resolve()
+        if loaded != (location.root / "models" / "yolo.py").resolve():
+            raise UserError(f"another YOLOv5 is loaded in this process already: {loaded}", got=str(location))
         if "d" not in inspect.signature(self.common.Conv).parameters:
             raise UserError("YOLOv5 must be v7.0 or newer (its Conv has no dilation)", got=str(location))
 
     def build(self, cfg: Mapping[str, Any], nc: int | None = None, anchors: int | None = None) -> Any:
         """YOLOv5's `Model` of a model dict, which stays as it is; the YAML's `activation:` does not leak out."""
         default_act = self.common.Conv.default_act
+        no_summary = patched(self.yolo, model_info=lambda *_, **__: None)  # nobody sees it; it profiles the model
         try:
-            with self.quiet():
+            with self.quiet(), no_summary:
                 return self.yolo.Model(deepcopy(dict(cfg)), ch=3, nc=nc, anchors=anchors)
         finally:
             self.common.Conv.default_act = default_act
@@ -192,20 +198,22 @@ class Host:
         if not path.is_file():
             raise UserError("the weights file does not exist", file=path)
         try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+            with self._clone_names():
+                checkpoint = torch.load(path, map_location="cpu", weights_only=False)
             model = checkpoint.get("ema") or checkpoint["model"]
             return model.float()
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 (unpickling can raise anything)
             problem = f"{type(e).__name__}: {e}".splitlines()[0]
             raise UserError(f"no YOLOv5 checkpoint of a detection model ({problem})", file=path) from None
 
     @contextlib.contextmanager
     def _clone_names(self) -> Iterator[None]:
+        """The host's classes go by a clone's names while a checkpoint is written or read."""
         if self.location.kind == "clone":
             yield
             return
         with contextlib.ExitStack() as stack:
-            for name in ("models.common", "models.experimental", "models.yolo"):
+            for name in MODULES[:4]:
                 module = self.modules[name]
                 stack.enter_context(_module_entry(name, module))
                 for value in vars(module).values():
@@ -271,6 +279,8 @@ def _importable(location: Location) -> Iterator[None]:
         _drop_foreign_packages(location.root)
     try:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated")
             for name, stand_in in (("IPython", _ipython), ("pkg_resources", _pkg_resources)):
                 if importlib.util.find_spec(name) is None:
                     for module_name, module in stand_in().items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from torch.nn import functional as F
 
 from .architecture import Architecture, Value
 from .derive import derive, weight_names
+from .errors import UserError
 from .host import Host, load
-from .space import C3Layer, ConvLayer, Layer, Space, parse_kernel
+from .space import SEARCHABLE, C3Layer, ConvLayer, Layer, Space, parse_kernel
 
 State = dict[str, torch.Tensor]
 
@@ -71,11 +73,10 @@ class SharedConv(nn.Module):
 
     def stock_state(self) -> State:
         """The state of YOLOv5's `Conv` for what is selected."""
-        state = {"conv.weight": self.weight()}
+        state: dict[str, Any] = {"conv.weight": self.weight()}
         for name in ("weight", "bias", "running_mean", "running_var"):
             state[f"bn.{name}"] = getattr(self.bn, name)[: self.c2]
         state["bn.num_batches_tracked"] = self.bn.num_batches_tracked
-        state |= {f"act.{name}": value for name, value in self.acts[self.act].state_dict().items()}
         return {name: value.detach().clone() for name, value in state.items()}
 
 
@@ -143,20 +144,24 @@ class NASC3(nn.Module):
         self.depth = layer.bottlenecks(architecture)
         for conv, kernel, act in zip((self.cv1, self.cv2), layer.kernels, layer.acts):
             conv.select(parse_kernel(architecture[kernel.label]), str(architecture[act.label]), c_)
-        for bottleneck in self.m:
+        for bottleneck in self.bottlenecks():
             bottleneck.select(c_)
         self.cv3.select((1, 0), self.default_act, inputs=[(0, c_), (self.c_max, self.c_max + c_)])
 
+    def bottlenecks(self) -> list[Any]:
+        """Those that run."""
+        return list(self.m)[: self.depth]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.cv1(x)  # (B, c_, H, W)
-        for bottleneck in list(self.m)[: self.depth]:
+        for bottleneck in self.bottlenecks():
             y = bottleneck(y)
         return self.cv3(torch.cat((y, self.cv2(x)), 1))
 
     def stock_state(self) -> State:
         """The state of YOLOv5's `C3` for the architecture that is set."""
         parts = {"cv1": self.cv1, "cv2": self.cv2, "cv3": self.cv3}
-        for j, bottleneck in enumerate(list(self.m)[: self.depth]):
+        for j, bottleneck in enumerate(self.bottlenecks()):
             parts |= {f"m.{j}.cv1": bottleneck.cv1, f"m.{j}.cv2": bottleneck.cv2}
         return {f"{part}.{name}": v for part, conv in parts.items() for name, v in conv.stock_state().items()}
 
@@ -184,7 +189,7 @@ def register(host: Host | None = None) -> None:
 
     @functools.wraps(stock)
     def parse_model(d: dict[str, Any], ch: list[int]) -> tuple[nn.Sequential, list[int]]:
-        if not any(row[2] in ("NASConv", "NASC3") for row in [*d["backbone"], *d["head"]]):
+        if not any(row[2] in SEARCHABLE for row in [*d["backbone"], *d["head"]]):
             return stock(d, ch)
         space = Space.from_dict(d)
         model, save = stock(_stock_form(d), ch)  # the parser works out channels; then the searchable layers move in
@@ -209,30 +214,30 @@ def set_architecture(model: nn.Module, architecture: Mapping[str, Value]) -> Non
     Raises:
         UserError: the architecture is not of the model's space.
     """
-    space = model.model.space  # type: ignore[union-attr]
+    layers, space = _layers_and_space(model)
     space.validate(architecture)
     for i in space.layers:
-        for module in _repeats(model.model[i]):  # type: ignore[index]
+        for module in _repeats(layers[i]):
             module.set_architecture(architecture)
 
 
 def extract(model: nn.Module, architecture: Architecture, host: Host | None = None) -> nn.Module:
-    """One architecture of a shared-weights model as a stock YOLOv5 model with its weights.
+    """One architecture of a shared-weights model as a stock YOLOv5 model with its weights, on the same device.
 
     Leaves that architecture set in `model`.
 
     Raises:
         UserError: the architecture is not of the model's space.
     """
+    layers, space = _layers_and_space(model)
     set_architecture(model, architecture)
-    layers: Any = model.model
-    space: Space = layers.space
     states: dict[str, State] = {}
     for i, module in enumerate(layers):
         if i not in space.layers:
             states[f"model.{i}"] = module.state_dict()
         elif isinstance(module, nn.Sequential):
-            states[f"model.{i}"] = {f"{j}.{n}": v for j, m in enumerate(module) for n, v in m.stock_state().items()}
+            repeats = [m.stock_state() for m in _repeats(module)]
+            states[f"model.{i}"] = {f"{j}.{n}": v for j, state in enumerate(repeats) for n, v in state.items()}
         else:
             states[f"model.{i}"] = module.stock_state()
     stock = (host or load()).build(derive(space, architecture))
@@ -240,7 +245,7 @@ def extract(model: nn.Module, architecture: Architecture, host: Host | None = No
     for name in ("names", "nc", "hyp", "class_weights"):
         if hasattr(model, name):
             setattr(stock, name, getattr(model, name))
-    return stock.train(model.training)
+    return stock.to(next(model.parameters()).device).train(model.training)
 
 
 def rename_states(states: Mapping[str, State], names: Mapping[str, str]) -> State:
@@ -250,7 +255,7 @@ def rename_states(states: Mapping[str, State], names: Mapping[str, str]) -> Stat
         states: `{"model.2": {"cv1.conv.weight": ...}}`.
         names: from `derive.weight_names`.
     """
-    result = {}
+    result: State = {}
     for derived, origin in names.items():
         layer = ".".join(origin.split(".")[:2])
         part = origin[len(layer) + 1 :]
@@ -258,6 +263,13 @@ def rename_states(states: Mapping[str, State], names: Mapping[str, str]) -> Stat
         state = states.get(layer, {})
         result |= {f"{derived}.{n[len(prefix) :]}": v for n, v in state.items() if n.startswith(prefix)}
     return result
+
+
+def _layers_and_space(model: Any) -> tuple[Any, Space]:
+    layers = model.model
+    if not hasattr(layers, "space"):
+        raise UserError("the model must be built from a YAML with NASConv or NASC3 layers, after register()")
+    return layers, layers.space
 
 
 def _repeats(module: nn.Module) -> list[Any]:
@@ -269,10 +281,11 @@ def _stock_form(d: Mapping[str, Any]) -> dict[str, Any]:
 
     def stock(row: list[Any]) -> list[Any]:
         f, n, module, args = row
-        if module not in ("NASConv", "NASC3"):
+        if module not in SEARCHABLE:
             return row
         return [f, n, module.removeprefix("NAS"), [a for a in args if not isinstance(a, Mapping)]]
 
+    d = deepcopy(dict(d))  # the parser writes into the rows that it is given
     return {**d, "backbone": [stock(r) for r in d["backbone"]], "head": [stock(r) for r in d["head"]]}
 
 
@@ -282,7 +295,7 @@ def _searchable(stock: Any, layer: Layer, space: Space) -> nn.Module:
     if isinstance(layer, C3Layer):
         module = NASC3(stock.cv1.conv.in_channels, layer, space.multiples.default_act)
     elif isinstance(stock, nn.Sequential):
-        module = nn.Sequential(*(NASConv(m.conv.in_channels, layer) for m in stock))
+        module = nn.Sequential(*(NASConv(m.conv.in_channels, layer) for m in _repeats(stock)))
     else:
         module = NASConv(stock.conv.in_channels, layer)
     module.i, module.f = stock.i, stock.f

@@ -1,1 +1,158 @@
-def search(): ...
+"""The search: a strategy asks, an engine runs, the journal remembers, the strategy is told."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from .architecture import Architecture
+from .engines import Engine, Job, Outcome
+from .journal import Journal, TrialRecord
+from .strategies import SpaceExhausted
+
+Reward = Callable[[Mapping[str, float]], float]
+Listener = Callable[[TrialRecord], None]
+
+
+class AskTell(Protocol):
+    """What the loop needs of a strategy."""
+
+    def ask(self) -> Architecture: ...
+
+    def tell(self, record: TrialRecord) -> None: ...
+
+
+@dataclass
+class Loop:
+    """One search over a journal, which may hold the beginning of it already.
+
+    Args:
+        strategy: proposes architectures; brought to where the journal ends by playing it back.
+        engine: started.
+        journal: gets a line when a trial starts and one when it ends.
+        reward: metrics to the number to maximise.
+        trials: how many in all, those in the journal included.
+        seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone.
+        hours: after this time running trials are stopped (a resume runs them again) and none starts.
+        listeners: called with the record of each trial that ended, after it is in the journal.
+    """
+
+    strategy: AskTell
+    engine: Engine
+    journal: Journal
+    reward: Reward
+    trials: int
+    seed: int = 0
+    hours: float | None = None
+    listeners: Sequence[Listener] = ()
+
+    def run(self) -> str:
+        """Run until the trials are done, and say why it ended."""
+        self.deadline = math.inf if self.hours is None else time.monotonic() + self.hours * 3600
+        self.waiting = deque(replay(self.journal.records, self.strategy))
+        self.running: dict[int, TrialRecord] = {}
+        self.ending = ""
+        while True:
+            while len(self.running) < self.engine.slots and (record := self._next()):
+                self._start(record)
+            if not self.running:
+                return self.ending
+            if time.monotonic() >= self.deadline:
+                return self._out_of_time()
+            for outcome in self.engine.wait(min(1.0, max(0.0, self.deadline - time.monotonic()))):
+                self._end(outcome)
+
+    def _next(self) -> TrialRecord | None:
+        """The next trial to start, or None for now or for ever."""
+        if self.ending or not self._time_for_another():
+            return None
+        if self.waiting:
+            return self.waiting.popleft()
+        number = len(self.journal.trials)
+        if number >= self.trials:
+            self.ending = f"all {self.trials} trials are done"
+            return None
+        try:
+            architecture = self.strategy.ask()
+        except SpaceExhausted as e:
+            self.ending = str(e)
+            return None
+        return TrialRecord(number, dict(architecture), "started", seed=self.seed)
+
+    def _start(self, record: TrialRecord) -> None:
+        self.journal.append(record)
+        self.running[record.number] = record
+        self.engine.submit(Job(record.number, record.architecture, record.seed))
+
+    def _end(self, outcome: Outcome) -> None:
+        record = judge(self.running.pop(outcome.number), outcome, self.reward)
+        self.journal.append(record)
+        self.strategy.tell(record)
+        for listener in self.listeners:
+            listener(record)
+
+    def _time_for_another(self) -> bool:
+        """Whether a trial as long as the others so far would end before the deadline."""
+        taken = [r.seconds for r in self.journal.trials.values() if r.state == "complete" and r.seconds]
+        if time.monotonic() + (statistics.median(taken) if taken else 0.0) < self.deadline:
+            return True
+        self._out_of_time()
+        return False
+
+    def _out_of_time(self) -> str:
+        self.ending = f"{self.hours:g} hours are over"
+        return self.ending
+
+
+def replay(records: Iterable[TrialRecord], strategy: AskTell) -> list[TrialRecord]:
+    """Play a journal back to a fresh strategy, which brings it to the state that it had after the last line.
+
+    Returns:
+        The trials that a kill cut off, as records to start again: same number, architecture and seed, next attempt.
+    """
+    latest: dict[int, TrialRecord] = {}
+    for record in records:
+        if record.done:
+            strategy.tell(record)
+        elif record.number not in latest:
+            asked = strategy.ask()
+            if asked.id != record.id:
+                print(f"trial {record.number}: the strategy now proposes another architecture than the journal holds")
+        latest[record.number] = record
+    return [replace(r, attempt=r.attempt + 1) for _, r in sorted(latest.items()) if not r.done]
+
+
+def judge(record: TrialRecord, outcome: Outcome, reward: Reward) -> TrialRecord:
+    """The record of a trial that ended. One without a finite reward has failed; no reward is ever made up."""
+    record = replace(record, seconds=round(outcome.seconds, 3))
+    if outcome.result is None:
+        return replace(record, state="failed", error=outcome.error)
+    metrics = _finite(outcome.result.metrics)
+    record = replace(record, metrics=metrics, curve=tuple(map(_finite, outcome.result.curve)))
+    try:
+        value = float(reward(metrics))
+    except KeyError as e:
+        name = e.args[0]
+        if name in outcome.result.metrics:
+            return _failed(record, "nan", f"{name} is {outcome.result.metrics[name]}")
+        return _failed(record, "crash", f"the reward needs {name}, which was not measured")
+    except Exception as e:
+        return _failed(record, "crash", f"the reward raised {type(e).__name__}: {e}")
+    if not math.isfinite(value):
+        return _failed(record, "nan", f"the reward is {value}")
+    return replace(record, state="complete", reward=value)
+
+
+def _failed(record: TrialRecord, reason: str, message: str) -> TrialRecord:
+    return replace(record, state="failed", error={"reason": reason, "message": message})
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as plain numbers; those that are none are left out."""
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+    return {n: v for n, v in plain.items() if isinstance(v, int | float) and math.isfinite(v)}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import yaml
 
@@ -20,11 +20,10 @@ from .errors import UserError
 
 WIDTH_SCALES = (1.0, 1.5, 2.0)  # plain NASC3: scale of the hidden width
 PLAIN_ACTS = ("SiLU", "Identity", "ReLU")
-ACTIVATIONS = (
+ACTIVATIONS = (  # those without weights: YOLOv5 gives all repeats of a line the same instance
     *PLAIN_ACTS,
     "ReLU6",
     "LeakyReLU",
-    "PReLU",
     "ELU",
     "GELU",
     "Mish",
@@ -37,9 +36,13 @@ ACTIVATIONS = (
 )
 # The modules whose first argument YOLOv5's parse_model scales by width_multiple, over all supported versions.
 SCALED_MODULES = frozenset(
-    "Conv GhostConv Bottleneck GhostBottleneck SPP SPPF DWConv MixConv2d Focus CrossConv BottleneckCSP C3 C3TR C3SPP "
-    "C3Ghost nn.ConvTranspose2d DWConvTranspose2d C3x NASConv NASC3".split()
+    (
+        *("Conv", "GhostConv", "Bottleneck", "GhostBottleneck", "SPP", "SPPF", "DWConv", "MixConv2d", "Focus"),
+        *("CrossConv", "BottleneckCSP", "C3", "C3TR", "C3SPP", "C3Ghost", "nn.ConvTranspose2d", "DWConvTranspose2d"),
+        *("C3x", "NASConv", "NASC3"),
+    )
 )
+SEARCHABLE = ("NASConv", "NASC3")
 CONV_OPTIONS = ("kernel", "act")
 C3_OPTIONS = ("width", "depth", "kernel", "act")
 STRIDE = 32  # YOLOv5's largest stride: input sizes are multiples of it
@@ -107,7 +110,7 @@ class C3Layer:
         return int(architecture[self.depth.label]) if self.depth else self.repeats
 
 
-Layer = Union[ConvLayer, C3Layer]
+Layer = ConvLayer | C3Layer
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,9 @@ class Space:
         model = {**model, "nc": nc or model["nc"]}
         parser = _LayerParser(model, source, lines)
         rows = [*model["backbone"], *model["head"]]
-        layers = {i: parser.layer(i, row) for i, row in enumerate(rows) if row[2] in ("NASConv", "NASC3")}
+        for i, row in enumerate(rows):
+            parser.check(i, row)
+        layers = {i: parser.layer(i, row) for i, row in enumerate(rows) if row[2] in SEARCHABLE}
         if not layers:
             raise UserError(
                 "a model YAML to search needs at least one NASConv or NASC3 layer, found none"
@@ -187,7 +192,7 @@ class Space:
         if not 0 <= index < self.size:
             raise IndexError(f"0 <= index < {self.size} must hold, but got {index}")
         picked = {}
-        for label, choice in reversed(self.choices.items()):
+        for label, choice in reversed(list(self.choices.items())):
             index, digit = divmod(index, len(choice.options))
             picked[label] = choice.options[digit]
         return Architecture({label: picked[label] for label in self.choices})
@@ -250,16 +255,14 @@ def load_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
         text = path.read_text(encoding="utf-8", errors="ignore")
     except OSError as e:
         raise UserError(f"the file can't be read ({e.strerror or e})", file=path) from None
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         return (loader.construct_document(node) if node else None), node
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         problem = " ".join(str(getattr(e, "problem", None) or e).split())
         raise UserError(f"no valid YAML: {problem}", file=path, line=mark.line + 1 if mark else None) from None
-    finally:
-        loader.dispose()
 
 
 def read_model_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
@@ -274,21 +277,34 @@ def read_model_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
         if isinstance(model, dict) and {"train", "val", "names"} & set(model):
             hint = " (this is a dataset YAML: were --cfg and --data mixed up?)"
         raise UserError(f"a model YAML must have a backbone and a head{hint}", file=path)
+    assert isinstance(node, yaml.MappingNode)
+    nodes = {key.value: value for key, value in node.value}
     for key in ("nc", "depth_multiple", "width_multiple", "anchors"):
         if key not in model:
             raise UserError(f"a model YAML must have the key {key}", file=path)
+        if rule := _top_level_rule(key, model[key]):
+            raise UserError(rule, got=model[key], file=path, line=nodes[key].start_mark.line + 1)
     lines: list[int] = []
-    assert isinstance(node, yaml.MappingNode)
-    nodes = {key.value: value for key, value in node.value}
     for part in ("backbone", "head"):
         if not isinstance(model[part], list) or not model[part]:
             raise UserError(f"{part} must be a list of layers", got=model[part], file=path)
         for row, row_node in zip(model[part], nodes[part].value):
             line = row_node.start_mark.line + 1
-            if not (isinstance(row, list) and len(row) == 4 and isinstance(row[3], list)):
+            if not (isinstance(row, list) and len(row) == 4 and isinstance(row[2], str) and isinstance(row[3], list)):
                 raise UserError("a layer must be [from, number, module, args]", got=row, file=path, line=line)
             lines.append(line)
     return model, lines
+
+
+def _top_level_rule(key: str, value: Any) -> str | None:
+    """The rule that the value of a model YAML's key breaks, if it does."""
+    if isinstance(value, list) and key == "anchors":
+        pairs = value and all(isinstance(a, list) and a and len(a) % 2 == 0 for a in value)
+        return None if pairs else "anchors must be a list of widths and heights for each output"
+    whole = key in ("nc", "anchors")
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value <= 0:
+        return f"{key} must be a {'whole ' if whole else ''}number above 0"
+    return None
 
 
 def make_divisible(x: float, divisor: int = 8) -> int:
@@ -336,7 +352,7 @@ class Multiples:
 
     def __init__(self, model: Mapping[str, Any]):
         self.model = model
-        self.default_act = activation_name(model.get("activation") or "nn.SiLU()") or str(model.get("activation"))
+        self.default_act = activation_name(model.get("activation") or "nn.SiLU()") or ""
 
     def channels(self, c2: int) -> int:
         """Output channels as parse_model scales them (it leaves the width of a detection output as it is)."""
@@ -345,8 +361,8 @@ class Multiples:
         return c2 if c2 == na * (self.model["nc"] + 5) else self.width(c2)
 
     def width(self, c: int) -> int:
-        """A width as `width_multiple` scales it, rounded up to the channel multiple (8)."""
-        return make_divisible(c * self.model["width_multiple"], self.model.get("channel_multiple") or 8)
+        """A width as `width_multiple` scales it, rounded up to a multiple of 8."""
+        return make_divisible(c * self.model["width_multiple"])
 
     def repeats(self, number: int) -> int:
         """Repeats as parse_model scales them."""
@@ -359,21 +375,43 @@ class _LayerParser:
     def __init__(self, model: Mapping[str, Any], source: str, lines: Sequence[int]):
         self.multiples, self.source, self.lines = Multiples(model), source, lines
         self.default_act = self.multiples.default_act
+        if not self.default_act:
+            rule = "activation must be an activation of torch.nn without weights"
+            raise UserError(rule, got=model["activation"], accepted=ACTIVATIONS, file=source)
+        if model.get("channel_multiple") not in (None, 8):
+            rule = "channel_multiple must be 8 (only the newest YOLOv5 reads it)"
+            raise UserError(rule, got=model["channel_multiple"], file=source)
 
     def fail(self, i: int, rule: str, got: object = None, accepted: Any = None) -> UserError:
         line = self.lines[i] if i < len(self.lines) else None
-        return UserError(rule if line else f"layer {i}: {rule}", got=got, accepted=accepted, file=self.source, line=line)
+        rule = rule if line else f"layer {i}: {rule}"
+        return UserError(rule, got=got, accepted=accepted, file=self.source, line=line)
+
+    def check(self, i: int, row: Sequence[Any]) -> None:
+        """Raise if a line, searchable or not, is one that YOLOv5 could not build."""
+        f, number, module, args = row
+        for x in f if isinstance(f, list) else [f]:
+            if not isinstance(x, int) or not (x == -1 or -i <= x < i):
+                raise self.fail(i, "from must be -1 or name earlier layers", got=f)
+        if not isinstance(number, int) or number < 1:
+            raise self.fail(i, f"{module} needs a number of repeats of at least 1", got=number)
+        if module in SCALED_MODULES and not (args and _is_number(args[0]) and args[0] > 0):
+            raise self.fail(i, f"{module} needs its output channels as first argument", got=args[:1])
+        if module in SEARCHABLE:
+            return
+        if str(module).lower().startswith("nas"):
+            raise self.fail(i, "unknown searchable layer", got=module, accepted=SEARCHABLE)
+        if args and isinstance(args[-1], Mapping):
+            raise self.fail(i, f"only searchable layers take options, {module} does not", got=args[-1])
 
     def layer(self, i: int, row: Sequence[Any]) -> Layer:
-        _, number, module, args = row
+        f, number, module, args = row
+        if isinstance(f, list):
+            raise self.fail(i, f"{module} must read one layer", got=f)
         options = {}
         if args and isinstance(args[-1], Mapping):
             args, options = args[:-1], args[-1]
         args = [{"None": None, "True": True, "False": False}.get(a, a) if isinstance(a, str) else a for a in args]
-        if not args or not isinstance(args[0], int) or args[0] < 1:
-            raise self.fail(i, f"{module} needs its output channels as first argument", got=args[:1])
-        if not isinstance(number, int) or number < 1:
-            raise self.fail(i, f"{module} needs a number of repeats of at least 1", got=number)
         accepted = CONV_OPTIONS if module == "NASConv" else C3_OPTIONS
         for key, values in options.items():
             if key not in accepted:
@@ -385,10 +423,13 @@ class _LayerParser:
     def _conv(self, i: int, number: int, args: list[Any], options: Mapping[str, list[Any]]) -> ConvLayer:
         if len(args) > 7:
             raise self.fail(i, "NASConv takes [c2, k, s, p, g, d, act]", got=args)
-        c2, k, s, p, g, d, act = [*args, *[0, 1, 1, None, 1, 1, True][len(args) :]]
-        for name, value, least in (("k", k, 1), ("s", s, 1), ("g", g, 1), ("d", d, 1), ("p", p, 0)):
-            if value is not None and (not isinstance(value, int) or value < least):
+        c2, k, s, p, g, d, act = _filled(args, (0, 1, 1, None, 1, 1, True))
+        for name, value, least in (("k", k, 1), ("s", s, 1), ("g", g, 1), ("d", d, 1), ("p", 0 if p is None else p, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise self.fail(i, f"NASConv {name} must be a whole number of at least {least}", got=value)
+        c2 = self.multiples.channels(c2)
+        if c2 % g:
+            raise self.fail(i, f"NASConv output channels must be a multiple of its groups ({g})", got=c2)
         default_act = {True: self.default_act, False: "Identity"}.get(act) if isinstance(act, bool) else None
         default_act = default_act or self._act(i, "NASConv", act)
         if "kernel" in options:
@@ -398,7 +439,7 @@ class _LayerParser:
         return ConvLayer(
             index=i,
             repeats=self.multiples.repeats(number),
-            c2=self.multiples.channels(c2),
+            c2=c2,
             s=s,
             g=g,
             d=d,
@@ -411,9 +452,9 @@ class _LayerParser:
             raise self.fail(i, "NASC3 can't be the first layer (its branches both need a layer before it)")
         if len(args) > 4:
             raise self.fail(i, "NASC3 takes [c2, shortcut, g, e]", got=args)
-        c2, shortcut, g, e = [*args, *[0, True, 1, 0.5][len(args) :]]
+        c2, shortcut, g, e = _filled(args, (0, True, 1, 0.5))
         c2 = self.multiples.channels(c2)
-        if not isinstance(g, int) or g < 1 or not isinstance(e, (int, float)) or not 0 < e:
+        if not isinstance(g, int) or g < 1 or not _is_number(e) or not 0 < e:
             raise self.fail(i, "NASC3 needs groups of at least 1 and an expansion above 0", got=[g, e])
         widths = self._widths(i, options.get("width", WIDTH_SCALES), c2, e, g)
         repeats = self.multiples.repeats(number)
@@ -440,7 +481,8 @@ class _LayerParser:
                 self._act_choice(i, f"nasconv_{i}-2_act", "NASC3", options.get("act"), self.default_act),
             ),
         )
-        plain = all(c.options == (c.default,) for c in layer.choices if c.label.startswith("nasconv"))
+        plain = all(c.options == ("k1p0",) for c in layer.kernels)
+        plain = plain and all(c.options == (self.default_act,) for c in layer.acts)
         odd = [h for h in map(layer.hidden, map(float, widths)) if h % 8]
         if odd and not plain:
             # Written out line by line, each hidden width goes through the parser, which rounds it up to 8.
@@ -455,7 +497,7 @@ class _LayerParser:
     def _widths(self, i: int, scales: Sequence[Any], c2: int, e: float, g: int) -> tuple[float, ...]:
         """The scales whose hidden widths differ; of those that round to the same width, stock's 1.0 or the first."""
         for scale in scales:
-            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale <= 0:
+            if not _is_number(scale) or scale <= 0:
                 raise self.fail(i, "NASC3 width must be > 0", got=scale)
         kept: dict[int, float] = {}
         for scale in sorted(map(float, scales), key=lambda scale: scale != 1.0):
@@ -487,7 +529,8 @@ class _LayerParser:
     def _act(self, i: int, module: str, act: Any) -> str:
         name = activation_name(act)
         if name is None:
-            raise self.fail(i, f"{module} act must be an activation of torch.nn", got=act, accepted=ACTIVATIONS)
+            rule = f"{module} act must be an activation of torch.nn without weights"
+            raise self.fail(i, rule, got=act, accepted=ACTIVATIONS)
         return name
 
     def _act_choice(self, i: int, label: str, module: str, given: list[Any] | None, default: str) -> Choice:
@@ -515,18 +558,29 @@ def plain_kernels(k: int, s: int, p: int | None = None, d: int = 1) -> tuple[str
 
 def activation_name(act: Any) -> str | None:
     """`ReLU`, `nn.ReLU()` and `nn.LeakyReLU(0.1)` as `ReLU` and `LeakyReLU(0.1)`; None for anything else."""
-    pattern = r"(?:torch\.)?(?:nn\.)?(\w+)(?:\(([\w=., -]*)\))?"
+    value = r"(?:\w+ *= *)?(?:[+-]?\d[\d.e-]*|True|False)"
+    pattern = rf"(?:torch\.)?(?:nn\.)?(\w+)(?:\(((?:{value}(?:, *{value})*)?)\))?"
     match = re.fullmatch(pattern, act.strip()) if isinstance(act, str) else None
     if not match or match[1] not in ACTIVATIONS:
         return None
     return f"{match[1]}({match[2]})" if match[2] else match[1]
 
 
+def _filled(args: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments, the missing ones with their defaults."""
+    return (*args, *defaults[len(args) :])
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
 def _imgsz_choice(sizes: Any, default: int | None, source: str) -> Choice | None:
     if sizes is None:
         return None
-    if not isinstance(sizes, list) or not all(isinstance(s, int) and s >= STRIDE and s % STRIDE == 0 for s in sizes):
-        raise UserError(f"imgsz must be a list of multiples of {STRIDE}", got=sizes, file=source)
+    multiples = isinstance(sizes, list) and all(isinstance(s, int) and s > 0 and s % STRIDE == 0 for s in sizes)
+    if not sizes or not multiples or len(set(sizes)) < len(sizes):
+        raise UserError(f"imgsz must be a list of different multiples of {STRIDE}", got=sizes, file=source)
     if default is not None and default not in sizes:
         raise UserError("--imgsz must be one of the sizes that the model YAML lists", got=default, accepted=sizes)
     return Choice("imgsz", tuple(sizes), default or max(sizes))

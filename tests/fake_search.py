@@ -1,0 +1,32 @@
+"""A search of fast fake trials as a script of its own, to be killed: `python fake_search.py FOLDER TRIALS SLOTS`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import fake_trials
+
+from yolov5_nas.engines.local import LocalEngine
+from yolov5_nas.files import shipped
+from yolov5_nas.journal import Journal
+from yolov5_nas.reward import SoftReward, Target
+from yolov5_nas.search import Loop
+from yolov5_nas.space import Space
+from yolov5_nas.strategies import Evolution
+
+
+def main(folder: Path, trials: int, slots: int) -> None:
+    space = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
+    engine = LocalEngine(concurrency=slots)
+    engine.start(fake_trials.quick, None, folder)
+    reward = SoftReward([Target("latency_ratio", 1.0)])
+    try:
+        journal = Journal(folder / "trials.jsonl")
+        Loop(Evolution(space, seed=3, population=6, sample=2), engine, journal, reward, trials).run()
+    finally:
+        engine.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

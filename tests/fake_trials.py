@@ -1,0 +1,84 @@
+"""Fast trials for testing loops and engines; processes import them by name."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yolov5_nas.architecture import Architecture
+from yolov5_nas.errors import TrialError
+from yolov5_nas.journal import TrialResult
+
+
+def score(architecture: Mapping[str, Any]) -> float:
+    """A number from 0 to 1 that depends on the architecture alone."""
+    return int(Architecture(architecture).id, 16) / 16**10
+
+
+def quick(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """Sleeps a little and notes in the run's folder that it ran to its end."""
+    time.sleep(0.02 + 0.1 * score(architecture))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent.parent / "ran.txt").open("a") as file:
+        file.write(f"{folder.name}\n")
+    return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0}, ({"epoch": 1, "map50_95": 0.1},))
+
+
+def raises(*_: Any) -> TrialResult:
+    raise ValueError("broken on purpose")
+
+
+def raises_timeout(*_: Any) -> TrialResult:
+    raise TimeoutError("raised by the trial itself")
+
+
+def out_of_memory(*_: Any) -> TrialResult:
+    raise TrialError("oom", "no memory at half the batch")
+
+
+def exits(*_: Any) -> TrialResult:
+    os._exit(1)
+
+
+def killed(*_: Any) -> TrialResult:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def returns_none(*_: Any) -> Any:
+    return None
+
+
+def returns_nan(*_: Any) -> TrialResult:
+    return TrialResult({"map50_95": float("nan"), "latency_ratio": 1.0})
+
+
+def returns_nothing_measured(*_: Any) -> TrialResult:
+    return TrialResult({"map50_95": 0.5})
+
+
+def sleeps(*_: Any) -> TrialResult:
+    time.sleep(60)
+    raise AssertionError
+
+
+def some_fail(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """Three in ten fail, in four ways."""
+    rng = random.Random(Architecture(architecture).id)
+    if rng.random() < 0.3:
+        rng.choice([raises, exits, killed, returns_none])()
+        raise TrialError("crash", "returned nothing")
+    return quick(architecture, settings, seed, folder)
+
+
+def reports_process(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """Which process, with which pins."""
+    device = os.environ["CUDA_VISIBLE_DEVICES"]
+    metrics = {"pid": os.getpid(), "threads": int(os.environ["OMP_NUM_THREADS"]), "device": int(device or -1)}
+    time.sleep(0.3)
+    return TrialResult({"map50_95": 0.5, "latency_ratio": 1.0, **metrics})

@@ -1,0 +1,89 @@
+"""Killed with SIGKILL at random moments and resumed: nothing lost, nothing twice, the same sequence."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from yolov5_nas.journal import Journal
+
+SCRIPT = Path(__file__).with_name("fake_search.py")
+TRIALS = 80
+
+
+def start(folder, slots):
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, str(SCRIPT), str(folder), str(TRIALS), str(slots)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parent.parent)])}
+    return subprocess.Popen(command, env=env, start_new_session=True)
+
+
+def kill_and_resume(folder, slots, rng, kills):
+    """Kill it so many times, each a random number of journal lines and a random moment after its start; let it end."""
+    for _ in range(kills):
+        process = start(folder, slots)
+        wait_for_lines(folder, lines_in(folder) + rng.randint(0, 8), process)
+        time.sleep(rng.uniform(0, 0.15))
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _workers_are_gone(process.pid)
+    assert start(folder, slots).wait(120) == 0
+
+
+def lines_in(folder):
+    path = folder / "trials.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for_lines(folder, lines, process):
+    while lines_in(folder) < lines and process.poll() is None:
+        time.sleep(0.01)
+
+
+def _workers_are_gone(session):
+    """A killed search's workers end themselves."""
+    for _ in range(100):
+        left = [p for p in psutil.process_iter() if _session(p.pid) == session and p.status() != psutil.STATUS_ZOMBIE]
+        if not left:
+            return
+        time.sleep(0.1)
+    raise AssertionError(left)
+
+
+def _session(pid):
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_killed_at_random_moments_and_resumed(tmp_path, slots):
+    whole = tmp_path / "whole"
+    assert start(whole, slots).wait(120) == 0
+    rng = random.Random(slots)
+    killed = tmp_path / "killed"
+    kill_and_resume(killed, slots, rng, kills=12)
+    expected, got = Journal(whole / "trials.jsonl"), Journal(killed / "trials.jsonl")
+    ended = [r.number for r in got.records if r.done]
+    assert sorted(ended) == list(range(TRIALS))  # none lost, none twice
+    assert all(r.state == "complete" for r in got.trials.values())
+    if slots == 1:
+        sequence = [r.id for _, r in sorted(expected.trials.items())]
+        assert [r.id for _, r in sorted(got.trials.items())] == sequence
+        assert {n: r.reward for n, r in got.trials.items()} == {n: r.reward for n, r in expected.trials.items()}
+    assert _ran_again_after_its_end(got, killed) == []
+
+
+def _ran_again_after_its_end(journal, folder):
+    """Trials that a process ran to the end more often than the journal's attempts explain."""
+    ran = [int(line) for line in (folder / "ran.txt").read_text().split()]
+    attempts = {number: record.attempt for number, record in journal.trials.items()}
+    return [number for number in set(ran) if ran.count(number) > attempts[number]]

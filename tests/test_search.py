@@ -1,0 +1,164 @@
+"""The loop, on an engine that runs trials in this process."""
+
+from collections import deque
+
+import fake_trials
+import pytest
+
+from yolov5_nas.engines import Job, Outcome, trial_folder
+from yolov5_nas.errors import TrialError
+from yolov5_nas.files import shipped
+from yolov5_nas.journal import Journal, TrialRecord, TrialResult
+from yolov5_nas.reward import SoftReward, Target
+from yolov5_nas.search import Loop, judge, replay
+from yolov5_nas.space import Space
+from yolov5_nas.strategies import Evolution, RandomSearch
+
+REWARD = SoftReward([Target("latency_ratio", 1.0)])
+SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
+
+
+class InlineEngine:
+    """Runs a job when it is waited for; with several slots the last submitted ends first."""
+
+    def __init__(self, trial, folder, slots=1):
+        self.trial, self.folder, self.slots, self.jobs = trial, folder, slots, deque()
+
+    def submit(self, job: Job):
+        assert len(self.jobs) < self.slots
+        self.jobs.append(job)
+
+    def wait(self, timeout=None):
+        job = self.jobs.pop()
+        try:
+            result = self.trial(job.architecture, None, job.seed, trial_folder(self.folder, job.number))
+            return [Outcome(job.number, 1.0, result=result)]
+        except TrialError as e:
+            return [Outcome(job.number, 1.0, error={"reason": e.reason, "message": e.message})]
+
+
+def loop(folder, trials=12, trial=fake_trials.quick, slots=1, strategy=None, **kwargs):
+    journal = Journal(folder / "trials.jsonl")
+    strategy = strategy or Evolution(SPACE, seed=1, population=4, sample=2)
+    return Loop(strategy, InlineEngine(trial, folder, slots), journal, REWARD, trials, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def no_sleep(monkeypatch):
+    monkeypatch.setattr(fake_trials.time, "sleep", lambda _: None)
+
+
+def ids(journal):
+    return [r.id for _, r in sorted(journal.trials.items())]
+
+
+def test_every_trial_starts_and_ends_in_the_journal(tmp_path):
+    search = loop(tmp_path)
+    assert search.run() == "all 12 trials are done"
+    assert [(r.number, r.state) for r in search.journal.records[:4]] == [
+        (0, "started"),
+        (0, "complete"),
+        (1, "started"),
+        (1, "complete"),
+    ]
+    assert len(search.journal.records) == 24
+    record = search.journal.trials[5]
+    assert record.reward == record.metrics["map50_95"] == fake_trials.score(record.architecture)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("cut", [0, 1, 2, 7, 8, 15, 23])
+def test_a_search_cut_off_at_any_line_goes_on_as_if_it_had_not_been(tmp_path, slots, cut):
+    whole = loop(tmp_path / "whole", slots=slots)
+    whole.journal.path.parent.mkdir()
+    whole.run()
+    lines = whole.journal.path.read_text().splitlines(keepends=True)
+    part = tmp_path / "part" / "trials.jsonl"
+    part.parent.mkdir()
+    part.write_text("".join(lines[:cut]))
+    again = loop(tmp_path / "part", slots=slots)
+    again.run()
+    kept = [r for r in again.journal.records if r.done]
+    assert len(kept) == len({r.number for r in kept}) == 12  # none lost, none twice
+    if slots == 1:
+        assert ids(again.journal) == ids(whole.journal)
+    attempts = {r.number: r.attempt for r in again.journal.records}
+    cut_off = {r.number for r in whole.journal.records[:cut]} - {r.number for r in whole.journal.records[:cut] if r.done}
+    assert {number for number, attempt in attempts.items() if attempt == 2} == cut_off
+
+
+def test_a_resumed_search_may_do_more_trials(tmp_path):
+    loop(tmp_path, trials=3).run()
+    search = loop(tmp_path, trials=5)
+    search.run()
+    assert [r.attempt for r in search.journal.records] == [1] * 10
+
+
+def test_replay_brings_a_strategy_to_the_same_next_proposal(tmp_path):
+    search = loop(tmp_path, trials=10)
+    search.run()
+    fresh = Evolution(SPACE, seed=1, population=4, sample=2)
+    assert replay(search.journal.records, fresh) == []
+    assert fresh.ask() == search.strategy.ask()
+
+
+def test_failed_trials_count_and_have_their_reason_and_no_reward(tmp_path):
+    search = loop(tmp_path, trials=4, trial=fake_trials.out_of_memory)
+    search.run()
+    records = list(search.journal.trials.values())
+    assert [r.state for r in records] == ["failed"] * 4
+    assert {r.reward for r in records} == {None}
+    assert records[0].error == {"reason": "oom", "message": "no memory at half the batch"}
+
+
+def test_it_ends_when_the_space_is_exhausted(tmp_path):
+    tiny = Space.from_dict(
+        {
+            "nc": 1,
+            "depth_multiple": 1.0,
+            "width_multiple": 1.0,
+            "anchors": 3,
+            "backbone": [[-1, 1, "NASConv", [16, 3, 2, {"kernel": [3, 5], "act": ["SiLU"]}]]],
+            "head": [[[0], 1, "Detect", ["nc", "anchors"]]],
+        }
+    )
+    search = loop(tmp_path, trials=9, strategy=RandomSearch(tiny))
+    assert search.run() == "no new architecture in 1000 tries: the space has 2, 2 were proposed"
+    assert len(search.journal.trials) == 2
+
+
+def test_no_trial_starts_that_would_not_end_in_time(tmp_path):
+    search = loop(tmp_path, trials=9, hours=0.5 / 3600)  # a trial takes 1 s by the engine's account
+    assert search.run() == "0.000138889 hours are over"
+    assert len(search.journal.trials) == 1
+
+
+def test_listeners_hear_of_every_trial_after_it_is_in_the_journal(tmp_path):
+    heard = []
+    search = loop(tmp_path, trials=3)
+    search.listeners = [lambda record: heard.append(search.journal.trials[record.number] == record)]
+    search.run()
+    assert heard == [True] * 3
+
+
+def judged(metrics, reward=REWARD):
+    return judge(TrialRecord(0, {}, "started"), Outcome(0, 1.0, result=TrialResult(metrics)), reward)
+
+
+def test_no_reward_is_made_up():
+    assert judged({"map50_95": float("nan"), "latency_ratio": 1.0}).error == {
+        "reason": "nan",
+        "message": "map50_95 is nan",
+    }
+    missing = judged({"map50_95": 0.5})
+    assert (missing.state, missing.reward) == ("failed", None)
+    assert missing.error["message"] == "the reward needs latency_ratio, which was not measured"
+    assert judged({"map50_95": 0.5}, lambda m: float("inf")).error["reason"] == "nan"
+    assert "ZeroDivisionError" in judged({"map50_95": 0.5}, lambda m: 1 / 0).error["message"]
+
+
+def test_metrics_are_plain_numbers_and_those_not_measured_absent():
+    np = pytest.importorskip("numpy")
+    record = judged({"map50_95": np.float32(0.5), "latency_ratio": 1, "gflops": None, "params": float("inf")})
+    assert dict(record.metrics) == {"map50_95": 0.5, "latency_ratio": 1}
+    assert type(record.metrics["map50_95"]) is float

@@ -1,0 +1,209 @@
+"""The command line: argparse, nothing else. Heavy packages are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import UserError
+from .options import MAY_CHANGE, Options, load_options
+from .reward import COSTS
+from .strategies import STRATEGIES
+
+EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`yolov5-nas`: returns 0, 1 (no trial has a result), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    parser = argparse.ArgumentParser("yolov5-nas", description="Search a better YOLOv5 architecture on your own data.")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _search_arguments(commands.add_parser("search", help="search an architecture", **_search_texts()))
+    _other_arguments(commands)
+    args = parser.parse_args(argv)
+    if args.version:
+        from importlib.metadata import version
+
+        print(version("yolov5-nas"))
+        return EXIT_OK
+    if args.command is None:
+        parser.print_help()
+        return EXIT_USER_ERROR
+    return _guarded(args)
+
+
+def search_main(argv: Sequence[str] | None = None) -> int:
+    """`yolov5-nas-search`, the same as `yolov5-nas search`."""
+    parser = argparse.ArgumentParser("yolov5-nas-search", **_search_texts())
+    _search_arguments(parser)
+    return _guarded(parser.parse_args(argv))
+
+
+def _guarded(args: argparse.Namespace) -> int:
+    try:
+        code: int = args.function(args)
+        sys.stdout.flush()
+        return code
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+def _search(args: argparse.Namespace) -> int:
+    from .run import search
+
+    given = {k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__}
+    if "config" in args:
+        from pathlib import Path
+
+        given = load_options(Path(args.config)) | given
+    terminated: list[bool] = []
+
+    def on_sigterm(number: int, _: object) -> None:
+        if os.getpid() != own:  # a forked child of YOLOv5's
+            os._exit(128 + number)
+        terminated.append(True)
+        raise KeyboardInterrupt
+
+    own = os.getpid()
+    signal.signal(signal.SIGTERM, on_sigterm)
+    result = search(resume=getattr(args, "resume", None), **given)
+    print(f"\n{result.ending}\n\n{result.table()}")
+    if result.interrupted:
+        return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+    return EXIT_OK if result.best else EXIT_NOTHING_FOUND
+
+
+def _space(args: argparse.Namespace) -> int:
+    from .files import find_file, shipped
+    from .space import Space
+
+    folders = [shipped("models")]
+    space = Space.from_yaml(find_file(args.cfg, folders, "model YAML"), imgsz=args.imgsz)
+    print(f"{args.cfg}: {space.size} architectures, {len(space.choices)} choices\n")
+    width = max(map(len, space.choices))
+    for choice in space.choices.values():
+        options = (f"[{option}]" if option == choice.default else str(option) for option in choice.options)
+        print(f"  {choice.label:<{width}}  {'  '.join(options)}")
+    print("\n[...] is what stock YOLOv5 has")
+    return EXIT_OK
+
+
+def _report(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .journal import read_journal
+    from .report import closing_table, report
+
+    print(report(args.run))
+    print(closing_table(Path(args.run), read_journal(args.run)))
+    return EXIT_OK
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .export import export
+
+    folder = export(args.run, args.trial, args.out)
+    print(f"{folder}/model.yaml")
+    weights = folder / "weights" / "best.pt"
+    print(weights if weights.exists() else "its weights were not kept (kept are those of the best and of the front)")
+    return EXIT_OK
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def _search_texts() -> dict[str, Any]:
+    return {
+        "description": "Search an architecture: every trial is a short YOLOv5 training.",
+        "epilog": "example: yolov5-nas search --cfg yolov5n_nas.yaml --data my.yaml --trials 40 --epochs 20 --device 0",
+        "argument_default": argparse.SUPPRESS,
+    }
+
+
+def _search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags have no default of their own, so that what was given is known; `options.Options` has the defaults."""
+    parser.set_defaults(function=_search)
+
+    def add(group: Any, name: str, text: str, *aliases: str, **kwargs: Any) -> None:
+        default = getattr(Options(), name, None)
+        shown = f" (default: {_shown(default)})" if default not in (None, "", (), False) else ""
+        group.add_argument("--" + name.replace("_", "-"), *aliases, help=text + shown, dest=name, **kwargs)
+
+    group = parser.add_argument_group("model and data")
+    add(group, "cfg", "model YAML with NASConv and NASC3 layers")
+    add(group, "data", "data YAML")
+    add(group, "weights", "stock checkpoint that every trial starts from, where its layers fit")
+    add(group, "hyp", "hyper-parameter YAML")
+    add(group, "yolov5", "a clone of ultralytics/yolov5 (else YOLOV5_ROOT, the working directory, the package)")
+    group = parser.add_argument_group("search")
+    add(group, "trials", "how many architectures to try, the stock one included", type=int)
+    add(group, "strategy", "how to choose them", choices=list(STRATEGIES))
+    add(group, "population", "evolution's population (default: a third of the trials, at most 16)", type=int)
+    text = f"cost at which the reward is mAP50-95 itself: one of {', '.join(COSTS)}; several multiply"
+    add(group, "target", text, nargs="+", metavar="COST=NUMBER")
+    add(group, "exponent", "w in reward = mAP50-95 * (cost / target) ** w", type=float)
+    add(group, "seed", "of the strategy and of every training", type=int)
+    group = parser.add_argument_group("training of a trial")
+    add(group, "epochs", "epochs of a trial", type=int)
+    add(group, "batch_size", "images in a batch", "--batch", type=int)
+    add(group, "imgsz", "image size in pixels (default: the data YAML's, else 640)", "--img", "--img-size", type=int)
+    add(group, "optimizer", "SGD, Adam or AdamW (default: the hyp YAML's, else SGD)", choices=["SGD", "Adam", "AdamW"])
+    add(group, "cos_lr", "cosine learning rate in place of a linear one", action="store_true")
+    add(group, "label_smoothing", "label smoothing epsilon", type=float)
+    add(group, "single_cls", "train multi-class data as one class", action="store_true")
+    add(group, "rect", "rectangular training", action="store_true")
+    add(group, "multi_scale", "vary the image size by 50 %%", action="store_true")
+    add(group, "noautoanchor", "leave the anchors as they are", action="store_true")
+    add(group, "freeze", "layers not to train: 10 for the first ten, 0 1 2 for these", nargs="+", type=int)
+    add(group, "subset", "share of the training images to train on", type=float)
+    add(group, "val_period", "epochs between validations (default: a quarter of the epochs)", type=int)
+    group = parser.add_argument_group("machine")
+    add(group, "device", "0 or 0,1 or cpu (default: the first GPU, else the CPU)")
+    add(group, "concurrency", "trials at a time (default: one for each device)", type=int)
+    add(group, "workers", "data loader processes of a trial (default: 8, on the CPU 0)", type=int)
+    choices = ["ram", "disk", "val", "none"]
+    add(group, "cache", "keep decoded images: ram, disk or none", nargs="?", const="ram", choices=choices)
+    add(group, "hours", "stop after so many hours", type=float)
+    add(group, "trial_minutes", "stop a trial after so many minutes", type=float)
+    group = parser.add_argument_group("run")
+    add(group, "project", "where runs are kept")
+    add(group, "name", "name of the run; a number is added where it exists")
+    add(group, "exist_ok", "take the folder as it is named, without a number", action="store_true")
+    group.add_argument("--resume", metavar="RUN", help=f"go on with a run; it may change {', '.join(MAY_CHANGE)}")
+    group.add_argument("--config", metavar="FILE", help="take options from a YAML (a run's search.yaml); flags win")
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _other_arguments(commands: Any) -> None:
+    space = commands.add_parser("space", help="list what can be searched in a model YAML, and how large it is")
+    space.add_argument("cfg", help="model YAML with NASConv and NASC3 layers")
+    space.add_argument("--imgsz", type=int, help="default input size, where the YAML makes it a choice")
+    space.set_defaults(function=_space)
+    report = commands.add_parser("report", help="rebuild plots, table and HTML of a run from its journal")
+    report.add_argument("run", help="folder of the run")
+    report.set_defaults(function=_report)
+    export = commands.add_parser("export", help="any trial as stock YOLOv5 YAML, and weights where kept")
+    export.add_argument("run", help="folder of the run")
+    export.add_argument("--trial", type=int, help="number of the trial (default: the best)")
+    export.add_argument("--out", help="folder to write to (default: RUN/export/TRIAL)")
+    export.set_defaults(function=_export)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The local engine: warm worker processes, one per slot, each with its device and its share of the cores."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, TimeoutError
+from pathlib import Path
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from ..architecture import Value
+from ..errors import TrialError, UserError
+from ..journal import TrialResult
+from . import Job, Outcome, Trial, trial_folder
+
+
+class LocalEngine:
+    """Trials in processes of this machine. A process stays warm: YOLOv5 is imported and images are decoded once.
+
+    Args:
+        devices: GPU indices as in `CUDA_VISIBLE_DEVICES`; none for the CPU.
+        concurrency: trials at a time; by default one for each device.
+        trial_minutes: a trial that takes longer is stopped and recorded as `timeout`.
+
+    Raises:
+        UserError: more trials at a time than this machine has cores, or no time for a trial.
+    """
+
+    def __init__(
+        self, devices: tuple[str, ...] = (), concurrency: int | None = None, trial_minutes: float | None = None
+    ):
+        self.slots = concurrency or max(len(devices), 1)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if not 1 <= self.slots <= cores:
+            raise UserError("--concurrency must be at most the number of cores", got=self.slots, accepted=f"1-{cores}")
+        if trial_minutes is not None and not trial_minutes > 0:
+            raise UserError("the minutes of a trial must be above 0", got=trial_minutes)
+        self.devices = devices
+        self.seconds = trial_minutes * 60 if trial_minutes else None
+        self.threads = max(1, cores // self.slots)
+        self._pools: dict[int, ProcessPool] = {}
+        self._running: dict[concurrent.futures.Future[TrialResult], tuple[Job, int, float]] = {}
+
+    def start(self, trial: Trial, settings: Any, folder: Path) -> None:
+        """Name what jobs run; the processes start with the first jobs."""
+        self.trial, self.settings, self.folder = trial, settings, folder
+
+    def submit(self, job: Job) -> None:
+        """Run a job in the first free slot."""
+        slot = min(set(range(self.slots)) - {slot for _, slot, _ in self._running.values()})
+        args = (self.trial, job.architecture, self.settings, job.seed, trial_folder(self.folder, job.number))
+        future = self._pool(slot).schedule(_run, args, timeout=self.seconds)
+        self._running[future] = job, slot, time.monotonic()
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        """What ended; see `Engine`."""
+        done, _ = concurrent.futures.wait(self._running, timeout, concurrent.futures.FIRST_COMPLETED)
+        outcomes = []
+        for future in sorted(done, key=lambda f: self._running[f][0].number):
+            job, slot, start = self._running.pop(future)
+            outcomes.append(self._outcome(future, job, time.monotonic() - start))
+        return outcomes
+
+    def close(self) -> None:
+        """Stop every process."""
+        busy = {slot for _, slot, _ in self._running.values()}
+        self._running.clear()
+        while self._pools:
+            slot, pool = self._pools.popitem()
+            if slot not in busy:
+                pool.close()  # lets it leave in order
+            else:
+                pool.stop()
+            pool.join()
+
+    def _pool(self, slot: int) -> ProcessPool:
+        if slot in self._pools and not self._pools[slot].active:  # its process died while it had nothing to do
+            self._pools.pop(slot).stop()
+        if slot not in self._pools:
+            device = self.devices[slot % len(self.devices)] if self.devices else None
+            self._pools[slot] = ProcessPool(
+                max_workers=1,
+                initializer=_start_worker,
+                initargs=(slot, device, self.threads, os.getpid()),
+                context=multiprocessing.get_context("spawn"),  # a forked process could not use CUDA
+            )
+        return self._pools[slot]
+
+    def _outcome(self, future: concurrent.futures.Future[TrialResult], job: Job, seconds: float) -> Outcome:
+        try:
+            return Outcome(job.number, seconds, result=future.result())
+        except TrialError as e:
+            reason, message = e.reason, e.message
+        except TimeoutError:
+            reason, message = "timeout", f"took longer than {self.seconds:g} s"
+        except ProcessExpired as e:
+            killed = e.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
+            reason, message = "killed" if killed else "crash", f"the process ended with exit code {e.exitcode}"
+        except (Exception, CancelledError) as e:  # the pool broke: its process died before it took the job
+            reason, message = "killed", f"the process is gone ({type(e).__name__}: {e})"
+        return Outcome(job.number, seconds, error={"reason": reason, "message": message})
+
+
+def device_indices(device: str) -> tuple[str, ...]:
+    """What `--device 0,1` means under the `CUDA_VISIBLE_DEVICES` that the user set; () for "cpu" and "mps".
+
+    Raises:
+        UserError: an index is no number, or not one of the visible GPUs.
+    """
+    if device in ("cpu", "mps"):
+        return ()
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+    indices = [d.strip().removeprefix("cuda:") for d in device.split(",")]
+    for index in indices:
+        if not index.isdigit() or int(index) >= len(known):
+            accepted = ", ".join(["cpu", *map(str, range(len(known)))])
+            raise UserError("--device must name devices of this machine", got=device, accepted=accepted)
+    return tuple(known[int(index)] for index in indices)
+
+
+# In the worker process ------------------------------------------------------------------------------------------------
+
+
+def _start_worker(slot: int, device: str | None, threads: int, parent: int) -> None:
+    """Pin the process before torch is imported in it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if device is None else device
+    os.environ["YOLOV5_NAS_SLOT"] = str(slot)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    # A data loader with --workers starts processes of its own, which a daemonic process must not; there is no public
+    # way to change that for the process one is in.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the search ends its workers itself
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the search's was killed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _run(trial: Trial, architecture: Mapping[str, Value], settings: Any, seed: int, folder: Path) -> TrialResult:
+    try:
+        result = trial(architecture, settings, seed, folder)
+    except TrialError:
+        raise
+    except MemoryError as e:
+        raise TrialError("oom", f"MemoryError: {e}") from e
+    except Exception as e:
+        raise TrialError("crash", f"{type(e).__name__}: {e}"[:500]) from e
+    if not isinstance(result, TrialResult):
+        raise TrialError("crash", f"the trial returned no TrialResult but {type(result).__name__}")
+    return result

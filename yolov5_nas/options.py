@@ -1,0 +1,130 @@
+"""The options of a search, as they stand in a run's `search.yaml`. The names are YOLOv5's where it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UserError
+from .space import load_yaml
+
+# What a resumed run may change: it decides how long and where trials run, not what they give.
+MAY_CHANGE = ("trials", "hours", "trial_minutes", "concurrency", "workers", "cache")
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of a search; see `yolov5-nas search --help` for what each does."""
+
+    cfg: str = "yolov5n_nas.yaml"
+    data: str = "digits.yaml"
+    weights: str | None = None
+    hyp: str = "hyp.short.yaml"
+    yolov5: str | None = None
+    trials: int = 20
+    strategy: str = "evolution"
+    population: int | None = None
+    target: tuple[str, ...] = ("latency_ratio=1.0",)
+    exponent: float = -0.07
+    epochs: int = 12
+    batch_size: int = 16
+    imgsz: int | None = None
+    optimizer: str | None = None
+    cos_lr: bool = False
+    label_smoothing: float = 0.0
+    single_cls: bool = False
+    rect: bool = False
+    multi_scale: bool = False
+    noautoanchor: bool = False
+    freeze: tuple[int, ...] = ()
+    subset: float = 1.0
+    val_period: int | None = None
+    seed: int = 0
+    device: str = ""
+    concurrency: int | None = None
+    workers: int | None = None
+    cache: str | None = "ram"
+    hours: float | None = None
+    trial_minutes: float | None = None
+    project: str = "runs/nas"
+    name: str = "exp"
+    exist_ok: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("target", "freeze"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,))
+        if self.cache in ("none", "None", ""):
+            object.__setattr__(self, "cache", None)
+        for name, least in (("trials", 1), ("epochs", 1), ("batch_size", 1), ("val_period", 1), ("population", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{_flag(name)} must be at least {least}", got=value)
+        if not 0 < self.subset <= 1:
+            raise UserError("--subset must be a share above 0 and at most 1", got=self.subset)
+        if self.hours is not None and not self.hours > 0:
+            raise UserError("--hours must be above 0", got=self.hours)
+        if self.cache not in (None, "ram", "disk", "val"):
+            raise UserError("unknown --cache", got=self.cache, accepted=("ram", "disk", "val", "none"))
+        if self.optimizer not in (None, "SGD", "Adam", "AdamW"):
+            raise UserError("unknown --optimizer", got=self.optimizer, accepted=("SGD", "Adam", "AdamW"))
+
+    def with_given(self, given: Mapping[str, Any]) -> Options:
+        """A copy in which the options that a user gave win."""
+        return replace(self, **check_names(given))
+
+    def save(self, path: Path) -> None:
+        """Write them all as YAML."""
+        entries = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        path.write_text(yaml.safe_dump(entries, sort_keys=False))
+
+
+def load_options(path: Path) -> dict[str, Any]:
+    """The options that a YAML file names.
+
+    Raises:
+        UserError: the file is missing or no YAML, or names an option that there is not.
+    """
+    entries, _ = load_yaml(path)
+    if not isinstance(entries, dict):
+        raise UserError("an options file must be a mapping of options", file=path)
+    return dict(check_names(entries, path))
+
+
+def check_names(given: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
+    """The options as given, dashes in their names made underscores.
+
+    Raises:
+        UserError: there is no such option, or its value is of another type.
+    """
+    known = {field.name: field for field in fields(Options)}
+    checked = {}
+    for name, value in given.items():
+        name = name.replace("-", "_")
+        if name not in known:
+            raise UserError("unknown option", got=name, accepted=known, file=file)
+        checked[name] = _typed(name, value, str(known[name].type), file)
+    return checked
+
+
+def _typed(name: str, value: Any, annotation: str, file: Path | None) -> Any:
+    """A value of a file or a Python call, held to the option's type."""
+    if value is None and "None" in annotation:
+        return None
+    if annotation.startswith("tuple"):
+        return value
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": (str, Path)}
+    kind = kinds[annotation.split(" ")[0]]
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):  # type: ignore[arg-type]
+        if name == "device" and isinstance(value, int):
+            return str(value)
+        raise UserError(f"the option {name} must be a {annotation.split(' ')[0]}", got=value, file=file)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

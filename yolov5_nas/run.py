@@ -1,0 +1,328 @@
+"""A run: one search with its folder, from the options to the winner's files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from . import host as hosts
+from .data import check_data, find_data, read_data, resolve_data, take_subset
+from .derive import dump_model
+from .engines import Engine
+from .engines.local import LocalEngine, device_indices
+from .errors import UserError
+from .export import keep_weights, write_trial
+from .files import find_file, increment_path, make_folder, shipped
+from .journal import Journal, TrialRecord, best
+from .options import MAY_CHANGE, Options, check_names, load_options
+from .report import COLUMNS, closing_table, report
+from .reward import SoftReward, Target
+from .search import AskTell, Loop, Reward
+from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
+from .strategies import make_strategy
+from .tensorboard import TensorBoardLogger
+from .trial import Settings, run_trial
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search leaves: its folder, its trials by number, and why it ended."""
+
+    folder: Path
+    trials: tuple[TrialRecord, ...]
+    ending: str
+    interrupted: bool = False
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial with the highest reward."""
+        return best(self.trials)
+
+    def table(self) -> str:
+        """The closing table."""
+        return closing_table(self.folder, self.trials)
+
+
+def search(
+    resume: str | Path | None = None,
+    strategy: AskTell | None = None,
+    reward: Reward | None = None,
+    engine: Engine | None = None,
+    **options: Any,
+) -> SearchResult:
+    """Search an architecture; the Python form of `yolov5-nas search`. Call it under `if __name__ == "__main__":`.
+
+    Args:
+        resume: the folder of a run to go on with.
+        strategy: in place of the option of that name.
+        reward: metrics to a number to maximise, in place of `target` and `exponent`.
+        engine: where trials run, in place of `device`, `concurrency` and `trial_minutes`.
+        options: those of the command line, underscores for dashes; see `options.Options`.
+
+    Raises:
+        UserError: an option, a file or the machine is not as it must be. Nothing was written then.
+    """
+    if resume:
+        folder = Path(resume)
+        chosen = _resumed_options(folder, check_names(options))
+        with _only_one(folder):
+            return _go(folder, chosen, _settings_of(folder, chosen), strategy, reward, engine)
+    chosen = Options().with_given(options)
+    prepared = _prepare(chosen)
+    folder = make_folder(_new_folder(chosen))
+    with _only_one(folder):
+        settings = _write_run(folder, prepared, chosen)
+        return _go(folder, prepared.options, settings, strategy, reward, engine)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Everything that is checked before a folder is made."""
+
+    options: Options  # every one resolved
+    model: dict[str, Any]
+    hyp: dict[str, Any]
+    data: dict[str, Any]
+    host: hosts.Host
+
+
+def _prepare(o: Options) -> _Prepared:
+    """Find and check all that the user named."""
+    _reward(o)
+    location = hosts.find(o.yolov5)
+    cfg = find_file(o.cfg, [shipped("models"), location.root / "models"], "model YAML (--cfg)")
+    model, _ = read_model_yaml(cfg)
+    data_file = find_data(o.data, location.root)
+    imgsz = make_divisible(o.imgsz or read_data(data_file).get("imgsz") or 640, STRIDE)
+    Space.from_yaml(cfg, imgsz=o.imgsz)  # the errors of its lines
+    hyp_file = find_file(o.hyp, [shipped("data"), location.root / "data"], "hyper-parameter YAML (--hyp)")
+    hyp = _read_hyp(hyp_file)
+    host = hosts.load(location)
+    print(f"{location}, torch {host.torch_utils.torch.__version__}")
+    data = resolve_data(data_file, host)
+    check_data(data, host, imgsz, data_file, o.single_cls)
+    if o.weights:
+        host.load_checkpoint(Path(o.weights))
+    device = _device(o.device)
+    population = o.population or max(2, min(16, o.trials // 3))
+    options = replace(
+        o,
+        cfg=str(cfg),
+        data=str(data_file),
+        hyp=str(hyp_file),
+        weights=str(Path(o.weights).resolve()) if o.weights else None,
+        yolov5=str(location.root) if location.kind == "clone" else None,
+        imgsz=imgsz,
+        optimizer=o.optimizer or hyp.get("optimizer", "SGD"),
+        val_period=o.val_period or max(1, -(-o.epochs // 4)),
+        population=population,
+        device=device,
+        workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
+    )
+    return _Prepared(options, model, hyp, data, host)
+
+
+def _read_hyp(path: Path) -> dict[str, Any]:
+    hyp, _ = load_yaml(path)
+    needed = {"lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "box", "cls", "obj", "anchor_t"}
+    if not isinstance(hyp, dict) or not needed <= set(hyp):
+        raise UserError("a hyper-parameter YAML must have YOLOv5's keys", accepted=sorted(needed), file=path)
+    return hyp
+
+
+def _device(device: str) -> str:
+    """`--device` resolved: "cpu", "mps" or GPU indices."""
+    if device in ("", "None"):
+        import torch
+
+        return "0" if torch.cuda.is_available() else "cpu"
+    device_indices(device)
+    return device
+
+
+def _new_folder(o: Options) -> Path:
+    folder = increment_path(Path(o.project) / o.name, o.exist_ok)
+    if (folder / "trials.jsonl").exists():
+        raise UserError("the folder holds a run already: go on with it by --resume, or give a new --name", file=folder)
+    return folder
+
+
+def _write_run(folder: Path, prepared: _Prepared, o: Options) -> Settings:
+    """`search.yaml`, and the model and hyper-parameters as they are now, so that a resume does not depend on them."""
+    prepared.options.save(folder / "search.yaml")
+    (folder / "space.yaml").write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}))
+    (folder / "hyp.yaml").write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
+    return _settings(folder, prepared.options, prepared.data, prepared.host)
+
+
+def _settings_of(folder: Path, o: Options) -> Settings:
+    """A trial's settings as the run's folder has them."""
+    host = hosts.load(hosts.find(o.yolov5))
+    data = resolve_data(Path(o.data), host)
+    return _settings(folder, o, data, host)
+
+
+def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) -> Settings:
+    if o.subset < 1:
+        data = take_subset(data, host, o.imgsz or 640, o.subset, o.seed, folder)
+        check_data(data, host, o.imgsz or 640, Path(o.data), o.single_cls)
+    model, _ = read_model_yaml(folder / "space.yaml")
+    hyp = yaml.safe_load((folder / "hyp.yaml").read_text())
+    names = {n for n in Settings.__dataclass_fields__ if n in Options.__dataclass_fields__} - {"data", "hyp", "device"}
+    data = {k: str(v) if isinstance(v, Path) else v for k, v in data.items() if k != "download"}
+    return Settings(
+        model=model,
+        data=data,
+        hyp={k: v for k, v in hyp.items() if k != "optimizer"},
+        location=host.location,
+        device="cuda:0" if o.device not in ("cpu", "mps") else o.device,
+        **{name: getattr(o, name) for name in names},
+    )
+
+
+def _resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
+    """The options of a run that goes on, with what may change taken from the user.
+
+    Raises:
+        UserError: the folder is no run, or an option is given that differs and may not.
+    """
+    if not (folder / "search.yaml").is_file():
+        raise UserError("--resume must name the folder of a run (with its search.yaml)", got=str(folder))
+    old = Options().with_given(load_options(folder / "search.yaml"))
+    new = old.with_given(given)
+    for name, value in given.items():
+        if name not in MAY_CHANGE and not _same(name, getattr(old, name), getattr(new, name)):
+            raise UserError(
+                f"a resumed run keeps its options: {name} is {getattr(old, name)!r} in {folder}/search.yaml",
+                got=value,
+                accepted="changes of " + ", ".join(MAY_CHANGE),
+            )
+    new = replace(old, **{name: getattr(new, name) for name in MAY_CHANGE})
+    new.save(folder / "search.yaml")
+    return new
+
+
+def _same(name: str, old: Any, new: Any) -> bool:
+    """Whether two values of an option mean the same; a file named bare is the one that was found by that name."""
+    if name in ("cfg", "data", "hyp", "weights", "yolov5") and old and new:
+        return Path(old) == Path(new).expanduser().resolve() or Path(old).name == new
+    return bool(old == new)
+
+
+def _only_one(folder: Path) -> FileLock:
+    """Holds the run's folder against a second process.
+
+    Raises:
+        UserError: another search is writing to it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError("another search is running in this folder", file=folder) from None
+    return lock
+
+
+def _reward(o: Options) -> SoftReward:
+    return SoftReward([Target.parse(text) for text in o.target], o.exponent)
+
+
+def _go(
+    folder: Path,
+    o: Options,
+    settings: Settings,
+    strategy: AskTell | None,
+    reward: Reward | None,
+    engine: Engine | None,
+) -> SearchResult:
+    """Run the loop, with the listeners that keep the folder up to date, and close the run."""
+    journal = Journal(folder / "trials.jsonl")
+    strategy = strategy or make_strategy(o.strategy, settings.space, o.seed, o.population or 16)
+    engine = engine or LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
+    cost = Target.parse(o.target[0]).metric if o.target else "latency_ratio"
+    keeper = _Keeper(folder, journal, cost)
+    keeper.update()
+    logger = TensorBoardLogger(folder, [r for r in journal.records if r.done])
+    ending, interrupted = "interrupted", True
+    engine.start(run_trial, settings, folder)
+    with _Progress(o.trials, journal) as progress:
+        try:
+            loop = Loop(
+                strategy,
+                engine,
+                journal,
+                reward or _reward(o),
+                o.trials,
+                seed=o.seed,
+                hours=o.hours,
+                listeners=(keeper, logger, progress),
+            )
+            ending, interrupted = loop.run(), False
+        except KeyboardInterrupt:
+            progress.write(f"stopped; go on with: yolov5-nas search --resume {folder}")
+        finally:
+            engine.close()
+            logger.close()
+    trials = tuple(record for _, record in sorted(journal.trials.items()))
+    report(folder)
+    return SearchResult(folder, trials, ending, interrupted)
+
+
+class _Keeper:
+    """Keeps `best/` at the best trial so far, and weights only of trials on the front."""
+
+    def __init__(self, folder: Path, journal: Journal, cost: str):
+        self.folder, self.journal, self.cost = folder, journal, cost
+
+    def __call__(self, record: TrialRecord) -> None:
+        if record.state == "complete":
+            self.update()
+
+    def update(self) -> None:
+        records = list(self.journal.trials.values())
+        if (winner := best(records)) is not None:
+            write_trial(self.folder, winner, self.folder / "best")
+        keep_weights(self.folder, records, self.cost)
+
+
+class _Progress:
+    """A bar over all trials with the time left, and a line for each that ended."""
+
+    def __init__(self, trials: int, journal: Journal):
+        done = sum(r.done for r in journal.trials.values())
+        self.bar = tqdm(total=trials, initial=done, desc="search", unit="trial", disable=None, file=sys.stderr)
+        self.trials, self.journal = trials, journal
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, record: TrialRecord) -> None:
+        self.bar.update()
+        self.write(self._line(record))
+
+    def write(self, text: str) -> None:
+        """A line above the bar."""
+        self.bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def _line(self, record: TrialRecord) -> str:
+        done = sum(r.done for r in self.journal.trials.values())
+        start = f"[{done}/{self.trials}] trial {record.number}"
+        if record.state != "complete":
+            error = record.error or {}
+            return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"
+        winner, m = best(self.journal.trials.values()), record.metrics
+        mark = "  best so far" if winner is not None and winner.number == record.number else ""
+        name = "stock" if record.number == 0 else record.id
+        figures = "  ".join(f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m)
+        return f"{start}  {name:<10}  reward {record.reward:.4f}  {figures}  {record.seconds:.0f} s{mark}"

@@ -1,0 +1,424 @@
+"""A trial: train one architecture as YOLOv5's own `train.py` does, and validate it with YOLOv5's `val.run`.
+
+It knows nothing of the search. What it trains is the derived stock model, so what it saves needs no plugin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+from tqdm import tqdm
+
+from .architecture import Architecture, Value
+from .derive import derive, dump_model, weight_names
+from .errors import TrialError
+from .host import Host, Location, load, patched
+from .journal import TrialResult
+from .measure import measure
+from .space import Space
+
+VALIDATED = ("precision", "recall", "map50", "map50_95", "val_box_loss", "val_obj_loss", "val_cls_loss")
+EMA_ATTRIBUTES = ("yaml", "nc", "hyp", "names", "stride", "class_weights")
+NOMINAL_BATCH = 64  # gradients are accumulated up to this many images, as in YOLOv5
+WEIGHTS, MODEL, LOG = "weights.pt", "model.yaml", "log.txt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a trial needs but the architecture and the seed. The options are YOLOv5's of the same names.
+
+    Args:
+        model: the searchable model YAML.
+        data: from `data.resolve_data`.
+        hyp: YOLOv5's hyper-parameters. Two more keys may stand in it, for short trainings: `nominal_batch` (64) and
+            `warmup_iterations` (max(warmup_epochs, 100 iterations)).
+        location: the host.
+        device: "cpu", "mps" or "cuda:0" (which GPU that is, is the engine's choice).
+        val_period: epochs between validations; the last epoch is always validated.
+        weights: a stock checkpoint to start from; what fits the architecture by name and shape is taken.
+        freeze: layers (in the searchable YAML's numbers) that are not trained.
+    """
+
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    hyp: Mapping[str, float]
+    location: Location
+    epochs: int = 12
+    batch_size: int = 16
+    imgsz: int = 640
+    device: str = "cpu"
+    workers: int = 0
+    cache: str | None = None
+    optimizer: str = "SGD"
+    cos_lr: bool = False
+    label_smoothing: float = 0.0
+    single_cls: bool = False
+    rect: bool = False
+    multi_scale: bool = False
+    noautoanchor: bool = False
+    freeze: tuple[int, ...] = ()
+    weights: str | None = None
+    val_period: int = 4
+
+    @property
+    def nc(self) -> int:
+        """Number of classes."""
+        return 1 if self.single_cls else int(self.data["nc"])
+
+    @property
+    def space(self) -> Space:
+        """The search space of the model YAML."""
+        return Space.from_dict(self.model, nc=self.nc, imgsz=self.imgsz if "imgsz" in self.model else None)
+
+
+def run_trial(
+    architecture: Mapping[str, Value], settings: Settings, seed: int = 0, folder: Path | None = None
+) -> TrialResult:
+    """Measure, train and validate one architecture.
+
+    Args:
+        folder: gets `log.txt`, `model.yaml` (stock, with the anchors it was trained with) and `weights.pt` (stock).
+
+    Returns:
+        The metrics of the best validated epoch (by YOLOv5's fitness), and the costs.
+
+    Raises:
+        TrialError: with the reason `oom` (also at half the batch), `nan`, `data` or `crash`.
+    """
+    architecture = Architecture(architecture)
+    with _log_to(folder), _global_state_kept():
+        try:
+            host = load(settings.location)
+            with host.compatible():
+                return _measure_and_train(architecture, settings, seed, folder, host)
+        except TrialError:
+            traceback.print_exc()
+            raise
+        except Exception as e:
+            traceback.print_exc()
+            reason = "oom" if _is_out_of_memory(e) else "crash"
+            raise TrialError(reason, f"{type(e).__name__}: {e}".splitlines()[0][:500]) from e
+
+
+def _measure_and_train(
+    architecture: Architecture, settings: Settings, seed: int, folder: Path | None, host: Host
+) -> TrialResult:
+    space, device = settings.space, torch.device(settings.device)
+    imgsz = int(architecture.get("imgsz", settings.imgsz))
+    cfg = derive(space, architecture)
+    reference = host.build(derive(space, space.default()))
+    metrics = measure(host.build(cfg), reference, imgsz, device, host)
+    batch_size = settings.batch_size
+    for last in (False, True):
+        try:
+            training = Training(host, cfg, settings, imgsz, batch_size, device, seed)
+            _load_weights(training.model, space, architecture, settings, host)
+            training.run()
+            break
+        except Exception as e:
+            if last or batch_size < 2 or not _is_out_of_memory(e):
+                raise
+            print(f"out of memory at batch {batch_size}, once more at {batch_size // 2} with doubled accumulation")
+            batch_size //= 2
+        training = None  # type: ignore[assignment]  # its memory goes before the next attempt
+        torch.cuda.empty_cache()
+    if folder:
+        host.save_checkpoint(training.best, folder / WEIGHTS)
+        write_model_yaml(training.best, cfg, folder / MODEL)
+    return TrialResult({**training.results, **metrics, "batch_size": batch_size}, tuple(training.curve))
+
+
+class Training:
+    """One training run, step for step as in YOLOv5's `train.py` on one device, without its loggers and files.
+
+    After `run`, `best` is the EMA model of the best validated epoch, `results` its metrics, `curve` all validations.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        cfg: Mapping[str, Any],
+        s: Settings,
+        imgsz: int,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+    ):
+        self.host, self.settings, self.imgsz, self.batch_size, self.device = host, s, imgsz, batch_size, device
+        self.hyp: dict[str, Any] = {**s.hyp, "label_smoothing": s.label_smoothing}
+        self.seed, self.curve = seed, []  # type: ignore[var-annotated]
+        host.general.init_seeds(seed, deterministic=True)
+        self.model = host.build(cfg, nc=s.nc, anchors=self.hyp.get("anchors")).to(device)
+        self.best, self.results = self.model, {}  # type: ignore[var-annotated]
+
+    def run(self) -> None:
+        """Train all epochs.
+
+        Raises:
+            TrialError: the loss is not finite.
+        """
+        self._prepare()
+        best_fitness = -1.0
+        s = self.settings
+        for epoch in range(s.epochs):
+            loss = self._train_epoch(epoch)
+            self.scheduler.step()
+            self.ema.update_attr(self.model, include=list(EMA_ATTRIBUTES))
+            if epoch + 1 == s.epochs or (epoch + 1) % s.val_period == 0:
+                point = {"epoch": epoch + 1, **self._validate(), **loss}
+                self.curve.append(point)
+                fitness = 0.1 * point["map50"] + 0.9 * point["map50_95"]  # YOLOv5's weights
+                if fitness > best_fitness:
+                    best_fitness, self.best = fitness, deepcopy(self.ema.ema)
+                    self.results = {name: point[name] for name in ("map50", "map50_95", "precision", "recall")}
+
+    def _prepare(self) -> None:
+        """Optimizer, schedule, EMA, loaders, anchors, loss: in train.py's order, which random numbers depend on."""
+        s, hyp, host, model = self.settings, self.hyp, self.host, self.model
+        self.nominal_batch = int(hyp.get("nominal_batch", NOMINAL_BATCH))
+        self.accumulate = max(round(self.nominal_batch / self.batch_size), 1)
+        hyp["weight_decay"] *= self.batch_size * self.accumulate / self.nominal_batch
+        self.optimizer = host.torch_utils.smart_optimizer(
+            model, s.optimizer, hyp["lr0"], hyp["momentum"], hyp["weight_decay"]
+        )
+        self.scheduler = lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self._schedule)
+        self.ema = host.torch_utils.ModelEMA(model)
+        self.loader, dataset = self._loader("train")
+        self.val_loader, _ = self._loader("val")
+        if not s.noautoanchor:
+            host.autoanchor.check_anchors(dataset, model=model, thr=hyp["anchor_t"], imgsz=self.imgsz)
+        model.half().float()  # anchors get the precision that a checkpoint holds
+        layers = model.model[-1].nl
+        hyp["box"] *= 3 / layers
+        hyp["cls"] *= s.nc / 80 * 3 / layers
+        hyp["obj"] *= (self.imgsz / 640) ** 2 * 3 / layers
+        model.nc, model.hyp = s.nc, hyp
+        model.class_weights = host.general.labels_to_class_weights(dataset.labels, s.nc).to(self.device) * s.nc
+        model.names = {0: "item"} if s.single_cls and len(s.data["names"]) != 1 else dict(s.data["names"])
+        batches = len(self.loader)
+        self.warmup = int(hyp.get("warmup_iterations", max(round(hyp["warmup_epochs"] * batches), 100)))
+        self.amp = self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp)
+        self.compute_loss = host.ComputeLoss(model)
+        self.last_step = -1
+
+    def _schedule(self, epoch: float) -> float:
+        """Share of the first learning rate: linear or cosine from 1 to `lrf`."""
+        lrf, epochs = self.hyp["lrf"], self.settings.epochs
+        if self.settings.cos_lr:
+            return ((1 - math.cos(epoch * math.pi / epochs)) / 2) * (lrf - 1) + 1
+        return (1 - epoch / epochs) * (1.0 - lrf) + lrf
+
+    def _loader(self, split: str) -> tuple[Any, Any]:
+        """YOLOv5's loader of a split; the data set behind it, decoded images included, is kept for later trials."""
+        s, train = self.settings, split == "train"
+        batch = min(self.batch_size, s.batch_size) * (1 if train else 2)
+        with _dataset_kept(self.host):
+            return self.host.create_dataloader(
+                s.data[split],
+                self.imgsz,
+                batch,
+                max(int(self.model.stride.max()), 32),
+                s.single_cls,
+                hyp=self.hyp,
+                augment=train,
+                cache=None if s.cache == "val" and train else s.cache,
+                rect=s.rect if train else True,
+                pad=0.0 if train else 0.5,
+                rank=-1,
+                workers=s.workers if train else s.workers * 2,
+                prefix=f"{split}: ",
+                shuffle=train,
+                **({"seed": self.seed} if train else {}),
+            )
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training images; the mean losses."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        total = torch.zeros(3, device=self.device)  # box, objectness, class
+        batches = len(self.loader)
+        with _bar(self.loader, f"epoch {epoch + 1}/{self.settings.epochs}") as bar:
+            for i, (images, targets, _, _) in enumerate(bar):
+                iteration = i + batches * epoch
+                if iteration <= self.warmup:
+                    self._warm_up(iteration, epoch)
+                images = images.to(self.device, non_blocking=True).float() / 255  # (B, 3, H, W)
+                loss, items = self._loss(self._rescaled(images), targets.to(self.device))
+                if not torch.isfinite(loss):
+                    raise TrialError("nan", f"the loss became {float(loss)} in epoch {epoch + 1}, batch {i + 1}")
+                total += items
+                self.scaler.scale(loss).backward()
+                if iteration - self.last_step >= self.accumulate:
+                    self._step()
+                    self.last_step = iteration
+        return dict(zip(("box_loss", "obj_loss", "cls_loss"), (total / batches).tolist()))
+
+    def _loss(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.amp.autocast("cuda", enabled=self.amp):
+            return self.compute_loss(self.model(images), targets)
+
+    def _step(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=10.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model)
+
+    def _warm_up(self, iteration: int, epoch: int) -> None:
+        """Accumulation, learning rate and momentum rise to their values; the biases' rate falls to its own."""
+        span, hyp = [0, self.warmup], self.hyp
+        self.accumulate = max(1, np.interp(iteration, span, [1, self.nominal_batch / self.batch_size]).round())
+        for j, group in enumerate(self.optimizer.param_groups):
+            start = hyp["warmup_bias_lr"] if j == 0 else 0.0
+            group["lr"] = np.interp(iteration, span, [start, group["initial_lr"] * self._schedule(epoch)])
+            if "momentum" in group:
+                group["momentum"] = np.interp(iteration, span, [hyp["warmup_momentum"], hyp["momentum"]])
+
+    def _rescaled(self, images: torch.Tensor) -> torch.Tensor:
+        """With multi-scale: images (B, 3, H, W) at 0.5 to 1.5 times their size, in multiples of the stride."""
+        if not self.settings.multi_scale:
+            return images
+        stride = max(int(self.model.stride.max()), 32)
+        size = random.randrange(int(self.imgsz * 0.5), int(self.imgsz * 1.5) + stride) // stride * stride
+        factor = size / max(images.shape[2:])
+        shape = [math.ceil(x * factor / stride) * stride for x in images.shape[2:]]
+        return images if factor == 1 else nn.functional.interpolate(images, shape, mode="bilinear", align_corners=False)
+
+    def _validate(self) -> dict[str, float]:
+        results = self.host.validate(
+            data=dict(self.settings.data),
+            batch_size=self.batch_size * 2,
+            imgsz=self.imgsz,
+            half=self.amp,
+            model=self.ema.ema,
+            single_cls=self.settings.single_cls,
+            dataloader=self.val_loader,
+            plots=False,
+            compute_loss=self.compute_loss,
+        )
+        return dict(zip(VALIDATED, results))
+
+
+def write_model_yaml(model: Any, cfg: Mapping[str, Any], path: Path) -> None:
+    """The stock YAML of a trained model, with the anchors that it was trained with (in pixels)."""
+    detect = model.model[-1]
+    pixels = (detect.anchors * detect.stride.view(-1, 1, 1)).flatten(1)  # (layers, 2 x anchors)
+    given = torch.tensor(cfg["anchors"]) if isinstance(cfg["anchors"], list) else None
+    changed = given is None or given.shape != pixels.shape or not torch.allclose(pixels.cpu(), given.float(), rtol=1e-2)
+    anchors = [[round(x, 2) for x in row] for row in pixels.tolist()] if changed else cfg["anchors"]
+    text = dump_model({**cfg, "anchors": anchors})
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _load_weights(model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host) -> None:
+    """Start from a checkpoint where one is given, and freeze layers."""
+    names = weight_names(space, architecture)
+    if settings.weights:
+        given = host.load_checkpoint(Path(settings.weights)).state_dict()
+        own, taken = model.state_dict(), {}
+        for key, value in own.items():
+            module = max((m for m in names if key.startswith(m + ".")), key=len)
+            source = given.get(names[module] + key[len(module) :])
+            if source is not None and source.shape == value.shape and "anchor" not in key:
+                taken[key] = source
+        model.load_state_dict(taken, strict=False)
+        print(f"transferred {len(taken)}/{len(own)} items from {settings.weights}")
+    frozen = {f"model.{i}" for i in settings.freeze}
+    for key, parameter in model.named_parameters():
+        origin = names[".".join(key.split(".")[:2])]
+        parameter.requires_grad = ".".join(origin.split(".")[:2]) not in frozen
+
+
+# The process ----------------------------------------------------------------------------------------------------------
+
+_datasets: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def _dataset_kept(host: Host) -> Iterator[None]:
+    """Within this block the host's `create_dataloader` gets a data set that an earlier trial of this process loaded."""
+    stock = host.dataloaders.LoadImagesAndLabels
+
+    def kept(path: Any, imgsz: int, batch: int, **kwargs: Any) -> Any:
+        key = repr((path, imgsz, batch, sorted(kwargs.items(), key=lambda item: item[0])))
+        if key not in _datasets:
+            _datasets[key] = stock(path, imgsz, batch, **kwargs)
+        return _datasets[key]
+
+    kept.collate_fn, kept.collate_fn4 = stock.collate_fn, stock.collate_fn4  # type: ignore[attr-defined]
+    with patched(host.dataloaders, LoadImagesAndLabels=kept):
+        yield
+
+
+def _bar(loader: Any, text: str) -> Any:
+    """A progress bar on the terminal, one line below the search's for each slot; none where there is no terminal."""
+    slot = int(os.environ.get("YOLOV5_NAS_SLOT", "0"))
+    return tqdm(loader, desc=f"  slot {slot} {text}", position=slot + 1, leave=False, disable=None, file=sys.__stderr__)
+
+
+@contextlib.contextmanager
+def _log_to(folder: Path | None) -> Iterator[None]:
+    """What the host prints goes into the trial's log."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("a", buffering=1) as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}\n")
+        for handler in _stream_handlers():
+            handler.setStream(file)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            for handler in _stream_handlers():  # also those of a host that was imported in the block
+                handler.setStream(sys.__stderr__)
+
+
+def _stream_handlers() -> list[Any]:
+    """The handlers through which the hosts write to the terminal."""
+    loggers = [logging.getLogger(name) for name in ("yolov5", "ultralytics", "")]
+    return [h for logger in loggers for h in logger.handlers if type(h) is logging.StreamHandler]
+
+
+@contextlib.contextmanager
+def _global_state_kept() -> Iterator[None]:
+    """Seeds and determinism that YOLOv5's `init_seeds` sets are set back, since the caller may be a user's script."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    hash_seed = os.environ.get("PYTHONHASHSEED")
+    try:
+        yield
+    finally:
+        random.setstate(python), np.random.set_state(numpy), torch.set_rng_state(cpu)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+        if hash_seed is None:
+            os.environ.pop("PYTHONHASHSEED", None)
+        else:
+            os.environ["PYTHONHASHSEED"] = hash_seed
+
+
+def _is_out_of_memory(e: BaseException) -> bool:
+    return isinstance(e, torch.OutOfMemoryError | MemoryError)
