@@ -37,7 +37,9 @@ YOLOV5 = {"yolov5", "models", "utils", "ultralytics"}
 def modules() -> dict[str, Path]:
     """The package's files by the name of their module: `space`, `engines` (its `__init__`), `engines.local`."""
     names = {path: path.relative_to(PACKAGE).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
-    return {".".join(n for n in parts if n != "__init__"): path for path, parts in names.items() if parts != ("__init__",)}
+    return {
+        ".".join(n for n in parts if n != "__init__"): path for path, parts in names.items() if parts != ("__init__",)
+    }
 
 
 def imported(path: Path) -> Iterator[str]:

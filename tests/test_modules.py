@@ -30,15 +30,15 @@ backbone:
   - [-1, 3, NASConv, [16, 3, 1, None, 4]]  # 1: three repeats, groups
   - [-1, 1, NASConv, [32, 3, 2, 2, 1, 2, nn.Tanh()]]  # 2: padding, dilation and activation given
   - [-1, 2, NASC3, [32, False, 2, 0.75]]  # 3: no shortcut, groups, wider
-  - [-2, 1, NASC3, [32, True, 1, 0.25, {width: [1, 2.5], depth: [1, 3], kernel: [3, 1, 5], act: [Mish, nn.ELU(0.5)]}]]  # 4
+  - [-2, 1, NASC3, [32, True, 1, 0.25, {width: [1, 2.5], depth: [1, 3], kernel: [3, 1], act: [Mish, nn.ELU(0.5)]}]]  # 4
   - [[-1, -2], 1, Concat, [1]]  # 5
-  - [-1, 1, NASConv, [24, 1, 1, {kernel: [5, 1], act: [Hardswish, False_]}]]  # 6
+  - [-1, 1, NASConv, [24, 1, 1, {kernel: [5, 1], act: [Hardswish, Softplus]}]]  # 6
 head:
   - [-1, 1, nn.Upsample, [None, 2, nearest]]  # 7
   - [[7, 1], 1, Concat, [1]]  # 8
   - [-1, 1, NASConv, [16, 4, 2, 1, 1, 1, False]]  # 9: even kernel, no activation
   - [[-1, 5], 1, Detect, [nc, anchors]]  # 10
-""".replace("False_", "Softplus")
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def rebuilt(host: Host, space: Space, architecture: Architecture, weights: nn.Mo
     return model.train(weights.training)
 
 
-# Every architecture is a stock model -----------------------------------------------------------------------------------
+# Every architecture is a stock model ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["nas", "elastic"])
@@ -183,7 +183,7 @@ def test_smaller_options_are_slices_of_one_weight(host: Host) -> None:
     assert c3.cv3.weight().shape == (64, 32, 1, 1)
 
 
-# YOLOv5's own parser ---------------------------------------------------------------------------------------------------
+# YOLOv5's own parser --------------------------------------------------------------------------------------------------
 
 
 def test_yolov5s_own_model_builds_the_file_and_forgets_it_when_unregistered(host: Host) -> None:

@@ -10,7 +10,9 @@ def test_at_the_target_the_reward_is_the_map():
 
 def test_worked_out_on_paper():
     # 2 ** -0.07 = exp(-0.07 * ln 2) = exp(-0.0485203) = 0.952638
-    assert SoftReward([Target("latency_ratio", 0.9)])({"map50_95": 0.5, "latency_ratio": 1.8}) == pytest.approx(0.476319)
+    assert SoftReward([Target("latency_ratio", 0.9)])({"map50_95": 0.5, "latency_ratio": 1.8}) == pytest.approx(
+        0.476319
+    )
     assert SoftReward([Target("params", 2e6)], -1.0)({"map50_95": 0.5, "params": 4e6}) == pytest.approx(0.25)
 
 

@@ -83,7 +83,9 @@ def test_a_search_cut_off_at_any_line_goes_on_as_if_it_had_not_been(tmp_path, sl
     if slots == 1:
         assert ids(again.journal) == ids(whole.journal)
     attempts = {r.number: r.attempt for r in again.journal.records}
-    cut_off = {r.number for r in whole.journal.records[:cut]} - {r.number for r in whole.journal.records[:cut] if r.done}
+    cut_off = {r.number for r in whole.journal.records[:cut]} - {
+        r.number for r in whole.journal.records[:cut] if r.done
+    }
     assert {number for number, attempt in attempts.items() if attempt == 2} == cut_off
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (one line for each bad line)
 from __future__ import annotations
 
 import doctest
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from yolov5_nas import space
 from yolov5_nas.errors import UserError
@@ -47,7 +49,7 @@ def c3_options(tmp_path: Path, args: str) -> dict[str, tuple[Any, ...]]:
     return options(read(tmp_path, TINY.replace(C3, f"[-1, 2, NASC3, {args}]")))
 
 
-# What the shipped files offer ------------------------------------------------------------------------------------------
+# What the shipped files offer -----------------------------------------------------------------------------------------
 
 
 def test_the_plain_file_has_the_size_that_the_design_promises() -> None:
@@ -84,7 +86,7 @@ def test_the_elastic_file_shrinks_and_grows_and_reaches_into_the_head(size: str)
         assert space.choices[f"c3_{layer.index}"].default == 1.0
 
 
-# Small cases worked out by hand ----------------------------------------------------------------------------------------
+# Small cases worked out by hand ---------------------------------------------------------------------------------------
 
 
 def test_a_tiny_space_is_counted_as_on_paper(tmp_path: Path) -> None:
@@ -134,7 +136,9 @@ def test_widths_that_round_to_the_same_channels_are_one_option(tmp_path: Path) -
 
 
 def test_multiples_scale_widths_and_repeats_as_yolov5_does(tmp_path: Path) -> None:
-    text = TINY.replace("depth_multiple: 1.0", "depth_multiple: 0.33").replace("width_multiple: 1.0", "width_multiple: 1.4")
+    text = TINY.replace("depth_multiple: 1.0", "depth_multiple: 0.33").replace(
+        "width_multiple: 1.0", "width_multiple: 1.4"
+    )
     conv, c3 = read(tmp_path, text).layers.values()
     assert (conv.c2, c3.c2, c3.repeats) == (24, 48, 1)  # 22.4 and 44.8 rounded up to a multiple of 8; round(0.66)
 
@@ -147,7 +151,7 @@ def test_nc_and_imgsz_can_be_given(tmp_path: Path) -> None:
     assert read(tmp_path, text).size == 3 * read(tmp_path, TINY).size
 
 
-# Working with a space --------------------------------------------------------------------------------------------------
+# Working with a space -------------------------------------------------------------------------------------------------
 
 
 def test_at_counts_through_every_architecture_once(tmp_path: Path) -> None:
@@ -212,7 +216,7 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     assert result.attempted and not result.failed
 
 
-# Bad input: one clear line, with the file and the line -----------------------------------------------------------------
+# Bad input: one clear line, with the file and the line ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -303,11 +307,11 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 def test_an_imgsz_that_is_not_listed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--imgsz must be one of the sizes .*got 640; accepted: 64, 128"):
+    with pytest.raises(UserError, match=r"--imgsz must be one of the sizes .*got 640; accepted: 64, 128"):
         read(tmp_path, TINY + "imgsz: [64, 128]\n", imgsz=640)
 
 
 def test_from_dict_names_the_layer_where_there_is_no_line() -> None:
-    model = space.yaml.safe_load(TINY.replace(C3, "[-1, 2, NASC3, [32, {width: [0]}]]"))
+    model = yaml.safe_load(TINY.replace(C3, "[-1, 2, NASC3, [32, {width: [0]}]]"))
     with pytest.raises(UserError, match="model YAML: layer 1: NASC3 width must be > 0, got 0"):
         Space.from_dict(model)

@@ -14,6 +14,7 @@ import inspect
 import logging
 import os
 import sys
+import tempfile
 import types
 import warnings
 from collections.abc import Iterator, Mapping
@@ -112,6 +113,11 @@ class Host:
         finally:
             self.common.Conv.default_act = default_act
 
+    def module(self, name: str) -> Any:
+        """A further module of the host, such as `train` or `utils.callbacks`."""
+        with _importable(self.location):
+            return importlib.import_module(("yolov5." if self.location.kind == "package" else "") + name)
+
     def create_dataloader(self, *args: Any, seed: int = 0, **kwargs: Any) -> tuple[Any, Any]:
         """`create_dataloader`, which takes a seed in the newer versions only (in v7.0 the order has a fixed one)."""
         function = self.dataloaders.create_dataloader
@@ -121,8 +127,8 @@ class Host:
 
     def validate(self, **kwargs: Any) -> tuple[float, ...]:
         """`val.run`: precision, recall, mAP50, mAP50-95, box, objectness and class loss."""
-        with self.compatible():
-            return tuple(float(x) for x in self.modules["val"].run(**kwargs)[0])
+        with self.compatible(), tempfile.TemporaryDirectory() as folder:  # the package writes a results.html
+            return tuple(float(x) for x in self.modules["val"].run(**kwargs, save_dir=Path(folder))[0])
 
     def check_dataset(self, data: dict[str, Any], download: bool) -> dict[str, Any]:
         """`check_dataset` of a dict whose paths are absolute; runs its `download:` entry where that is wanted."""
@@ -183,7 +189,7 @@ class Host:
         temporary = path.with_suffix(".tmp")
         with self._clone_names():
             torch.save(checkpoint, temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def load_checkpoint(self, path: Path) -> Any:
         """The model of a YOLOv5 checkpoint, in float32.
@@ -202,7 +208,7 @@ class Host:
                 checkpoint = torch.load(path, map_location="cpu", weights_only=False)
             model = checkpoint.get("ema") or checkpoint["model"]
             return model.float()
-        except Exception as e:  # noqa: BLE001 (unpickling can raise anything)
+        except Exception as e:  # unpickling can raise anything
             problem = f"{type(e).__name__}: {e}".splitlines()[0]
             raise UserError(f"no YOLOv5 checkpoint of a detection model ({problem})", file=path) from None
 

@@ -454,7 +454,7 @@ class _LayerParser:
             raise self.fail(i, "NASC3 takes [c2, shortcut, g, e]", got=args)
         c2, shortcut, g, e = _filled(args, (0, True, 1, 0.5))
         c2 = self.multiples.channels(c2)
-        if not isinstance(g, int) or g < 1 or not _is_number(e) or not 0 < e:
+        if not isinstance(g, int) or g < 1 or not _is_number(e) or e <= 0:
             raise self.fail(i, "NASC3 needs groups of at least 1 and an expansion above 0", got=[g, e])
         widths = self._widths(i, options.get("width", WIDTH_SCALES), c2, e, g)
         repeats = self.multiples.repeats(number)

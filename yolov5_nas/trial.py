@@ -175,6 +175,7 @@ class Training:
         """
         self._prepare()
         best_fitness = -1.0
+        start = time.perf_counter()
         s = self.settings
         for epoch in range(s.epochs):
             loss = self._train_epoch(epoch)
@@ -182,6 +183,7 @@ class Training:
             self.ema.update_attr(self.model, include=list(EMA_ATTRIBUTES))
             if epoch + 1 == s.epochs or (epoch + 1) % s.val_period == 0:
                 point = {"epoch": epoch + 1, **self._validate(), **loss}
+                point["seconds"] = round(time.perf_counter() - start, 3)
                 self.curve.append(point)
                 fitness = 0.1 * point["map50"] + 0.9 * point["map50_95"]  # YOLOv5's weights
                 if fitness > best_fitness:
@@ -362,7 +364,11 @@ def _dataset_kept(host: Host) -> Iterator[None]:
     def kept(path: Any, imgsz: int, batch: int, **kwargs: Any) -> Any:
         key = repr((path, imgsz, batch, sorted(kwargs.items(), key=lambda item: item[0])))
         if key not in _datasets:
+            state = (
+                random.getstate()
+            )  # reading images draws random numbers, which a trial that finds them read does not
             _datasets[key] = stock(path, imgsz, batch, **kwargs)
+            random.setstate(state)
         return _datasets[key]
 
     kept.collate_fn, kept.collate_fn4 = stock.collate_fn, stock.collate_fn4  # type: ignore[attr-defined]

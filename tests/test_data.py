@@ -1,0 +1,144 @@
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from yolov5_nas.data import check_data, find_data, read_data, resolve_data, take_subset
+from yolov5_nas.digits import SPLITS, render
+from yolov5_nas.errors import UserError
+from yolov5_nas.files import find_file, increment_path, make_folder, shipped
+
+
+def write_data(folder, labels=("0 0.5 0.5 0.2 0.2",), **entries):
+    """A data set of one image a label line, the same for both splits, and its YAML."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for i, label in enumerate(labels):
+        cv2.imwrite(str(folder / "images" / f"{i}.png"), np.full((64, 64, 3), 90, np.uint8))
+        (folder / "labels" / f"{i}.txt").write_text(label)
+    data = {"path": str(folder), "train": "images", "val": "images", "names": ["a", "b"], **entries}
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def test_digits_are_the_same_on_every_machine(tmp_path):
+    render(tmp_path / "digits")
+    images = sorted((tmp_path / "digits/images/val").iterdir())
+    assert len(images) == SPLITS["val"]
+    assert len(list((tmp_path / "digits/labels/train").iterdir())) == SPLITS["train"]
+    assert cv2.imread(str(images[0])).shape == (128, 128, 3)
+    first = (tmp_path / "digits/labels/val/00000.txt").read_text().splitlines()
+    assert first[0] == "1 0.328125 0.144531 0.125000 0.195312"
+
+
+def test_digits_labels_lie_inside_their_images_and_do_not_overlap(digits):
+    for file in sorted((digits / "labels/val").iterdir()):
+        boxes = np.array([line.split() for line in file.read_text().splitlines()], float)
+        assert set(boxes[:, 0]) <= set(range(10))
+        low, high = boxes[:, 1:3] - boxes[:, 3:] / 2, boxes[:, 1:3] + boxes[:, 3:] / 2
+        assert low.min() >= -1e-6
+        assert high.max() <= 1 + 1e-6
+        for i in range(len(boxes)):
+            for j in range(i):
+                apart = (high[i] <= low[j] + 1e-5) | (high[j] <= low[i] + 1e-5)
+                assert apart.any(), file
+
+
+def test_the_data_yaml_makes_its_own_images_through_the_host(host, tmp_path, monkeypatch):
+    data = yaml.safe_load((shipped("data") / "digits.yaml").read_text())
+    path = tmp_path / "digits.yaml"
+    path.write_text(yaml.safe_dump({**data, "path": str(tmp_path / "made")}))
+    resolved = resolve_data(path, host)
+    assert check_data(resolved, host, 128, path) == SPLITS
+    assert (tmp_path / "made/labels/train.cache").is_file()
+
+
+def test_a_relative_path_is_taken_as_yolov5_takes_it(host, tmp_path, monkeypatch):
+    write_data(tmp_path / "set")
+    path = write_data(tmp_path / "set", path="../set")
+    if host.location.kind == "clone":
+        with pytest.raises(UserError, match="do not exist"):
+            resolve_data(path, host)
+    else:
+        assert resolve_data(path, host)["val"] == str(tmp_path / "set/images")
+
+
+def test_names_may_be_a_list_a_mapping_or_a_number_of_classes(tmp_path):
+    for entries in ({"names": ["a", "b"]}, {"names": {0: "a", 1: "b"}}, {"names": None, "nc": 2}):
+        assert read_data(write_data(tmp_path, **entries))["nc"] == 2
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"names": []}, "names must list the classes"),
+        ({"names": {1: "a"}}, "names must list the classes"),
+        ({"nc": 3}, r"nc must be the number of names \(2\), got 3"),
+        ({"train": "nowhere"}, "the images of train do not exist"),
+        ({"val": "nowhere", "download": "raise OSError('no disk')"}, "could not be made ready .OSError: no disk"),
+    ],
+)
+def test_bad_data_yamls(host, tmp_path, entries, message):
+    with pytest.raises(UserError, match=message):
+        resolve_data(write_data(tmp_path, **entries), host)
+
+
+def test_a_model_yaml_given_as_data():
+    with pytest.raises(UserError, match="were --cfg and --data mixed up"):
+        read_data(shipped("models") / "yolov5n_nas.yaml")
+
+
+def test_an_image_folder_without_images(host, tmp_path):
+    path = write_data(tmp_path, labels=())
+    with pytest.raises(UserError, match=r"the images and labels of train can't be read .*No images found"):
+        check_data(resolve_data(path, host), host, 64, path)
+
+
+def test_images_without_labels(host, tmp_path):
+    path = write_data(tmp_path, labels=("", ""))
+    with pytest.raises(UserError, match="no labels found for the images of train"):
+        check_data(resolve_data(path, host), host, 64, path)
+
+
+def test_a_class_out_of_range(host, tmp_path):
+    path = write_data(tmp_path, labels=("0 .5 .5 .1 .1", "2 .5 .5 .1 .1"))
+    with pytest.raises(UserError, match="the classes in the labels of train must be 0 to 1, got 2"):
+        check_data(resolve_data(path, host), host, 64, path)
+
+
+def test_a_subset_is_a_list_of_training_images_that_the_host_reads(host, tmp_path):
+    path = write_data(tmp_path / "set", labels=("0 .5 .5 .1 .1",) * 10)
+    data = resolve_data(path, host)
+    listed = take_subset(data, host, 64, 0.3, 0, tmp_path)["train"]
+    lines = open(listed).read().splitlines()
+    assert len(set(lines)) == 3
+    assert check_data({**data, "train": listed}, host, 64, path) == {"train": 3, "val": 10}
+    assert open(take_subset(data, host, 64, 0.3, 0, tmp_path)["train"]).read().splitlines() == lines
+
+
+def test_files_are_found_in_the_working_directory_the_plugin_and_the_host(host, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = host.location.root
+    assert find_data("digits.yaml", root) == shipped("data") / "digits.yaml"
+    assert find_data("coco128.yaml", root) == root / "data/coco128.yaml"
+    hyp = find_file("hyp.scratch-low.yaml", [shipped("data"), root / "data"], "hyp")
+    assert hyp == root / "data/hyps/hyp.scratch-low.yaml"
+    (tmp_path / "digits.yaml").touch()
+    assert find_data("digits.yaml", root) == tmp_path / "digits.yaml"
+    with pytest.raises(UserError, match=r"data YAML .* not found, got 'none.yaml'; accepted: a file in"):
+        find_data("none.yaml", root)
+
+
+def test_runs_are_numbered_as_yolov5_numbers_them(tmp_path):
+    assert increment_path(tmp_path / "exp") == tmp_path / "exp"
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp2").mkdir()
+    assert increment_path(tmp_path / "exp") == tmp_path / "exp3"
+    assert increment_path(tmp_path / "exp", exist_ok=True) == tmp_path / "exp"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="the folder can't be written"):
+        make_folder(tmp_path / "file" / "run")

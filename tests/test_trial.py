@@ -1,0 +1,166 @@
+"""Real trainings of small models on part of the digits."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from yolov5_nas.data import check_data, resolve_data, take_subset
+from yolov5_nas.derive import derive
+from yolov5_nas.errors import TrialError
+from yolov5_nas.files import shipped
+from yolov5_nas.host import patched
+from yolov5_nas.space import read_model_yaml
+from yolov5_nas.trial import LOG, MODEL, WEIGHTS, Settings, Training, _global_state_kept, run_trial
+
+
+@pytest.fixture(scope="module")
+def settings(host, digits_yaml, tmp_path_factory):
+    """yolov5n at 64 px on 64 training images, for two epochs."""
+    folder = tmp_path_factory.mktemp("subset")
+    data = resolve_data(digits_yaml, host)
+    check_data(data, host, 64, digits_yaml)
+    data = {k: v for k, v in take_subset(data, host, 64, 0.1, 0, folder).items() if k != "download"}
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")
+    hyp = yaml.safe_load((shipped("data") / "hyp.short.yaml").read_text())
+    hyp.pop("optimizer")
+    return Settings(
+        model, data, hyp, host.location, epochs=2, batch_size=16, imgsz=64, cache="ram", optimizer="AdamW", val_period=1
+    )
+
+
+ACCURACIES = ("map50", "map50_95", "precision", "recall")
+
+
+def accuracies(result):
+    return {name: result.metrics[name] for name in ACCURACIES}
+
+
+@pytest.fixture(scope="module")
+def stock_result(settings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trial")
+    return run_trial(settings.space.default(), settings, 3, folder), folder
+
+
+def test_a_trial_gives_metrics_a_curve_and_files(stock_result):
+    result, folder = stock_result
+    assert set(result.metrics) >= {*ACCURACIES, "params", "gflops", "latency_ms", "latency_ratio", "batch_size"}
+    assert [point["epoch"] for point in result.curve] == [1, 2]
+    assert result.curve[1]["box_loss"] < result.curve[0]["box_loss"]
+    assert (folder / WEIGHTS).stat().st_size > 1e6
+    assert yaml.safe_load((folder / MODEL).read_text())["width_multiple"] == 1.0
+    assert "Class" in (folder / LOG).read_text()  # the host's validation table
+
+
+def test_the_same_seed_gives_the_same_metrics_also_with_images_that_an_earlier_trial_loaded(settings, stock_result):
+    again = run_trial(settings.space.default(), settings, 3)
+    assert accuracies(again) == accuracies(stock_result[0])
+    assert [p["box_loss"] for p in again.curve] == [p["box_loss"] for p in stock_result[0].curve]
+    uncached = run_trial(settings.space.default(), replace(settings, cache=None), 3)
+    assert accuracies(uncached) == accuracies(again)
+
+
+def test_another_seed_gives_other_metrics(settings, stock_result):
+    other = run_trial(settings.space.default(), replace(settings, epochs=1), 4)
+    assert other.curve[0]["box_loss"] != stock_result[0].curve[0]["box_loss"]
+
+
+def test_any_architecture_trains(settings, tmp_path):
+    architecture = settings.space.sample(random.Random(0))
+    result = run_trial(architecture, replace(settings, epochs=1), 0, tmp_path)
+    assert result.metrics["params"] != 1777447  # stock yolov5n with 10 classes
+    assert result.metrics["latency_ratio"] > 1.0  # this space only grows the network
+
+
+def test_a_loss_that_is_nan_ends_the_trial_with_its_reason(settings, tmp_path):
+    hyp = {**settings.hyp, "lr0": 1e9, "warmup_iterations": 1, "warmup_bias_lr": 1e9}
+    with pytest.raises(TrialError) as error:
+        run_trial(settings.space.default(), replace(settings, hyp=hyp), 0, tmp_path)
+    assert error.value.reason == "nan"
+    assert "the loss became" in error.value.message
+    assert "the loss became" in (tmp_path / LOG).read_text()
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+class Hungry:
+    """The host's loss, out of memory above a batch size."""
+
+    def __init__(self, host, most):
+        self.host, self.most = host, most
+
+    def __call__(self, model):
+        loss = self.host.modules["utils.loss"].ComputeLoss(model)
+
+        def compute(predictions, targets):
+            if torch.is_grad_enabled() and len(predictions[0]) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return loss(predictions, targets)
+
+        return compute
+
+
+def test_out_of_memory_goes_on_at_half_the_batch_with_the_same_images_in_a_step(host, settings, tmp_path):
+    with patched(host, ComputeLoss=Hungry(host, 8)):
+        result = run_trial(settings.space.default(), replace(settings, epochs=1), 0, tmp_path)
+    assert result.metrics["batch_size"] == 8
+    assert "out of memory at batch 16" in (tmp_path / LOG).read_text()
+
+
+def test_out_of_memory_at_half_the_batch_too(host, settings):
+    with patched(host, ComputeLoss=Hungry(host, 4)), pytest.raises(TrialError) as error:
+        run_trial(settings.space.default(), settings, 0)
+    assert error.value.reason == "oom"
+
+
+def test_half_the_batch_accumulates_twice_as_often(host, settings):
+    cfg = derive(settings.space, settings.space.default())
+    results = []
+    with _global_state_kept():
+        for batch in (16, 8):
+            t = Training(host, cfg, settings, 64, batch, torch.device("cpu"), 0)
+            t._prepare()
+            results.append((t.accumulate, t.hyp["weight_decay"]))
+    assert results == [(1, 0.0005), (2, 0.0005)]
+
+
+def test_weights_are_taken_where_they_fit_and_frozen_layers_stay(host, settings, stock_result, tmp_path):
+    weights = stock_result[1] / WEIGHTS
+    frozen = replace(settings, epochs=1, weights=str(weights), freeze=(0, 1, 2))
+    run_trial(settings.space.default(), frozen, 0, tmp_path)
+    assert "transferred 3" in (tmp_path / LOG).read_text()
+    before, after = (host.load_checkpoint(f / WEIGHTS).state_dict() for f in (stock_result[1], tmp_path))
+    kept = [name for name, value in before.items() if "weight" in name and torch.equal(value, after[name])]
+    assert {".".join(name.split(".")[:2]) for name in kept} == {"model.0", "model.1", "model.2"}
+
+
+def test_weights_reach_a_layer_that_is_written_out(host, settings, stock_result, tmp_path):
+    default = settings.space.default()
+    architecture = default.with_value("nasconv_2-1_act", "ReLU")  # layer 2 becomes six lines
+    loaded = replace(settings, epochs=1, weights=str(stock_result[1] / WEIGHTS), freeze=(2,))
+    run_trial(architecture, loaded, 0, tmp_path)
+    before, after = (host.load_checkpoint(f / WEIGHTS).state_dict() for f in (stock_result[1], tmp_path))
+    assert torch.equal(before["model.2.cv2.conv.weight"], after["model.4.conv.weight"])
+
+
+def test_options_of_a_training_are_taken(settings):
+    options = {"cos_lr": True, "label_smoothing": 0.1, "multi_scale": True, "single_cls": True, "noautoanchor": True}
+    result = run_trial(settings.space.default(), replace(settings, epochs=1, workers=1, optimizer="SGD", **options), 0)
+    assert result.metrics["params"] < 1777447  # one class
+
+
+def test_the_callers_random_numbers_are_left_alone(settings):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    run_trial(settings.space.default(), replace(settings, epochs=1), 0)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_trial_leaves_nothing_in_the_working_directory(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_trial(settings.space.default(), replace(settings, epochs=1), 0)
+    assert list(tmp_path.iterdir()) == []
