@@ -1,8 +1,8 @@
-"""Our trial beside the host's own train.py: same model, data, epochs, hyper-parameters, device, threads; fresh processes.
+"""Our trial beside the host's own train.py: same model, data, epochs, hyper-parameters, device, threads.
 
     python benchmarks/trial_vs_stock.py --epochs 16 --seeds 3
 
-Both keep images in memory, load them in the training process, and validate after every epoch. Seconds are those of all
+Each runs in a fresh process. Both keep images in memory, load them in the training process, and validate after every epoch. Seconds are those of all
 epochs with their validations, without imports and set-up. `train.py` runs as it is but for its start-up checks of git
 and pip, which would reach for the network.
 """

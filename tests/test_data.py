@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -111,10 +113,10 @@ def test_a_subset_is_a_list_of_training_images_that_the_host_reads(host, tmp_pat
     path = write_data(tmp_path / "set", labels=("0 .5 .5 .1 .1",) * 10)
     data = resolve_data(path, host)
     listed = take_subset(data, host, 64, 0.3, 0, tmp_path)["train"]
-    lines = open(listed).read().splitlines()
+    lines = Path(listed).read_text().splitlines()
     assert len(set(lines)) == 3
     assert check_data({**data, "train": listed}, host, 64, path) == {"train": 3, "val": 10}
-    assert open(take_subset(data, host, 64, 0.3, 0, tmp_path)["train"]).read().splitlines() == lines
+    assert Path(take_subset(data, host, 64, 0.3, 0, tmp_path)["train"]).read_text().splitlines() == lines
 
 
 def test_files_are_found_in_the_working_directory_the_plugin_and_the_host(host, tmp_path, monkeypatch):

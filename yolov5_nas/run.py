@@ -52,7 +52,7 @@ class SearchResult:
 
 def search(
     resume: str | Path | None = None,
-    strategy: AskTell | None = None,
+    strategy: AskTell | str | None = None,
     reward: Reward | None = None,
     engine: Engine | None = None,
     **options: Any,
@@ -61,7 +61,7 @@ def search(
 
     Args:
         resume: the folder of a run to go on with.
-        strategy: in place of the option of that name.
+        strategy: the name of one, or an object with `ask` and `tell`.
         reward: metrics to a number to maximise, in place of `target` and `exponent`.
         engine: where trials run, in place of `device`, `concurrency` and `trial_minutes`.
         options: those of the command line, underscores for dashes; see `options.Options`.
@@ -69,13 +69,17 @@ def search(
     Raises:
         UserError: an option, a file or the machine is not as it must be. Nothing was written then.
     """
+    if isinstance(strategy, str):
+        options["strategy"], strategy = strategy, None
     if resume:
         folder = Path(resume)
         chosen = _resumed_options(folder, check_names(options))
+        engine = engine or _engine(chosen)
         with _only_one(folder):
             return _go(folder, chosen, _settings_of(folder, chosen), strategy, reward, engine)
     chosen = Options().with_given(options)
     prepared = _prepare(chosen)
+    engine = engine or _engine(prepared.options)
     folder = make_folder(_new_folder(chosen))
     with _only_one(folder):
         settings = _write_run(folder, prepared, chosen)
@@ -230,6 +234,10 @@ def _only_one(folder: Path) -> FileLock:
     return lock
 
 
+def _engine(o: Options) -> Engine:
+    return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
+
+
 def _reward(o: Options) -> SoftReward:
     return SoftReward([Target.parse(text) for text in o.target], o.exponent)
 
@@ -240,12 +248,11 @@ def _go(
     settings: Settings,
     strategy: AskTell | None,
     reward: Reward | None,
-    engine: Engine | None,
+    engine: Engine,
 ) -> SearchResult:
     """Run the loop, with the listeners that keep the folder up to date, and close the run."""
     journal = Journal(folder / "trials.jsonl")
     strategy = strategy or make_strategy(o.strategy, settings.space, o.seed, o.population or 16)
-    engine = engine or LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
     cost = Target.parse(o.target[0]).metric if o.target else "latency_ratio"
     keeper = _Keeper(folder, journal, cost)
     keeper.update()

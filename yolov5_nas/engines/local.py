@@ -64,7 +64,7 @@ class LocalEngine:
         done, _ = concurrent.futures.wait(self._running, timeout, concurrent.futures.FIRST_COMPLETED)
         outcomes = []
         for future in sorted(done, key=lambda f: self._running[f][0].number):
-            job, slot, start = self._running.pop(future)
+            job, _, start = self._running.pop(future)
             outcomes.append(self._outcome(future, job, time.monotonic() - start))
         return outcomes
 

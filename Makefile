@@ -1,0 +1,30 @@
+# Needs Python 3.11 and make, and makes its own environment: `make demo`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# One thread for each process where processes run side by side.
+export OMP_NUM_THREADS ?= 1
+export GOMP_SPINCOUNT ?= 10000
+
+.PHONY: demo test lint install clean
+
+demo: install
+	$(BIN)/yolov5-nas search --cfg yolov5n_nas.yaml --data digits.yaml --trials 8 --epochs 12 --device cpu --concurrency 2
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[yolov5,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

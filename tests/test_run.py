@@ -1,0 +1,264 @@
+"""Whole searches, from the options to the winner in an untouched YOLOv5."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import psutil
+import pytest
+import yaml
+
+from yolov5_nas.cli import main
+from yolov5_nas.export import export
+from yolov5_nas.journal import read_journal
+
+FLAGS = ["--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
+
+
+@pytest.fixture(scope="module")
+def run(host, digits_yaml, tmp_path_factory):
+    """A real search of four trials, two at a time."""
+    project = tmp_path_factory.mktemp("runs")
+    flags = [*FLAGS, "--trials", "4", "--concurrency", "2", "--data", str(digits_yaml), "--project", str(project)]
+    assert main(["search", *flags]) == 0
+    return project / "exp"
+
+
+def search(*flags):
+    return main(["search", *map(str, flags)])
+
+
+def test_every_trial_is_in_the_journal_and_the_first_is_stock(run):
+    records = read_journal(run)
+    assert [r.state for r in records] == ["complete"] * 4
+    assert records[0].metrics["params"] == 1777447  # stock yolov5n with 10 classes
+    assert len({r.id for r in records}) == 4
+
+
+def test_the_run_folder_is_whole(run):
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"search.yaml", "space.yaml", "hyp.yaml", "trials.jsonl", "best", "trials", "results.csv"}
+    assert names >= {"pareto.png", "report.html"}
+    assert list(run.glob("events.out.tfevents.*"))
+    best = run / "best"
+    assert json.loads((best / "architecture.json").read_text()).keys() == read_journal(run)[0].architecture.keys()
+    assert not list(run.rglob("*.tmp"))
+    assert cv2.imread(str(run / "pareto.png")) is not None
+    assert "<img" in (run / "report.html").read_text()
+
+
+def test_weights_are_kept_of_the_best_and_the_front_alone(run):
+    from yolov5_nas.journal import best, front
+
+    records = read_journal(run)
+    expected = {best(records).number, *(r.number for r in front(records, "latency_ratio"))}
+    assert {int(path.parent.name) for path in run.glob("trials/*/weights.pt")} == expected
+
+
+def test_tensorboard_has_what_the_journal_has(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    rewards = {e.step: e.value for e in events.Scalars("search/reward")}
+    assert rewards == pytest.approx({r.number: r.reward for r in read_journal(run)})
+    assert [e.value for e in events.Scalars("search/best_reward")][-1] == pytest.approx(max(rewards.values()))
+    assert "metrics/latency_ratio" in events.Tags()["scalars"]
+
+
+PLUGIN_FREE = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "yolov5_nas":
+            raise ImportError("yolov5_nas must not be needed")
+sys.meta_path.insert(0, Block())
+root, prefix, yaml, weights, image = sys.argv[1:6]
+if not prefix:
+    sys.path.insert(0, root)
+import importlib, types, numpy as np, torch
+if importlib.util.find_spec("IPython") is None:  # v7.0 wants it for notebooks
+    sys.modules["IPython"] = types.ModuleType("IPython")
+    sys.modules["IPython.display"] = types.ModuleType("IPython.display")
+    sys.modules["IPython"].display = sys.modules["IPython.display"]
+    sys.modules["IPython"].get_ipython = lambda: None
+    sys.modules["IPython.display"].display = print
+yolo = importlib.import_module(prefix + "models.yolo")
+common = importlib.import_module(prefix + "models.common")
+built = yolo.Model(yaml)
+model = common.DetectMultiBackend(weights, device=torch.device("cpu"))
+saved = torch.load(weights, weights_only=False)["model"].state_dict()
+assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in saved.items()}
+detect = importlib.import_module(prefix + "detect")
+detect.run(weights=weights, source=image, imgsz=(64, 64), project=sys.argv[6], name="out", device="cpu")
+assert "yolov5_nas" not in sys.modules
+"""
+
+
+def test_the_winner_builds_loads_and_detects_without_the_plugin(host, run, digits, tmp_path):
+    image = next((digits / "images/val").iterdir())
+    prefix = "" if host.location.kind == "clone" else "yolov5."
+    best = run / "best"
+    files = [best / "model.yaml", best / "weights/best.pt", image, tmp_path]
+    command = [sys.executable, "-c", PLUGIN_FREE, str(host.location.root), prefix, *map(str, files)]
+    env = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOv5_AUTOINSTALL": "false", "PYTHONPATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / image.name).is_file()
+
+
+def test_export_gives_any_trial(host, run, tmp_path):
+    from yolov5_nas.derive import derive
+    from yolov5_nas.export import load_space
+
+    for record in read_journal(run):
+        folder = export(run, record.number, tmp_path / str(record.number))
+        cfg = yaml.safe_load((folder / "model.yaml").read_text())
+        assert cfg["backbone"] == derive(load_space(run), record.architecture)["backbone"]
+        assert sum(p.numel() for p in host.build(cfg).parameters()) == record.metrics["params"]
+        assert (folder / "weights/best.pt").exists() == (run / f"trials/{record.number}/weights.pt").exists()
+    assert main(["export", str(run), "--trial", "2"]) == 0
+    assert (run / "export/2/model.yaml").exists()
+    assert main(["export", str(run), "--trial", "9"]) == 2
+
+
+def test_report_is_rebuilt_from_the_journal_alone(run, capsys):
+    for name in ("pareto.png", "report.html", "results.csv"):
+        (run / name).unlink()
+    assert main(["report", str(run)]) == 0
+    assert (run / "report.html").exists()
+    assert "stock (trial 0)" in capsys.readouterr().out
+
+
+def test_resume_does_more_trials_and_keeps_those_it_has(run):
+    before = read_journal(run)
+    assert search("--resume", run, "--trials", 5, "--concurrency", 1) == 0
+    after = read_journal(run)
+    assert after[:4] == before
+    assert after[4].state == "complete"
+    assert yaml.safe_load((run / "search.yaml").read_text())["trials"] == 5
+
+
+@pytest.mark.parametrize(
+    "flags", [["--epochs", "2"], ["--data", "coco128.yaml"], ["--seed", "6"], ["--target", "gflops=1"]]
+)
+def test_a_resume_with_other_options_is_refused(run, capsys, flags):
+    before = (run / "search.yaml").read_text()
+    assert search("--resume", run, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: a resumed run keeps its options: " + flags[0][2:])
+    assert (run / "search.yaml").read_text() == before
+
+
+def test_a_run_again_by_its_own_search_yaml_is_the_same(run, tmp_path):
+    assert search("--config", run / "search.yaml", "--trials", 2, "--project", tmp_path, "--concurrency", 1) == 0
+    again, first = read_journal(tmp_path / "exp"), read_journal(run)
+    assert [r.id for r in again] == [r.id for r in first][:2]
+    names = ("map50", "map50_95", "precision", "recall", "params", "gflops")
+    for a, b in zip(again, first):
+        assert [a.metrics[n] for n in names] == [b.metrics[n] for n in names]
+
+
+def start(project, digits_yaml, trials=50):
+    command = [sys.executable, "-m", "yolov5_nas", "search", *FLAGS, "--trials", str(trials)]
+    command += ["--data", str(digits_yaml), "--project", str(project)]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    journal = project / "exp/trials.jsonl"
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_ends_cleanly_with_everything_saved(tmp_path, digits_yaml, number, code):
+    process = start(tmp_path, digits_yaml)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "go on with: yolov5-nas search --resume" in out
+    assert "Traceback" not in err
+    assert (tmp_path / "exp/report.html").exists()
+    assert (tmp_path / "exp/best/weights/best.pt").exists()
+    assert [r.state for r in read_journal(tmp_path / "exp")] == ["complete", "started"]
+    left = [p for p in psutil.process_iter() if _group(p.pid) == process.pid]
+    assert not psutil.wait_procs(left, timeout=5)[1]
+
+
+def _group(pid):
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
+
+
+def test_a_second_search_in_the_same_folder_is_refused(tmp_path, digits_yaml, capsys):
+    process = start(tmp_path, digits_yaml)
+    try:
+        assert search("--resume", tmp_path / "exp") == 2
+        assert "another search is running in this folder" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits_yaml, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    stock, space = tmp_path / "stock.yaml", tmp_path / "bad.yaml"
+    stock.write_text((host.location.root / "models/yolov5n.yaml").read_text())
+    space.write_text(
+        (Path(__file__).parents[1] / "models/yolov5n_elastic.yaml").read_text().replace("width:", "wdith:", 1)
+    )
+    (tmp_path / "broken.yaml").write_text("backbone: [\n  oops: {\n")
+    (tmp_path / "weights.pt").write_text("no checkpoint")
+    before = sorted(tmp_path.iterdir())
+    data = ("--data", digits_yaml)
+    cases = [
+        (("--cfg", "none.yaml", *data), "model YAML (--cfg) not found"),
+        (("--cfg", stock, *data), "needs at least one NASConv or NASC3"),
+        (("--cfg", space, *data), "bad.yaml:16: unknown option of NASC3, got 'wdith'"),
+        (("--cfg", "broken.yaml", *data), "broken.yaml:"),
+        (("--cfg", digits_yaml), "were --cfg and --data mixed up"),
+        (("--data", "yolov5n_nas.yaml", "--cfg", "yolov5n_nas.yaml"), "data YAML (--data) not found"),
+        (("--data", stock), "were --cfg and --data mixed up"),
+        (("--data", "none.yaml"), "data YAML (--data) not found"),
+        (("--hyp", "none.yaml", *data), "hyper-parameter YAML (--hyp) not found"),
+        (("--hyp", stock, *data), "must have YOLOv5's keys"),
+        (("--weights", "none.pt", *data), "none.pt: the weights file does not exist"),
+        (("--weights", "weights.pt", *data), "weights.pt: no YOLOv5 checkpoint"),
+        (("--project", "file/runs", *data), "the folder can't be written"),
+        (("--yolov5", tmp_path, *data), "--yolov5 must be a clone"),
+        (("--device", "99", *data), "--device must name devices of this machine"),
+        (("--concurrency", "1000", *data), "--concurrency must be at most"),
+        (("--target", "speed=1", *data), "a target must name a cost"),
+        (("--exponent", "0.5", *data), "exponent"),
+        (("--epochs", "0", *data), "--epochs must be at least 1"),
+        (("--subset", "2", *data), "--subset must be a share"),
+        (("--resume", tmp_path), "--resume must name the folder of a run"),
+        (("--config", stock), "unknown option"),
+    ]
+    for flags, message in cases:
+        assert search(*flags) == 2, flags
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: "), (flags, error)
+        assert message in error, (flags, error)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_no_yolov5_anywhere(tmp_path, monkeypatch, capsys):
+    import importlib.util
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("YOLOV5_ROOT", raising=False)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "yolov5" else find_spec(name, *a))
+    assert search() == 2
+    assert "no YOLOv5 found: git clone https://github.com/ultralytics/yolov5" in capsys.readouterr().err
