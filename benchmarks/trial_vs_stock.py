@@ -2,9 +2,9 @@
 
     python benchmarks/trial_vs_stock.py --epochs 16 --seeds 3
 
-Each runs in a fresh process. Both keep images in memory, load them in the training process, and validate after every epoch. Seconds are those of all
-epochs with their validations, without imports and set-up. `train.py` runs as it is but for its start-up checks of git
-and pip, which would reach for the network.
+Each runs in a fresh process. Both keep images in memory, load them in the training process, and validate after every
+epoch. Seconds are those of all epochs with their validations, without imports and set-up. `train.py` runs as it is but
+for its start-up checks of git and pip, which would reach for the network.
 """
 
 from __future__ import annotations
