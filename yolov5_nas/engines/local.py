@@ -8,17 +8,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import CancelledError, TimeoutError
 from pathlib import Path
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from ..architecture import Value
 from ..errors import TrialError, UserError
 from ..journal import TrialResult
-from . import Job, Outcome, Trial, trial_folder
+from . import Job, Outcome, Trial, call_trial, check_slots, cores, pin, trial_folder
 
 
 class LocalEngine:
@@ -36,15 +34,10 @@ class LocalEngine:
     def __init__(
         self, devices: tuple[str, ...] = (), concurrency: int | None = None, trial_minutes: float | None = None
     ):
-        self.slots = concurrency or max(len(devices), 1)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if not 1 <= self.slots <= cores:
-            raise UserError("--concurrency must be at most the number of cores", got=self.slots, accepted=f"1-{cores}")
-        if trial_minutes is not None and not trial_minutes > 0:
-            raise UserError("the minutes of a trial must be above 0", got=trial_minutes)
+        self.slots = check_slots(devices, concurrency, trial_minutes)
         self.devices = devices
         self.seconds = trial_minutes * 60 if trial_minutes else None
-        self.threads = max(1, cores // self.slots)
+        self.threads = max(1, cores() // self.slots)
         self._pools: dict[int, ProcessPool] = {}
         self._running: dict[concurrent.futures.Future[TrialResult], tuple[Job, int, float]] = {}
 
@@ -56,7 +49,7 @@ class LocalEngine:
         """Run a job in the first free slot."""
         slot = min(set(range(self.slots)) - {slot for _, slot, _ in self._running.values()})
         args = (self.trial, job.architecture, self.settings, job.seed, trial_folder(self.folder, job.number))
-        future = self._pool(slot).schedule(_run, args, timeout=self.seconds)
+        future = self._pool(slot).schedule(call_trial, args, timeout=self.seconds)
         self._running[future] = job, slot, time.monotonic()
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
@@ -133,13 +126,7 @@ def device_indices(device: str) -> tuple[str, ...]:
 
 def _start_worker(slot: int, device: str | None, threads: int, parent: int) -> None:
     """Pin the process before torch is imported in it."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "" if device is None else device
-    os.environ["YOLOV5_NAS_SLOT"] = str(slot)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    # OpenMP's threads spin while they wait, and fight for the cores when these are shared. On two cores, twelve small
-    # convolutions took 0.8 s on an idle machine and 36 s on a busy one; with this bound 0.8 s and 7 s.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    pin(slot, device or "", threads)
     # A data loader with --workers starts processes of its own, which a daemonic process must not; there is no public
     # way to change that for the process one is in.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
@@ -152,17 +139,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-def _run(trial: Trial, architecture: Mapping[str, Value], settings: Any, seed: int, folder: Path) -> TrialResult:
-    try:
-        result = trial(architecture, settings, seed, folder)
-    except TrialError:
-        raise
-    except MemoryError as e:
-        raise TrialError("oom", f"MemoryError: {e}") from e
-    except Exception as e:
-        raise TrialError("crash", f"{type(e).__name__}: {e}"[:500]) from e
-    if not isinstance(result, TrialResult):
-        raise TrialError("crash", f"the trial returned no TrialResult but {type(result).__name__}")
-    return result

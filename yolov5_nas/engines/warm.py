@@ -1,0 +1,190 @@
+"""A warm process that starts trials: it has imported all that a trial needs, and forks one for each.
+
+It talks to the search over a pipe. When the search was killed it takes no more jobs and ends after those that run,
+whose outcomes are in their folders (`outcome.json`), where a resumed search finds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from ..architecture import Architecture
+from ..errors import TrialError
+from ..journal import TrialResult
+from . import Job, Outcome, Trial, call_trial, pin, trial_folder
+
+OUTCOME = "outcome.json"
+PROCESSES = "processes.txt"  # in the engine's folder: a line `pid start kind` for each process of a run
+
+
+def serve(search: Connection, threads: int, folder: Path) -> None:
+    """The warm process: takes `(job, slot, device)` or a number to kill, answers `(number, exit code or None)`.
+
+    An answer without an exit code says that the trial started. The first answer says whether trials are forked.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the search ends its trials itself
+    pin(0, os.environ.get("CUDA_VISIBLE_DEVICES"), threads)  # the threads, before torch is imported
+    trial, settings = search.recv()
+    preload = getattr(sys.modules[trial.__module__], "preload", None)
+    if preload:
+        preload(settings)
+    context = multiprocessing.get_context("fork" if is_forkable() else "spawn")
+    running: dict[int, BaseProcess] = {}
+    try:
+        search.send(context.get_start_method())
+        while True:
+            ready = wait([search, *(process.sentinel for process in running.values())])
+            for number, process in list(running.items()):
+                if process.sentinel in ready:
+                    process.join()
+                    search.send((number, running.pop(number).exitcode))
+            if search in ready:
+                command = search.recv()
+                if isinstance(command, int):
+                    _kill(running.get(command))
+                    continue
+                job, slot, device = command
+                args = (search, trial, settings, folder, job, slot, device, threads)
+                running[job.number] = context.Process(target=_run, args=args, name=f"trial {job.number}")
+                running[job.number].start()
+                search.send((job.number, None))
+    except (EOFError, OSError):  # the search is gone
+        for process in running.values():
+            process.join()
+
+
+def is_forkable() -> bool:
+    """Whether a forked copy of this process can use CUDA and has no lock held by a thread that it lacks."""
+    descriptors = Path("/proc/self/fd")
+    opened = (os.readlink(path) for path in descriptors.iterdir() if path.is_symlink())
+    return threading.active_count() == 1 and "/dev/nvidia-uvm" not in opened  # CUDA opens that when it is initialised
+
+
+def _kill(process: BaseProcess | None) -> None:
+    """Kill a trial with its data loaders. Its parent does it, so that the id can't have gone to another process."""
+    if process is not None and process.pid and process.exitcode is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has no group of its own yet
+            process.kill()
+
+
+# In the trial's process -----------------------------------------------------------------------------------------------
+
+
+def _run(
+    search: Connection,
+    trial: Trial,
+    settings: Any,
+    folder: Path,
+    job: Job,
+    slot: int,
+    device: str | None,
+    threads: int,
+) -> None:
+    search.close()
+    os.setsid()  # a group of its own, to be killed as one
+    note_process(folder, os.getpid(), "trial")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pin(slot, device or "", threads)
+    start = time.monotonic()
+    own = trial_folder(folder.parent, job.number)
+    result, error = None, None
+    try:
+        result = call_trial(trial, job.architecture, settings, job.seed, own)
+    except TrialError as e:
+        error = {"reason": e.reason, "message": e.message}
+    write_outcome(own, job, Outcome(job.number, time.monotonic() - start, result, error))
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def write_outcome(folder: Path, job: Job, outcome: Outcome) -> None:
+    """Keep how a trial ended in its folder, so that it isn't lost with the search; whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    result = asdict(outcome.result) if outcome.result else None
+    entries = {
+        "id": Architecture(job.architecture).id,
+        "seed": job.seed,
+        "seconds": outcome.seconds,
+        "result": result,
+        "error": outcome.error,
+    }
+    temporary = folder / (OUTCOME + ".tmp")
+    with temporary.open("w") as file:
+        json.dump(entries, file, default=_plain)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / OUTCOME)
+
+
+def read_outcome(folder: Path, job: Job) -> Outcome | None:
+    """The outcome that a process of this run left for exactly this job, if any."""
+    try:
+        entries = json.loads((folder / OUTCOME).read_text())
+        if (entries["id"], entries["seed"]) != (Architecture(job.architecture).id, job.seed):
+            return None
+        result = entries["result"]
+        result = TrialResult(result["metrics"], tuple(result["curve"])) if result else None
+        return Outcome(job.number, entries["seconds"], result, entries["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch, and mappings that are no dict."""
+    if hasattr(value, "item"):
+        return value.item()
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def note_process(folder: Path, pid: int, kind: str) -> None:
+    """Write down a process, so that a resumed run finds it if it is an orphan by then."""
+    with (folder / PROCESSES).open("a") as file:
+        file.write(f"{pid} {start_of(pid)} {kind}\n")
+
+
+def stop_orphans(folder: Path, kinds: tuple[str, ...] = ()) -> list[str]:
+    """Kill the processes (of some kinds, or all) that are written down in a folder and still run; their kinds."""
+    path, found = folder / PROCESSES, []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        number, start, kind = line.split(" ", 2)
+        pid = int(number)
+        if start == start_of(pid) != "" and (not kinds or kind in kinds):
+            found.append(kind)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL) if os.getpgid(pid) == pid else os.kill(pid, signal.SIGKILL)
+            _wait_for_end(pid, start)
+    if not kinds:
+        path.unlink(missing_ok=True)
+    return found
+
+
+def _wait_for_end(pid: int, start: str) -> None:
+    for _ in range(100):
+        if start_of(pid) != start:
+            return
+        time.sleep(0.05)
+
+
+def start_of(pid: int) -> str:
+    """When a process started, in clock ticks since the machine did; "" where there is none. With the pid it is unique."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]  # state; starttime, field 22 of proc(5)
