@@ -1,4 +1,4 @@
-"""A search of fast fake trials as a script of its own, to be killed: `python fake_search.py FOLDER TRIALS SLOTS`."""
+"""A search of fast fake trials as a script of its own, to be killed: `python fake_search.py FOLDER TRIALS SLOTS ENGINE TRIAL`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import fake_trials
 
 from yolov5_nas.engines.local import LocalEngine
+from yolov5_nas.engines.nni import NNIEngine
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import Journal
 from yolov5_nas.reward import SoftReward, Target
@@ -16,10 +17,10 @@ from yolov5_nas.space import Space
 from yolov5_nas.strategies import Evolution
 
 
-def main(folder: Path, trials: int, slots: int) -> None:
+def main(folder: Path, trials: int, slots: int, engine_name: str, trial: str) -> None:
     space = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
-    engine = LocalEngine(concurrency=slots)
-    engine.start(fake_trials.quick, None, folder)
+    engine = {"local": LocalEngine, "nni": NNIEngine}[engine_name](concurrency=slots)
+    engine.start(getattr(fake_trials, trial), None, folder)
     reward = SoftReward([Target("latency_ratio", 1.0)])
     try:
         journal = Journal(folder / "trials.jsonl")
@@ -29,4 +30,4 @@ def main(folder: Path, trials: int, slots: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from yolov5_nas.architecture import Architecture
+from yolov5_nas.engines import CURVE
 from yolov5_nas.errors import TrialError
 from yolov5_nas.journal import TrialResult
 
@@ -27,6 +30,23 @@ def quick(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Pat
     with (folder.parent.parent / "ran.txt").open("a") as file:
         file.write(f"{folder.name}\n")
     return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0}, ({"epoch": 1, "map50_95": 0.1},))
+
+
+def noop(architecture: Mapping[str, Any], *_: Any) -> TrialResult:
+    return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0})
+
+
+def slow(architecture: Mapping[str, Any], *_: Any) -> TrialResult:
+    time.sleep(3)
+    return noop(architecture)
+
+
+def with_curve(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """Writes its curve as the real trial does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    points = tuple({"epoch": i, "map50_95": i / 10} for i in (1, 2, 3))
+    (folder / CURVE).write_text("".join(json.dumps(point) + "\n" for point in points))
+    return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0}, points)
 
 
 def raises(*_: Any) -> TrialResult:
@@ -80,5 +100,6 @@ def reports_process(architecture: Mapping[str, Any], settings: Any, seed: int, f
     """Which process, with which pins."""
     device = os.environ["CUDA_VISIBLE_DEVICES"]
     metrics = {"pid": os.getpid(), "threads": int(os.environ["OMP_NUM_THREADS"]), "device": int(device or -1)}
+    metrics["lightning"] = int("pytorch_lightning" in sys.modules)
     time.sleep(0.3)
     return TrialResult({"map50_95": 0.5, "latency_ratio": 1.0, **metrics})

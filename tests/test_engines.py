@@ -1,6 +1,8 @@
 """What every engine must do, whatever happens to the processes that its trials run in."""
 
+import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import fake_trials
@@ -9,6 +11,7 @@ import pytest
 
 from yolov5_nas.engines import Job
 from yolov5_nas.engines.local import LocalEngine, device_indices
+from yolov5_nas.engines.nni import NNIEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import REASONS, Journal
@@ -17,14 +20,16 @@ from yolov5_nas.search import Loop
 from yolov5_nas.space import Space
 from yolov5_nas.strategies import RandomSearch
 
-ENGINES = {"local": LocalEngine}
+ENGINES = {"local": LocalEngine, "nni": NNIEngine}
+NEEDS_NNI = pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed")
+ONLY_LOCAL = pytest.mark.parametrize("make_engine", ["local"], indirect=True)
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 
 
-@pytest.fixture(params=ENGINES)
-def make_engine(request, tmp_path):
-    """Makes started engines; afterwards none of their processes is left."""
-    before = {p.pid for p in psutil.Process().children(recursive=True)}
+@pytest.fixture(params=["local", pytest.param("nni", marks=NEEDS_NNI)])
+def make_engine(request, tmp_path, monkeypatch):
+    """Makes started engines; afterwards none of their processes is left, wherever it hangs in the tree."""
+    monkeypatch.setenv("OF_ENGINE_TEST", str(tmp_path))  # processes inherit it
     made = []
 
     def make(trial, **kwargs):
@@ -35,9 +40,22 @@ def make_engine(request, tmp_path):
     yield make
     for engine in made:
         engine.close()
-    left = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
-    left = [p for p in left if p.is_running() and "resource_tracker" not in " ".join(p.cmdline())]
-    assert not left, left
+    assert not (left := processes_of(tmp_path)), left
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter() if p.pid != os.getpid() and _is_of(p, folder)]
+
+
+def _is_of(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return (
+            process.environ().get("OF_ENGINE_TEST") == str(folder)
+            and process.status() != psutil.STATUS_ZOMBIE
+            and "resource_tracker" not in " ".join(process.cmdline())
+        )
+    except psutil.Error:
+        return False
 
 
 def search(engine, folder: Path, trials: int):
@@ -88,6 +106,7 @@ def test_each_architecture_gets_its_own_metric_side_by_side(make_engine, tmp_pat
         assert record.reward == fake_trials.score(record.architecture)
 
 
+@ONLY_LOCAL
 def test_processes_stay_warm_and_are_pinned(make_engine, tmp_path):
     records = search(make_engine(fake_trials.reports_process, concurrency=2, devices=("3", "5")), tmp_path, 8)
     assert len({r.metrics["pid"] for r in records}) == 2
@@ -105,6 +124,7 @@ def test_close_stops_what_runs_at_once(make_engine):
     assert time.monotonic() - start < 8
 
 
+@ONLY_LOCAL
 def test_a_process_killed_while_idle_is_replaced(make_engine, tmp_path):
     engine = make_engine(fake_trials.reports_process)
     first = _result(engine, 0)

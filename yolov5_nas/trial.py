@@ -6,6 +6,7 @@ It knows nothing of the search. What it trains is the derived stock model, so wh
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from .architecture import Architecture, Value
 from .derive import derive, dump_model, weight_names
+from .engines import CURVE
 from .errors import TrialError
 from .host import Host, Location, load, patched
 from .journal import TrialResult
@@ -87,13 +89,18 @@ class Settings:
         return Space.from_dict(self.model, nc=self.nc, imgsz=self.imgsz if "imgsz" in self.model else None)
 
 
+def preload(settings: Settings) -> None:
+    """Import what a trial needs, so that a process that is forked now has it."""
+    load(settings.location)
+
+
 def run_trial(
     architecture: Mapping[str, Value], settings: Settings, seed: int = 0, folder: Path | None = None
 ) -> TrialResult:
     """Measure, train and validate one architecture.
 
     Args:
-        folder: gets `log.txt`, `model.yaml` (stock, with the anchors it was trained with) and `weights.pt` (stock).
+        folder: gets `log.txt`, `curve.jsonl`, `model.yaml` (stock, with the anchors it was trained with) and `weights.pt` (stock).
 
     Returns:
         The metrics of the best validated epoch (by YOLOv5's fitness), and the costs.
@@ -127,7 +134,7 @@ def _measure_and_train(
     batch_size = settings.batch_size
     for last in (False, True):
         try:
-            training = Training(host, cfg, settings, imgsz, batch_size, device, seed)
+            training = Training(host, cfg, settings, imgsz, batch_size, device, seed, folder)
             _load_weights(training.model, space, architecture, settings, host)
             training.run()
             break
@@ -159,10 +166,12 @@ class Training:
         batch_size: int,
         device: torch.device,
         seed: int,
+        folder: Path | None = None,
     ):
         self.host, self.settings, self.imgsz, self.batch_size, self.device = host, s, imgsz, batch_size, device
         self.hyp: dict[str, Any] = {**s.hyp, "label_smoothing": s.label_smoothing}
         self.seed, self.curve = seed, []  # type: ignore[var-annotated]
+        self.curve_file = folder / CURVE if folder else None
         host.general.init_seeds(seed, deterministic=True)
         self.model = host.build(cfg, nc=s.nc, anchors=self.hyp.get("anchors")).to(device)
         self.best, self.results = self.model, {}  # type: ignore[var-annotated]
@@ -174,6 +183,8 @@ class Training:
             TrialError: the loss is not finite.
         """
         self._prepare()
+        if self.curve_file:
+            self.curve_file.write_text("")  # of an attempt that a kill cut off, or that had no memory
         best_fitness = -1.0
         start = time.perf_counter()
         s = self.settings
@@ -185,10 +196,17 @@ class Training:
                 point = {"epoch": epoch + 1, **self._validate(), **loss}
                 point["seconds"] = round(time.perf_counter() - start, 3)
                 self.curve.append(point)
+                self._write_point(point)
                 fitness = 0.1 * point["map50"] + 0.9 * point["map50_95"]  # YOLOv5's weights
                 if fitness > best_fitness:
                     best_fitness, self.best = fitness, deepcopy(self.ema.ema)
                     self.results = {name: point[name] for name in ("map50", "map50_95", "precision", "recall")}
+
+    def _write_point(self, point: Mapping[str, float]) -> None:
+        """A validation as a line of `curve.jsonl`, for whoever follows the trial."""
+        if self.curve_file:
+            with self.curve_file.open("a") as file:
+                file.write(json.dumps(point) + "\n")
 
     def _prepare(self) -> None:
         """Optimizer, schedule, EMA, loaders, anchors, loss: in train.py's order, which random numbers depend on."""

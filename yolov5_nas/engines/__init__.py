@@ -15,6 +15,8 @@ from ..journal import TrialResult
 # (architecture, settings, seed, folder) -> result; raises TrialError. Importable by name, since processes pickle it.
 Trial = Callable[[Mapping[str, Value], Any, int, Path], TrialResult]
 
+CURVE = "curve.jsonl"  # a trial's validations so far, in its folder
+
 
 @dataclass(frozen=True)
 class Job:

@@ -27,11 +27,10 @@ from typing import Any
 
 from ..architecture import Architecture
 from ..errors import UserError
-from . import EngineError, Job, Outcome, Trial, check_slots, cores, nni_client, trial_folder, warm
+from . import CURVE, EngineError, Job, Outcome, Trial, check_slots, cores, nni_client, trial_folder, warm
 
 PORT, HOST = 8083, "127.0.0.1"
 HOSTS = ("127.0.0.1", "0.0.0.0")
-CURVE = "curve.jsonl"  # a trial's validations, in its folder
 PATIENCE = 120.0  # seconds in which NNI must start a trial that it was given
 
 
@@ -284,14 +283,16 @@ class NNIEngine:
 
     def _report(self, running: _Running, outcome: Outcome) -> bool:
         """A trial's metrics, the reward as the default one; whether it has any."""
-        metrics = {k: float(v) for k, v in (outcome.result.metrics if outcome.result else {}).items() if _is_finite(v)}
+        measured = outcome.result.metrics if outcome.result else {}
+        metrics: dict[str, Any] = {name: value for name, value in measured.items() if _is_finite(value)}
         try:
             reward = float(self.reward(metrics) if self.reward else metrics["map50_95"])
         except Exception:  # the loop will say what is wrong with it
             return False
         if not math.isfinite(reward):
             return False
-        return self._put(running, "FINAL", 0, {"default": reward, **metrics, "trial": running.job.number})
+        metrics |= {"trial": running.job.number, "architecture": running.hello.get("architecture")}
+        return self._put(running, "FINAL", 0, {"default": reward, **metrics})
 
     def _put(self, running: _Running, kind: str, sequence: int, value: Mapping[str, Any]) -> bool:
         """Report a metric under the id of a stand-in, in NNI's own protocol for trials."""

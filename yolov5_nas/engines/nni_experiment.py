@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import queue
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from .nni_space import SymbolicSpace
 
 NODE = Path(nni_node.__path__[0]) / "node"
 PRELOAD = Path(__file__).with_name("nni_preload.js")
-STARTS_WITHIN, ENDS_WITHIN = 60.0, 15.0  # seconds
+STARTS_WITHIN, SETTLES_WITHIN, ENDS_WITHIN = 60.0, 3.0, 15.0  # seconds
 
 
 class Queue(Strategy):
@@ -142,11 +142,17 @@ class Experiment(NasExperiment):
         for _ in range(int(STARTS_WITHIN / 0.1)):
             if self._proc.poll() is not None:
                 raise EngineError(f"it ended with exit code {self._proc.returncode}")
-            if self.port in {address.port for address in self.listening()}:
-                rest.get(self.port, "/check-status")
+            # Only where it is ours that listens: another program may have taken the port.
+            if self.port in {address.port for address in self.listening()} and self._answers():
                 return
             time.sleep(0.1)
-        raise EngineError("it does not listen")
+        raise EngineError("it does not answer")
+
+    def _answers(self) -> bool:
+        try:
+            return "status" in rest.get(self.port, "/check-status")
+        except (OSError, ValueError):  # requests' errors are OSErrors; before it is ready it answers no JSON
+            return False
 
     def listening(self) -> list[Any]:
         """The addresses on which the manager and what it started listen, as the system knows them."""
@@ -167,21 +173,32 @@ class Experiment(NasExperiment):
         return self._proc is not None and self._proc.poll() is None
 
     def end(self) -> None:
-        """Stop the manager and the thread, whatever state they are in."""
+        """Stop the manager and all that it started, whatever state they are in."""
         self.queue.models.put(None)
         manager = self._proc
         if manager is None:
             return
         try:
+            self._settle()
             rest.delete(self.port, "/experiment")
             manager.wait(ENDS_WITHIN)
-        except (OSError, subprocess.TimeoutExpired):  # requests' errors are OSErrors
-            kill_tree(manager.pid)
-            manager.wait()
+        except (OSError, ValueError, subprocess.TimeoutExpired):  # requests' errors are OSErrors
+            pass
+        with suppress(ProcessLookupError):
+            os.killpg(manager.pid, signal.SIGKILL)  # a stand-in that was just starting is in its group too
+        manager.wait()
         if self._engine is not None:
             # `shutdown` would wait for its thread, which after a crash of the manager still tries to reach it.
             self._engine._channel_listen_stop_event.set()
         self._stop_logging()
+
+    def _settle(self) -> None:
+        """Let the manager, which looks twice a second, see that trials ended, so that its database is whole."""
+        for _ in range(int(SETTLES_WITHIN / 0.1)):
+            states = {trial["status"] for trial in rest.get(self.port, "/trial-jobs")}
+            if not states & {"WAITING", "RUNNING"}:
+                return
+            time.sleep(0.1)
 
 
 def _connections(process: psutil.Process) -> list[Any]:
@@ -189,25 +206,6 @@ def _connections(process: psutil.Process) -> list[Any]:
         return process.net_connections("inet")
     except psutil.Error:
         return []
-
-
-def kill_tree(pid: int) -> None:
-    """Kill a process and all below it."""
-    try:
-        process = psutil.Process(pid)
-        for each in [*process.children(recursive=True), process]:
-            with _gone_is_fine():
-                each.kill()
-    except psutil.NoSuchProcess:
-        return
-
-
-@contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except psutil.NoSuchProcess:
-        pass
 
 
 def silence() -> None:

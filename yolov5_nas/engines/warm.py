@@ -41,10 +41,11 @@ def serve(search: Connection, threads: int, folder: Path) -> None:
     preload = getattr(sys.modules[trial.__module__], "preload", None)
     if preload:
         preload(settings)
-    context = multiprocessing.get_context("fork" if is_forkable() else "spawn")
+    method = os.environ.get("YOLOV5_NAS_START") or ("fork" if is_forkable() else "spawn")  # the variable is for tests
+    context = multiprocessing.get_context(method)
     running: dict[int, BaseProcess] = {}
     try:
-        search.send(context.get_start_method())
+        search.send(method)
         while True:
             ready = wait([search, *(process.sentinel for process in running.values())])
             for number, process in list(running.items()):

@@ -1,0 +1,292 @@
+"""The NNI engine: what is NNI's alone. What it shares with other engines is in test_engines.py and test_resume.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import fake_trials
+import psutil
+import pytest
+
+pytest.importorskip("nni")
+
+import requests
+
+from yolov5_nas import engines
+from yolov5_nas.architecture import Architecture
+from yolov5_nas.engines import EngineError, Job
+from yolov5_nas.engines import nni as engine_module
+from yolov5_nas.engines.nni import NNIEngine
+from yolov5_nas.errors import UserError
+from yolov5_nas.files import shipped
+from yolov5_nas.journal import Journal
+from yolov5_nas.reward import SoftReward, Target
+from yolov5_nas.search import Loop
+from yolov5_nas.space import Space
+from yolov5_nas.strategies import RandomSearch
+
+SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
+SETTINGS = SimpleNamespace(space=SPACE)
+REWARD = SoftReward([Target("latency_ratio", 1.0)])
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts engines, and stops them."""
+    made = []
+
+    def make(trial, **kwargs):
+        made.append(NNIEngine(reward=REWARD, **kwargs))
+        made[-1].start(trial, SETTINGS, tmp_path)
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def loop(engine, folder, trials, seed=0):
+    return Loop(RandomSearch(SPACE, seed), engine, Journal(folder / "trials.jsonl"), REWARD, trials)
+
+
+def api(engine, path):
+    return requests.get(f"{engine.url}/api/v1/nni/{path}", timeout=20).json()
+
+
+def pairs_of(jobs):
+    """Architecture and default metric of each trial, as NNI has them."""
+    for job in jobs:
+        architecture = json.loads(job["hyperParameters"][0])["parameters"]["mutation_summary"]
+        yield Architecture(architecture).id, json.loads(json.loads(job["finalMetricData"][0]["data"]))["default"]
+
+
+def pairs_in_database(folder):
+    (path,) = folder.glob("nni/*/db/nni.sqlite")
+    with sqlite3.connect(path) as database:
+        parameters = database.execute("select trialJobId, data from TrialJobEvent where event = 'WAITING'").fetchall()
+        metrics = dict(database.execute("select trialJobId, data from MetricData where type = 'FINAL'").fetchall())
+    for job, data in parameters:
+        architecture = json.loads(data)["parameters"]["mutation_summary"]
+        yield Architecture(architecture).id, json.loads(json.loads(metrics[job]))["default"]
+
+
+def test_sixty_architectures_carry_their_own_metric_in_the_journal_the_portal_and_the_database(
+    start, tmp_path, monkeypatch
+):
+    # With YOLOV5_NAS_UNPAIRED=1 in the environment the preload leaves NNI's own pairing, and this fails.
+    monkeypatch.setattr(engines, "cores", lambda: 4)
+    engine = start(fake_trials.noop, concurrency=4)
+    search = loop(engine, tmp_path, 60)
+    search.run()
+    expected = sorted((r.id, fake_trials.score(r.architecture)) for r in search.journal.trials.values())
+    assert sorted((r.id, r.reward) for r in search.journal.trials.values()) == expected
+    engine._experiment._settle()
+    jobs = api(engine, "trial-jobs")
+    assert {job["status"] for job in jobs} == {"SUCCEEDED"}
+    assert sorted(pairs_of(jobs)) == expected
+    engine.close()
+    assert sorted(pairs_in_database(tmp_path)) == expected
+
+
+def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(start):
+    engine = start(fake_trials.quick)
+    engine.submit(Job(0, dict(SPACE.default()), 0))
+    assert engine.wait(30)
+    listening = [c for p in _all_of(os.getpid()) for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
+    for path in ("netron", "NETRON/", "//netron", "netron%2f", "api/v1/nni/trial-file/a/b", "api/v1/nni/Trial-File/a/b"):
+        assert requests.get(f"{engine.url}/{path}", timeout=20).status_code == 403, path
+    assert requests.post(f"{engine.url}/api/v1/nni/tensorboard", json={}, timeout=20).status_code == 403
+    rebound = requests.get(f"{engine.url}/api/v1/nni/check-status", headers={"Host": "evil.example"}, timeout=20)
+    assert rebound.status_code == 403
+    assert api(engine, "check-status")["status"] == "RUNNING"
+
+
+def _all_of(pid):
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+IN_NAMESPACE = """
+import sys, socket, fake_trials, types
+from pathlib import Path
+from yolov5_nas.engines.nni import NNIEngine
+if __name__ == "__main__":
+    engine = NNIEngine(host=sys.argv[2])
+    engine.start(fake_trials.quick, None, Path(sys.argv[1]))
+    try:
+        for address in ("127.0.0.1", "10.99.0.1"):
+            with socket.socket() as s:
+                print(address, s.connect_ex((address, engine._experiment.port)))
+    finally:
+        engine.close()
+"""
+
+
+@pytest.mark.parametrize(("host", "answer"), [("127.0.0.1", "111"), ("0.0.0.0", "0")])
+def test_another_address_of_the_machine_is_refused_unless_asked_for(tmp_path, host, answer):
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode or not shutil.which("ip"):
+        pytest.skip("no network namespace can be made here")
+    script = tmp_path / "script.py"
+    script.write_text(IN_NAMESPACE)
+    setup = "ip link set lo up && ip addr add 10.99.0.1/32 dev lo && exec"
+    command = f"{setup} {sys.executable} {script} {tmp_path} {host}"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])}
+    done = subprocess.run(["unshare", "-rn", "sh", "-c", command], env=env, capture_output=True, text=True, timeout=120)
+    assert "127.0.0.1 0\n" in done.stdout, done.stderr
+    assert f"10.99.0.1 {answer}\n" in done.stdout  # 111: connection refused
+    assert ("without a password" in done.stdout) == (host == "0.0.0.0")
+
+
+def test_the_portal_shows_reward_metrics_curve_and_choices(start, tmp_path):
+    engine = start(fake_trials.with_curve)
+    search = loop(engine, tmp_path, 3)
+    search.run()
+    engine._experiment._settle()
+    (job, *_) = api(engine, "trial-jobs")
+    shown = json.loads(json.loads(job["finalMetricData"][0]["data"]))
+    record = search.journal.trials[job["sequenceId"]]
+    assert shown == {"default": record.reward, **record.metrics, "trial": 0, "architecture": record.id}
+    points = [m for m in api(engine, f"metric-data/{job['trialJobId']}") if m["type"] == "PERIODICAL"]
+    assert [json.loads(json.loads(m["data"]))["default"] for m in points] == [0.1, 0.2, 0.3]
+    space = api(engine, "experiment")["params"]["searchSpace"]
+    assert {label: choice["_value"] for label, choice in space.items()} == {
+        c.label: list(c.options) for c in SPACE.choices.values()
+    }
+
+
+def test_all_files_are_in_the_runs_folder_and_the_terminal_stays_quiet(start, tmp_path, capfd, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    engine = start(fake_trials.quick)
+    loop(engine, tmp_path, 2).run()
+    engine.close()
+    assert list(home.iterdir()) == []
+    out, err = capfd.readouterr()
+    assert out == f"NNI's portal: http://127.0.0.1:{engine._experiment.port or 8083}\n" or out.startswith("NNI's portal")
+    assert out.count("\n") == 1
+    assert err == ""
+
+
+def test_a_dead_manager_ends_the_search_with_a_clear_message(start, tmp_path):
+    engine = start(fake_trials.sleeps)
+    engine.submit(Job(0, dict(SPACE.default()), 0))
+    assert engine.wait(2) == []
+    psutil.Process(engine._experiment.pid).kill()
+    with pytest.raises(EngineError, match="NNI's manager is gone"):
+        engine.wait(20)
+    engine.close()
+    assert _children_but_tracker() == []
+
+
+def test_a_manager_that_hangs_ends_the_search_with_a_clear_message(start, monkeypatch):
+    monkeypatch.setattr(engine_module, "PATIENCE", 2.0)
+    engine = start(fake_trials.quick)
+    psutil.Process(engine._experiment.pid).suspend()
+    engine.submit(Job(0, dict(SPACE.default()), 0))
+    with pytest.raises(EngineError, match="nothing has moved for 2 s"):
+        engine.wait(20)
+    psutil.Process(engine._experiment.pid).resume()
+    engine.close()
+    assert _children_but_tracker() == []
+
+
+def _children_but_tracker():
+    children = psutil.Process().children(recursive=True)
+    return [p for p in children if p.is_running() and "resource_tracker" not in " ".join(p.cmdline())]
+
+
+def test_a_trial_cancelled_in_the_portal_fails_as_killed(start):
+    engine = start(fake_trials.sleeps)
+    engine.submit(Job(0, dict(SPACE.default()), 0))
+    assert engine.wait(2) == []
+    (job,) = api(engine, "trial-jobs")
+    requests.delete(f"{engine.url}/api/v1/nni/trial-jobs/{job['trialJobId']}", timeout=20)
+    (outcome,) = engine.wait(20)
+    assert outcome.error == {"reason": "killed", "message": "its NNI trial was cancelled or killed"}
+
+
+def test_trials_are_forked_pinned_and_import_no_lightning(start):
+    engine = start(fake_trials.reports_process, devices=("3", "5"), concurrency=2)
+    for number in range(2):
+        engine.submit(Job(number, dict(SPACE.default()), 0))
+    outcomes = []
+    while len(outcomes) < 2:
+        outcomes += engine.wait(30)
+    assert {o.result.metrics["device"] for o in outcomes} == {3, 5}
+    assert {o.result.metrics["lightning"] for o in outcomes} == {0}
+    assert engine.start_method == "fork"
+
+
+def test_where_it_cannot_fork_a_trial_starts_plainly(start, monkeypatch):
+    monkeypatch.setenv("YOLOV5_NAS_START", "spawn")
+    engine = start(fake_trials.reports_process)
+    engine.submit(Job(0, dict(SPACE.default()), 0))
+    (outcome,) = engine.wait(60)
+    assert engine.start_method == "spawn"
+    assert outcome.result.metrics["lightning"] == 0
+
+
+def test_the_next_free_port_is_taken_unless_one_is_given():
+    first = engine_module.free_ports("127.0.0.1")[0]
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        assert engine_module.free_ports("127.0.0.1")[0] > first
+        with pytest.raises(UserError, match=f"--port must be a free port, got {first}"):
+            NNIEngine(port=first)
+
+
+@pytest.mark.parametrize("bad", [{"concurrency": 1000}, {"trial_minutes": 0}, {"host": "example.org"}, {"port": 99999}])
+def test_bad_options(bad):
+    with pytest.raises(UserError):
+        NNIEngine(**bad)
+
+
+def test_nni_missing_or_its_node_broken_is_said_in_one_line(monkeypatch, tmp_path):
+    broken = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    (tmp_path / "node").write_text("no program")
+    monkeypatch.setattr(engine_module, "find_spec", lambda name: broken)
+    with pytest.raises(UserError, match="NNI's node program does not start here"):
+        NNIEngine()
+    monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'yolov5-nas\[nni\]'"):
+        NNIEngine()
+
+
+def test_the_manager_ends_when_the_search_was_killed_and_a_running_trial_leaves_its_outcome(tmp_path):
+    script = Path(__file__).with_name("fake_search.py")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parent), str(script.parents[1])])}
+    process = subprocess.Popen([sys.executable, script, tmp_path, "3", "1", "nni", "slow"], env=env)
+    path = tmp_path / "nni" / "processes.txt"
+    wait_until(lambda: path.exists() and " trial" in path.read_text(), 60)
+    process.kill()
+    process.wait()
+    wait_until(lambda: (tmp_path / "trials" / "0" / "outcome.json").exists(), 20)
+    wait_until(lambda: not _alive(path), 10)
+
+
+def _alive(path):
+    from yolov5_nas.engines.warm import start_of
+
+    lines = [line.split() for line in path.read_text().splitlines()]
+    return [kind for pid, start, *kind in lines if start_of(int(pid)) == start]
+
+
+def wait_until(condition, seconds):
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come to that")
