@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -62,20 +63,24 @@ def api(engine, path):
 
 
 def pairs_of(jobs):
-    """Architecture and default metric of each trial, as NNI has them."""
-    for job in jobs:
-        architecture = json.loads(job["hyperParameters"][0])["parameters"]["mutation_summary"]
-        yield Architecture(architecture).id, json.loads(json.loads(job["finalMetricData"][0]["data"]))["default"]
+    """Architecture and default metric of each trial, as NNI's REST interface has them."""
+    return pairs((job["hyperParameters"][0], job["finalMetricData"][0]["data"]) for job in jobs)
+
+
+def pairs(recorded):
+    for parameters, metric in recorded:
+        sample = json.loads(parameters)["parameters"]["mutation_summary"]
+        # JavaScript knows one kind of number: its 1 may be our 1.0
+        architecture = {c.label: c.options[c.options.index(sample[c.label])] for c in SPACE.choices.values()}
+        yield Architecture(architecture).id, json.loads(json.loads(metric))["default"]
 
 
 def pairs_in_database(folder):
     (path,) = folder.glob("nni/*/db/nni.sqlite")
     with sqlite3.connect(path) as database:
-        parameters = database.execute("select trialJobId, data from TrialJobEvent where event = 'WAITING'").fetchall()
+        parameters = database.execute("select trialJobId, data from TrialJobEvent where data is not null and data like '%mutation_summary%'").fetchall()
         metrics = dict(database.execute("select trialJobId, data from MetricData where type = 'FINAL'").fetchall())
-    for job, data in parameters:
-        architecture = json.loads(data)["parameters"]["mutation_summary"]
-        yield Architecture(architecture).id, json.loads(json.loads(metrics[job]))["default"]
+    return pairs((data, metrics[job]) for job, data in parameters)
 
 
 def test_sixty_architectures_carry_their_own_metric_in_the_journal_the_portal_and_the_database(
@@ -100,8 +105,7 @@ def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(start):
     engine = start(fake_trials.quick)
     engine.submit(Job(0, dict(SPACE.default()), 0))
     assert engine.wait(30)
-    listening = [c for p in _all_of(os.getpid()) for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
+    assert {address.ip for p in _all_of(os.getpid()) for address in _listening(p)} == {"127.0.0.1"}
     for path in ("netron", "NETRON/", "//netron", "netron%2f", "api/v1/nni/trial-file/a/b", "api/v1/nni/Trial-File/a/b"):
         assert requests.get(f"{engine.url}/{path}", timeout=20).status_code == 403, path
     assert requests.post(f"{engine.url}/api/v1/nni/tensorboard", json={}, timeout=20).status_code == 403
@@ -113,6 +117,13 @@ def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(start):
 def _all_of(pid):
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
+
+
+def _listening(process):
+    try:
+        return [c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    except psutil.Error:  # it has just ended
+        return []
 
 
 IN_NAMESPACE = """
@@ -238,9 +249,8 @@ def test_where_it_cannot_fork_a_trial_starts_plainly(start, monkeypatch):
 
 def test_the_next_free_port_is_taken_unless_one_is_given():
     first = engine_module.free_ports("127.0.0.1")[0]
-    import socket
-
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", first))
         taken.listen()
         assert engine_module.free_ports("127.0.0.1")[0] > first
