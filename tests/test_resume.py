@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -17,9 +18,9 @@ SCRIPT = Path(__file__).with_name("fake_search.py")
 TRIALS = 80
 
 
-def start(folder, slots):
+def start(folder, slots, engine="local", trials=TRIALS):
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(SCRIPT), str(folder), str(TRIALS), str(slots)]
+    command = [sys.executable, str(SCRIPT), str(folder), str(trials), str(slots), engine, "quick"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parent.parent)])}
     return subprocess.Popen(command, env=env, start_new_session=True)
 
@@ -87,3 +88,28 @@ def _ran_again_after_its_end(journal, folder):
     ran = [int(line) for line in (folder / "ran.txt").read_text().split()]
     attempts = {number: record.attempt for number, record in journal.trials.items()}
     return [number for number in set(ran) if ran.count(number) > attempts[number]]
+
+
+@pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed")
+@pytest.mark.parametrize("victims", ["launcher", "manager", "both"])
+def test_the_nni_engine_killed_and_resumed(tmp_path, victims):
+    folder, trials = tmp_path / "run", 14
+    process = start(folder, 2, "nni", trials)
+    wait_for_lines(folder, 9, process)
+    manager, children = _manager_of(process.pid), psutil.Process(process.pid).children(recursive=True)
+    if victims != "launcher":
+        manager.kill()
+    if victims != "manager":
+        process.kill()
+    assert process.wait(30) != 0
+    assert start(folder, 2, "nni", trials).wait(120) == 0
+    journal = Journal(folder / "trials.jsonl")
+    assert sorted(r.number for r in journal.records if r.done) == list(range(trials))  # none lost, none twice
+    assert all(r.state == "complete" for r in journal.trials.values())
+    assert _ran_again_after_its_end(journal, folder) == []
+    assert psutil.wait_procs(children, 5)[1] == []
+    assert not (folder / "nni" / "processes.txt").exists()
+
+
+def _manager_of(pid):
+    return next(p for p in psutil.Process(pid).children() if "main.js" in p.cmdline())
