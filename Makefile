@@ -9,7 +9,7 @@ export GOMP_SPINCOUNT ?= 10000
 .PHONY: demo test lint install clean
 
 demo: install
-	$(BIN)/yolov5-nas search --cfg yolov5n_nas.yaml --data digits.yaml --trials 6 --epochs 12 --device cpu --concurrency 2
+	$(BIN)/yolov5-nas search --cfg yolov5n_nas.yaml --data digits.yaml --trials 6 --epochs 10 --device cpu --concurrency 2
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests

@@ -170,7 +170,7 @@ def _plot(records: Sequence[TrialRecord], cost: str = "latency_ratio") -> bytes 
                     point = record.metrics[cost], record.metrics["map50_95"]
                     axes.scatter(*point, color=colour, marker=marker, s=170, zorder=3, edgecolor="white", label=name)
             axes.set(xlabel="latency / latency of stock YOLOv5", ylabel="mAP50-95")
-            axes.legend()
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)  # covers no point
             sns.despine(figure)
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", bbox_inches="tight")
