@@ -1,4 +1,4 @@
-"""A search of fast fake trials as a script of its own, to be killed: `python fake_search.py FOLDER TRIALS SLOTS ENGINE TRIAL`."""
+"""A search of fake trials, as a script to be killed: `python fake_search.py FOLDER TRIALS SLOTS ENGINE TRIAL`."""
 
 from __future__ import annotations
 

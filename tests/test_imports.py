@@ -15,12 +15,13 @@ import yolov5_nas
 
 PACKAGE = Path(__file__).parents[1] / "yolov5_nas"
 LEVELS = {
-    **dict.fromkeys(("errors", "digits"), 0),
+    **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
     **dict.fromkeys(("space", "architecture", "files"), 1),
     **dict.fromkeys(("derive", "journal", "reward", "options"), 2),
     **dict.fromkeys(("strategies", "host", "engines"), 3),
     **dict.fromkeys(("modules", "measure", "data"), 4),
-    "trial": 5,
+    **dict.fromkeys(("engines.warm", "engines.nni_space"), 4),
+    **dict.fromkeys(("trial", "engines.nni_experiment", "engines.nni_strategy"), 5),
     **dict.fromkeys(("engines.local", "engines.nni"), 6),
     **dict.fromkeys(("search", "tensorboard", "report", "export"), 7),
     "run": 8,

@@ -9,16 +9,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .engines import EngineError
 from .errors import UserError
-from .options import MAY_CHANGE, Options, load_options
+from .options import ENGINES, MAY_CHANGE, Options, load_options
 from .reward import COSTS
 from .strategies import STRATEGIES
 
-EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`yolov5-nas`: returns 0, 1 (no trial has a result), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """`yolov5-nas`: returns 0, 1 (no result), 2 (bad input), 3 (the engine broke), 130 (Ctrl-C) or 143 (SIGTERM)."""
     parser = argparse.ArgumentParser("yolov5-nas", description="Search a better YOLOv5 architecture on your own data.")
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -51,6 +53,9 @@ def _guarded(args: argparse.Namespace) -> int:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except EngineError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return EXIT_ENGINE_LOST
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `| head` has read enough
@@ -178,6 +183,10 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "cache", "keep decoded images: ram, disk or none", nargs="?", const="ram", choices=choices)
     add(group, "hours", "stop after so many hours", type=float)
     add(group, "trial_minutes", "stop a trial after so many minutes", type=float)
+    add(group, "engine", "where trials run (default: nni where it is installed, else local)", choices=ENGINES)
+    add(group, "port", "of NNI's portal (default: 8083, or the next free one)", type=int)
+    add(group, "host", "0.0.0.0 opens NNI's portal, which asks for no password, to the network")
+    add(group, "keep_portal", "keep NNI's portal after the search, until Ctrl-C", action="store_true")
     group = parser.add_argument_group("run")
     add(group, "project", "where runs are kept")
     add(group, "name", "name of the run; a number is added where it exists")

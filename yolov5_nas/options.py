@@ -13,7 +13,11 @@ from .errors import UserError
 from .space import load_yaml
 
 # What a resumed run may change: it decides how long and where trials run, not what they give.
-MAY_CHANGE = ("trials", "hours", "trial_minutes", "concurrency", "workers", "cache")
+MAY_CHANGE = (
+    *("trials", "hours", "trial_minutes", "concurrency", "workers", "cache"),
+    *("engine", "port", "host", "keep_portal"),
+)
+ENGINES = ("nni", "local")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Options:
     cache: str | None = "ram"
     hours: float | None = None
     trial_minutes: float | None = None
+    engine: str | None = None
+    port: int | None = None
+    host: str = "127.0.0.1"
+    keep_portal: bool = False
     project: str = "runs/nas"
     name: str = "exp"
     exist_ok: bool = False
@@ -70,6 +78,8 @@ class Options:
             raise UserError("--hours must be above 0", got=self.hours)
         if self.cache not in (None, "ram", "disk", "val"):
             raise UserError("unknown --cache", got=self.cache, accepted=("ram", "disk", "val", "none"))
+        if self.engine not in (None, *ENGINES):
+            raise UserError("unknown --engine", got=self.engine, accepted=ENGINES)
         if self.optimizer not in (None, "SGD", "Adam", "AdamW"):
             raise UserError("unknown --optimizer", got=self.optimizer, accepted=("SGD", "Adam", "AdamW"))
 

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from . import host as hosts
 from .data import check_data, find_data, read_data, resolve_data, take_subset
 from .derive import dump_model
-from .engines import Engine
+from .engines import Engine, EngineError
 from .engines.local import LocalEngine, device_indices
+from .engines.nni import NNIEngine, has_nni
 from .errors import UserError
 from .export import keep_weights, write_trial
 from .files import find_file, increment_path, make_folder, shipped
@@ -63,7 +64,7 @@ def search(
         resume: the folder of a run to go on with.
         strategy: the name of one, or an object with `ask` and `tell`.
         reward: metrics to a number to maximise, in place of `target` and `exponent`.
-        engine: where trials run, in place of `device`, `concurrency` and `trial_minutes`.
+        engine: where trials run, in place of `engine`, `device`, `concurrency`, `trial_minutes`, `port` and `host`.
         options: those of the command line, underscores for dashes; see `options.Options`.
 
     Raises:
@@ -128,6 +129,7 @@ def _prepare(o: Options) -> _Prepared:
         val_period=o.val_period or max(1, -(-o.epochs // 4)),
         population=population,
         device=device,
+        engine=_engine_name(o.engine),
         workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
     )
     return _Prepared(options, model, hyp, data, host)
@@ -235,7 +237,19 @@ def _only_one(folder: Path) -> FileLock:
 
 
 def _engine(o: Options) -> Engine:
-    return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
+    if _engine_name(o.engine) == "local":
+        return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
+    return NNIEngine(device_indices(o.device), o.concurrency, o.trial_minutes, o.port, o.host)
+
+
+def _engine_name(given: str | None) -> str:
+    """`--engine` resolved, and said."""
+    if given:
+        return given
+    if has_nni():
+        return "nni"
+    print("engine: local (NNI is not installed: pip install 'yolov5-nas[nni]' for its web portal)")
+    return "local"
 
 
 def _reward(o: Options) -> SoftReward:
@@ -258,6 +272,9 @@ def _go(
     keeper.update()
     logger = TensorBoardLogger(folder, [r for r in journal.records if r.done])
     ending, interrupted = "interrupted", True
+    reward = reward or _reward(o)
+    if isinstance(engine, NNIEngine):
+        engine.reward = engine.reward or reward
     engine.start(run_trial, settings, folder)
     with _Progress(o.trials, journal) as progress:
         try:
@@ -265,13 +282,18 @@ def _go(
                 strategy,
                 engine,
                 journal,
-                reward or _reward(o),
+                reward,
                 o.trials,
                 seed=o.seed,
                 hours=o.hours,
                 listeners=(keeper, logger, progress),
             )
             ending, interrupted = loop.run(), False
+            if o.keep_portal and isinstance(engine, NNIEngine):
+                progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
+                engine.linger()
+        except EngineError as e:
+            raise EngineError(f"{e}; go on with: yolov5-nas search --resume {folder}") from e
         except KeyboardInterrupt:
             progress.write(f"stopped; go on with: yolov5-nas search --resume {folder}")
         finally:

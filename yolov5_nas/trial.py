@@ -100,7 +100,8 @@ def run_trial(
     """Measure, train and validate one architecture.
 
     Args:
-        folder: gets `log.txt`, `curve.jsonl`, `model.yaml` (stock, with the anchors it was trained with) and `weights.pt` (stock).
+        folder: gets `log.txt`, `curve.jsonl`, and, both stock, `model.yaml` (with the anchors it was trained with) and
+            `weights.pt`.
 
     Returns:
         The metrics of the best validated epoch (by YOLOv5's fitness), and the costs.

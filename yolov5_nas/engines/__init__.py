@@ -100,9 +100,7 @@ def pin(slot: int, device: str | None, threads: int) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def call_trial(
-    trial: Trial, architecture: Mapping[str, Value], settings: Any, seed: int, folder: Path
-) -> TrialResult:
+def call_trial(trial: Trial, architecture: Mapping[str, Value], settings: Any, seed: int, folder: Path) -> TrialResult:
     """Run a trial.
 
     Raises:

@@ -158,7 +158,7 @@ class NNIEngine:
         """Raise unless every socket that the manager listens on is bound to where it must be."""
         others = [f"{a.ip}:{a.port}" for a in self._experiment.listening() if a.ip != self.host]
         if others and self.host == HOST:
-            raise EngineError(f"NNI's manager listens on {', '.join(others)}, which other machines may reach; stopped it")
+            raise EngineError(f"NNI's manager listens on {', '.join(others)}, which other machines may reach")
 
     def submit(self, job: Job) -> None:
         """Hand NNI a job; one whose outcome an earlier process of this run left is not run again."""
@@ -390,8 +390,8 @@ def check_nni() -> None:
     """Raise a UserError unless NNI is installed and its node program runs here."""
     if not has_nni():
         raise UserError(
-            "--engine nni needs NNI 3.0: pip install 'yolov5-nas[nni]' (on Linux x86-64, the only platform that it has a"
-            " wheel for), or take --engine local"
+            "--engine nni needs NNI 3.0: pip install 'yolov5-nas[nni]' (Linux on x86-64: it has no other wheel),"
+            " or take --engine local"
         )
     spec = find_spec("nni_node")
     assert spec and spec.submodule_search_locations

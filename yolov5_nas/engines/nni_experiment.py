@@ -27,6 +27,7 @@ with warnings.catch_warnings():  # two RuntimeWarnings about names in torch that
     from nni.nas.evaluator import FunctionalEvaluator
     from nni.nas.experiment import NasExperiment, NasExperimentConfig
     from nni.nas.strategy.base import Strategy
+    from nni.tools.nnictl.config_utils import Experiments
 
 from .nni_space import SymbolicSpace
 
@@ -131,6 +132,17 @@ class Experiment(NasExperiment):
             )
         self.port = port
         self._wait_for_manager()
+        # The portal looks its own experiment up in this list, which NNI's launcher writes.
+        Experiments(str(self.folder / "nni-experiments")).add_experiment(
+            self.id,
+            port,
+            int(time.time() * 1000),
+            "local",
+            self.config.experiment_name,
+            pid=self._proc.pid,
+            logDir=str(self.folder),
+            tag=["retiarii"],
+        )
         rest.post(port, "/experiment", self.config.canonical_copy().json())
 
     def _environment(self) -> dict[str, str]:

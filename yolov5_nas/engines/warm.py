@@ -42,7 +42,7 @@ def serve(search: Connection, threads: int, folder: Path) -> None:
     if preload:
         preload(settings)
     method = os.environ.get("YOLOV5_NAS_START") or ("fork" if is_forkable() else "spawn")  # the variable is for tests
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     running: dict[int, BaseProcess] = {}
     try:
         search.send(method)
@@ -69,8 +69,7 @@ def serve(search: Connection, threads: int, folder: Path) -> None:
 
 def is_forkable() -> bool:
     """Whether a forked copy of this process can use CUDA and has no lock held by a thread that it lacks."""
-    descriptors = Path("/proc/self/fd")
-    opened = (os.readlink(path) for path in descriptors.iterdir() if path.is_symlink())
+    opened = {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
     return threading.active_count() == 1 and "/dev/nvidia-uvm" not in opened  # CUDA opens that when it is initialised
 
 
@@ -183,7 +182,7 @@ def _wait_for_end(pid: int, start: str) -> None:
 
 
 def start_of(pid: int) -> str:
-    """When a process started, in clock ticks since the machine did; "" where there is none. With the pid it is unique."""
+    """When a process started, in clock ticks since the machine did, which with the pid is unique; "" if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
