@@ -19,22 +19,37 @@ import pytest
 
 pytest.importorskip("nni")
 
+import nni
+import nni.nas.strategy as nas_strategies
 import requests
+from nni.mutable import SampleValidationError
 
 from yolov5_nas import engines
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.engines import EngineError, Job
 from yolov5_nas.engines import nni as engine_module
+from yolov5_nas.engines.local import LocalEngine
 from yolov5_nas.engines.nni import NNIEngine
+from yolov5_nas.engines.nni_strategy import NNIStrategy
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import Journal
+from yolov5_nas.journal import Journal, TrialRecord
 from yolov5_nas.reward import SoftReward, Target
-from yolov5_nas.search import Loop
+from yolov5_nas.search import Loop, replay
 from yolov5_nas.space import Space
-from yolov5_nas.strategies import RandomSearch
+from yolov5_nas.strategies import Evolution, RandomSearch, SpaceExhausted
 
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
+TINY = Space.from_dict(
+    {
+        "nc": 1,
+        "depth_multiple": 1.0,
+        "width_multiple": 1.0,
+        "anchors": 3,
+        "backbone": [[-1, 1, "NASConv", [16, 3, 2, {"kernel": [3, 5], "act": ["SiLU", "ReLU"]}]]],
+        "head": [[[0], 1, "Detect", ["nc", "anchors"]]],
+    }
+)
 SETTINGS = SimpleNamespace(space=SPACE)
 REWARD = SoftReward([Target("latency_ratio", 1.0)])
 
@@ -102,6 +117,19 @@ def test_sixty_architectures_carry_their_own_metric_in_the_journal_the_portal_an
     assert sorted(pairs_in_database(tmp_path)) == expected
 
 
+def test_the_same_seed_proposes_the_same_on_both_engines(start, tmp_path):
+    ids = []
+    local = LocalEngine()
+    local.start(fake_trials.noop, SETTINGS, tmp_path / "local")
+    for engine, folder in ((local, tmp_path / "local"), (start(fake_trials.noop), tmp_path)):
+        folder.mkdir(exist_ok=True)
+        journal = Journal(folder / "trials.jsonl")
+        Loop(Evolution(SPACE, seed=4, population=4, sample=2), engine, journal, REWARD, 12).run()
+        ids.append([record.id for _, record in sorted(journal.trials.items())])
+    local.close()
+    assert ids[0] == ids[1]
+
+
 def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(start):
     engine = start(fake_trials.quick)
     engine.submit(Job(0, dict(SPACE.default()), 0))
@@ -137,7 +165,9 @@ def _listening(process):
 IN_NAMESPACE = """
 import sys, socket, fake_trials, types
 from pathlib import Path
+from yolov5_nas.engines.local import LocalEngine
 from yolov5_nas.engines.nni import NNIEngine
+from yolov5_nas.engines.nni_strategy import NNIStrategy
 if __name__ == "__main__":
     engine = NNIEngine(host=sys.argv[2])
     engine.start(fake_trials.quick, None, Path(sys.argv[1]))
@@ -316,3 +346,69 @@ def wait_until(condition, seconds):
             return
         time.sleep(0.05)
     raise AssertionError("it did not come to that")
+
+
+# Spaces and strategies of NNI's ---------------------------------------------------------------------------------------
+
+STRATEGIES = {
+    "random": lambda: nas_strategies.Random(dedup=True, seed=1),
+    "grid": lambda: nas_strategies.GridSearch(seed=1),
+    "evolution": lambda: nas_strategies.RegularizedEvolution(population_size=4, sample_size=2, seed=1),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_an_nni_strategy_is_asked_and_told_and_replayed(name, tmp_path):
+    strategy = NNIStrategy(STRATEGIES[name](), SPACE)
+    records = []
+    for number in range(14):
+        architecture = strategy.ask()
+        assert SPACE.check(architecture) is None
+        ended = {"state": "complete", "reward": fake_trials.score(architecture)} if number % 5 else {"state": "failed"}
+        records += [
+            TrialRecord(number, dict(architecture), "started"),
+            TrialRecord(number, dict(architecture), **ended),
+        ]
+        strategy.tell(records[-1])
+    assert records[0].id == SPACE.default().id
+    assert len({r.id for r in records}) == 14
+    again = NNIStrategy(STRATEGIES[name](), SPACE)
+    assert replay(records, again) == []
+    assert again.ask() == strategy.ask()
+
+
+def test_nnis_evolution_learns_from_rewards():
+    strategy = nas_strategies.RegularizedEvolution(population_size=6, sample_size=3, seed=0)
+    asked = NNIStrategy(strategy, SPACE)
+    rewards = []
+    for number in range(120):
+        architecture = asked.ask()
+        rewards.append(sum(value == SPACE.choices[label].options[-1] for label, value in architecture.items()))
+        asked.tell(TrialRecord(number, dict(architecture), "complete", float(rewards[-1])))
+    assert sum(rewards[-20:]) / 20 > sum(rewards[1:21]) / 20 + 2  # seen 14.1 and 18.1 of 30; chance moves it by 0.6
+
+
+def test_an_exhausted_nni_strategy_says_so():
+    strategy = NNIStrategy(nas_strategies.GridSearch(), TINY)
+    assert len({strategy.ask().id for _ in range(TINY.size)}) == TINY.size == 4
+    for _ in range(2):
+        with pytest.raises(SpaceExhausted):
+            strategy.ask()
+
+
+def test_what_is_no_strategy_is_refused():
+    with pytest.raises(UserError, match="a strategy must have ask and tell"):
+        NNIStrategy(object(), SPACE)
+
+
+def test_a_space_in_nnis_form():
+    space = SPACE.to_nni()
+    assert {label: list(m.values) for label, m in space.simplify().items()} == {
+        c.label: list(c.options) for c in SPACE.choices.values()
+    }
+    model = space.freeze(dict(SPACE.default()))
+    assert model.executable_model() == dict(SPACE.default())
+    assert nni.load(nni.dump(model)).sample == dict(SPACE.default())
+    with pytest.raises(SampleValidationError):
+        space.freeze({**SPACE.default(), "nasconv_0": "k99p9"})
+    assert SPACE.check(space.random().sample) is None

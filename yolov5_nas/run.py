@@ -62,7 +62,7 @@ def search(
 
     Args:
         resume: the folder of a run to go on with.
-        strategy: the name of one, or an object with `ask` and `tell`.
+        strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
         reward: metrics to a number to maximise, in place of `target` and `exponent`.
         engine: where trials run, in place of `engine`, `device`, `concurrency`, `trial_minutes`, `port` and `host`.
         options: those of the command line, underscores for dashes; see `options.Options`.
@@ -252,6 +252,15 @@ def _engine_name(given: str | None) -> str:
     return "local"
 
 
+def _asked(strategy: Any, space: Space) -> AskTell:
+    """A strategy with ask and tell; NNI's own have neither."""
+    if hasattr(strategy, "ask"):
+        return strategy
+    from .engines.nni_strategy import NNIStrategy
+
+    return NNIStrategy(strategy, space)
+
+
 def _reward(o: Options) -> SoftReward:
     return SoftReward([Target.parse(text) for text in o.target], o.exponent)
 
@@ -266,7 +275,7 @@ def _go(
 ) -> SearchResult:
     """Run the loop, with the listeners that keep the folder up to date, and close the run."""
     journal = Journal(folder / "trials.jsonl")
-    strategy = strategy or make_strategy(o.strategy, settings.space, o.seed, o.population or 16)
+    strategy = _asked(strategy or make_strategy(o.strategy, settings.space, o.seed, o.population or 16), settings.space)
     cost = Target.parse(o.target[0]).metric if o.target else "latency_ratio"
     keeper = _Keeper(folder, journal, cost)
     keeper.update()

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,14 @@ class Space:
             for option in choice.options:
                 if option != architecture[choice.label]:
                     yield architecture.with_value(choice.label, option)
+
+    def to_nni(self) -> Any:
+        """NNI's symbolic form of the space (an `ExecutableModelSpace`), for those who drive NNI themselves.
+
+        Its `freeze` takes `{label: value}`; the frozen space's `sample` is such a dict.
+        """
+        # By name: NNI is optional, takes seconds to import, and its file lies above this one.
+        return import_module("yolov5_nas.engines.nni_space").symbolic(self)
 
     def check(self, architecture: Mapping[str, Value]) -> UserError | None:
         """The reason why an architecture is not of this space, or None."""

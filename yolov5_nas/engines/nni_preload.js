@@ -26,7 +26,7 @@ net.Server.prototype.listen = function (...args) {
 // 2. ---------------------------------------------------------------------------------------------------------------
 // netron: a proxy to netron.app, which ends the manager where that can't be reached. tensorboard: would start one with
 // --bind_all. trial-file: reads any file of this user by `..%2f`.
-const refused = /^\/+(netron|api\/+v1\/+nni\/+(trial-file|tensorboard(-tasks)?))(\/|$)/;
+const refused = /^\/+(netron|api\/+v1\/+nni\/+(trial-file|tensorboard))(\/|$)/;
 const own = /^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/; // another name is a web page that rebound its DNS name to us
 
 function isRefused(request) {

@@ -182,7 +182,7 @@ def _wait_for_end(pid: int, start: str) -> None:
 
 
 def start_of(pid: int) -> str:
-    """When a process started, in clock ticks since the machine did, which with the pid is unique; "" if there is none."""
+    """When a process started, in clock ticks since the machine did (unique with the pid); "" if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
