@@ -26,6 +26,7 @@ from nni.mutable import SampleValidationError
 
 from yolov5_nas import engines
 from yolov5_nas.architecture import Architecture
+from yolov5_nas.cli import main
 from yolov5_nas.engines import EngineError, Job
 from yolov5_nas.engines import nni as engine_module
 from yolov5_nas.engines.local import LocalEngine
@@ -33,7 +34,7 @@ from yolov5_nas.engines.nni import NNIEngine
 from yolov5_nas.engines.nni_strategy import NNIStrategy
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import Journal, TrialRecord
+from yolov5_nas.journal import Journal, TrialRecord, read_journal
 from yolov5_nas.reward import SoftReward, Target
 from yolov5_nas.search import Loop, replay
 from yolov5_nas.space import Space
@@ -346,6 +347,39 @@ def wait_until(condition, seconds):
             return
         time.sleep(0.05)
     raise AssertionError("it did not come to that")
+
+
+# The command line -----------------------------------------------------------------------------------------------------
+
+
+def test_bad_options_end_with_one_line_and_code_2(host, digits_yaml, tmp_path, capsys):
+    flags = ["search", "--data", str(digits_yaml), "--project", str(tmp_path / "runs"), "--device", "cpu"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for bad in (["--port", port], ["--concurrency", "1000"], ["--host", "example.org"]):
+            assert main([*flags, *bad]) == 2
+            (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+            assert line.startswith("error: --"), line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_with_onnx_files_whose_manager_dies_ends_with_code_3_and_is_resumed(host, digits_yaml, tmp_path):
+    pytest.importorskip("onnx")
+    flags = ["--data", str(digits_yaml), "--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--trials", "3", "--onnx"]
+    command = [sys.executable, "-m", "yolov5_nas", "search", "--project", str(tmp_path), "--device", "cpu"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([*command, *flags], env=env, stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "exp"
+    wait_until(lambda: list(run.glob("nni/*/environments/local-env/trials/*/model.onnx")), 120)
+    next(p for p in psutil.Process(process.pid).children() if "main.js" in p.cmdline()).kill()
+    last = process.communicate(timeout=60)[1].strip().splitlines()[-1]
+    assert process.returncode == 3
+    assert last.startswith("error: NNI's manager is gone") and last.endswith(f"search --resume {run}")
+    assert main(["search", "--resume", str(run)]) == 0
+    assert [r.state for r in read_journal(run)] == ["complete"] * 3
+    assert len(list(run.glob("trials/*/model.onnx"))) == 3
 
 
 # Spaces and strategies of NNI's ---------------------------------------------------------------------------------------

@@ -187,6 +187,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "port", "of NNI's portal (default: 8083, or the next free one)", type=int)
     add(group, "host", "0.0.0.0 opens NNI's portal, which asks for no password, to the network")
     add(group, "keep_portal", "keep NNI's portal after the search, until Ctrl-C", action="store_true")
+    add(group, "onnx", "write each trial's model.onnx, also where NNI looks for it", action="store_true")
     group = parser.add_argument_group("run")
     add(group, "project", "where runs are kept")
     add(group, "name", "name of the run; a number is added where it exists")

@@ -15,7 +15,7 @@ from .space import load_yaml
 # What a resumed run may change: it decides how long and where trials run, not what they give.
 MAY_CHANGE = (
     *("trials", "hours", "trial_minutes", "concurrency", "workers", "cache"),
-    *("engine", "port", "host", "keep_portal"),
+    *("engine", "port", "host", "keep_portal", "onnx"),
 )
 ENGINES = ("nni", "local")
 
@@ -58,6 +58,7 @@ class Options:
     port: int | None = None
     host: str = "127.0.0.1"
     keep_portal: bool = False
+    onnx: bool = False
     project: str = "runs/nas"
     name: str = "exp"
     exist_ok: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .search import AskTell, Loop, Reward
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
 from .strategies import make_strategy
 from .tensorboard import TensorBoardLogger
-from .trial import Settings, run_trial
+from .trial import Settings, run_trial, run_trial_with_onnx
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def search(
     resume: str | Path | None = None,
     strategy: AskTell | str | None = None,
     reward: Reward | None = None,
-    engine: Engine | None = None,
+    engine: Engine | str | None = None,
     **options: Any,
 ) -> SearchResult:
     """Search an architecture; the Python form of `yolov5-nas search`. Call it under `if __name__ == "__main__":`.
@@ -64,7 +65,8 @@ def search(
         resume: the folder of a run to go on with.
         strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
         reward: metrics to a number to maximise, in place of `target` and `exponent`.
-        engine: where trials run, in place of `engine`, `device`, `concurrency`, `trial_minutes`, `port` and `host`.
+        engine: the name of one, or an object, in place of the options `engine`, `device`, `concurrency`,
+            `trial_minutes`, `port` and `host`.
         options: those of the command line, underscores for dashes; see `options.Options`.
 
     Raises:
@@ -72,6 +74,8 @@ def search(
     """
     if isinstance(strategy, str):
         options["strategy"], strategy = strategy, None
+    if isinstance(engine, str):
+        options["engine"], engine = engine, None
     if resume:
         folder = Path(resume)
         chosen = _resumed_options(folder, check_names(options))
@@ -101,6 +105,8 @@ class _Prepared:
 def _prepare(o: Options) -> _Prepared:
     """Find and check all that the user named."""
     _reward(o)
+    if o.onnx and not find_spec("onnx"):
+        raise UserError("--onnx needs the package onnx: pip install onnx")
     location = hosts.find(o.yolov5)
     cfg = find_file(o.cfg, [shipped("models"), location.root / "models"], "model YAML (--cfg)")
     model, _ = read_model_yaml(cfg)
@@ -284,7 +290,7 @@ def _go(
     reward = reward or _reward(o)
     if isinstance(engine, NNIEngine):
         engine.reward = engine.reward or reward
-    engine.start(run_trial, settings, folder)
+    engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
     with _Progress(o.trials, journal) as progress:
         try:
             loop = Loop(

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from .architecture import Architecture, Value
 from .derive import derive, dump_model, weight_names
-from .engines import CURVE
+from .engines import CURVE, ONNX
 from .errors import TrialError
 from .host import Host, Location, load, patched
 from .journal import TrialResult
@@ -122,6 +122,19 @@ def run_trial(
             traceback.print_exc()
             reason = "oom" if _is_out_of_memory(e) else "crash"
             raise TrialError(reason, f"{type(e).__name__}: {e}".splitlines()[0][:500]) from e
+
+
+def run_trial_with_onnx(architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path) -> TrialResult:
+    """As `run_trial`; `folder` gets `model.onnx` too. Needs the package onnx."""
+    result = run_trial(architecture, settings, seed, folder)
+    with _log_to(folder):
+        host = load(settings.location)
+        model = host.load_checkpoint(folder / WEIGHTS).float().eval()
+        model.model[-1].export = True  # Detect: the predictions alone
+        imgsz = int(architecture.get("imgsz", settings.imgsz))
+        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["output0"]}
+        torch.onnx.export(model, (torch.zeros(1, 3, imgsz, imgsz),), str(folder / ONNX), dynamo=False, **names)
+    return result
 
 
 def _measure_and_train(

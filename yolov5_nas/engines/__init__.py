@@ -15,7 +15,7 @@ from ..journal import TrialResult
 # (architecture, settings, seed, folder) -> result; raises TrialError. Importable by name, since processes pickle it.
 Trial = Callable[[Mapping[str, Value], Any, int, Path], TrialResult]
 
-CURVE = "curve.jsonl"  # a trial's validations so far, in its folder
+CURVE, ONNX = "curve.jsonl", "model.onnx"  # in a trial's folder: its validations so far; its model, where asked for
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import Any
 
 from ..architecture import Architecture
 from ..errors import UserError
-from . import CURVE, EngineError, Job, Outcome, Trial, check_slots, cores, nni_client, trial_folder, warm
+from . import CURVE, ONNX, EngineError, Job, Outcome, Trial, check_slots, cores, nni_client, trial_folder, warm
 
 PORT, HOST = 8083, "127.0.0.1"
 HOSTS = ("127.0.0.1", "0.0.0.0")
@@ -259,6 +259,10 @@ class NNIEngine:
             outcome = Outcome(running.job.number, time.monotonic() - running.since, error=_why(running, code))
         self._report_curve(running)
         done = self._report(running, outcome)
+        if running.hello and (folder / ONNX).exists():
+            shown = Path(running.hello["output"]) / ONNX  # where NNI's visualization looks for it
+            shown.unlink(missing_ok=True)
+            shown.symlink_to((folder / ONNX).resolve())
         del self._running[running.job.number]
         if running.client:
             with contextlib.suppress(OSError):

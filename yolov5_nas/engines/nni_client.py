@@ -29,6 +29,7 @@ def main(folder: str) -> int:
         "architecture": record["parameters"]["architecture"],
         "parameter_id": record["parameter_id"],
         "job": os.environ["NNI_TRIAL_JOB_ID"],
+        "output": os.environ["NNI_OUTPUT_DIR"],
         "path": urlsplit(os.environ["NNI_TRIAL_COMMAND_CHANNEL"]).path,
     }
     with connect(folder) as engine:
