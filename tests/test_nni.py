@@ -60,9 +60,9 @@ def start(tmp_path):
     """Starts engines, and stops them."""
     made = []
 
-    def make(trial, **kwargs):
+    def make(trial, folder=tmp_path, **kwargs):
         made.append(NNIEngine(reward=REWARD, **kwargs))
-        made[-1].start(trial, SETTINGS, tmp_path)
+        made[-1].start(trial, SETTINGS, folder)
         return made[-1]
 
     yield make
@@ -103,7 +103,8 @@ def pairs_in_database(folder):
 def test_sixty_architectures_carry_their_own_metric_in_the_journal_the_portal_and_the_database(
     start, tmp_path, monkeypatch
 ):
-    # With YOLOV5_NAS_UNPAIRED=1 in the environment the preload leaves NNI's own pairing, and this fails.
+    # With YOLOV5_NAS_UNPAIRED=1 in the environment the preload leaves NNI's own pairing, and this fails: 25 and 27 of
+    # the 60 were wrong in NNI in two runs, none in the journal.
     monkeypatch.setattr(engines, "cores", lambda: 4)
     engine = start(fake_trials.noop, concurrency=4)
     search = loop(engine, tmp_path, 60)
@@ -164,36 +165,35 @@ def _listening(process):
 
 
 IN_NAMESPACE = """
-import sys, socket, fake_trials, types
+import sys, socket, fake_trials
 from pathlib import Path
-from yolov5_nas.engines.local import LocalEngine
 from yolov5_nas.engines.nni import NNIEngine
-from yolov5_nas.engines.nni_strategy import NNIStrategy
 if __name__ == "__main__":
-    engine = NNIEngine(host=sys.argv[2])
-    engine.start(fake_trials.quick, None, Path(sys.argv[1]))
-    try:
-        for address in ("127.0.0.1", "10.99.0.1"):
-            with socket.socket() as s:
-                print(address, s.connect_ex((address, engine._experiment.port)))
-    finally:
-        engine.close()
+    for host in ("127.0.0.1", "0.0.0.0"):
+        engine = NNIEngine(host=host)
+        engine.start(fake_trials.quick, None, Path(sys.argv[1]))
+        try:
+            for address in ("127.0.0.1", "10.99.0.1"):
+                with socket.socket() as s:
+                    print(host, address, s.connect_ex((address, engine._experiment.port)))
+        finally:
+            engine.close()
 """
 
 
-@pytest.mark.parametrize(("host", "answer"), [("127.0.0.1", "111"), ("0.0.0.0", "0")])
-def test_another_address_of_the_machine_is_refused_unless_asked_for(tmp_path, host, answer):
+def test_another_address_of_the_machine_is_refused_unless_asked_for(tmp_path):
     if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode or not shutil.which("ip"):
         pytest.skip("no network namespace can be made here")
     script = tmp_path / "script.py"
     script.write_text(IN_NAMESPACE)
-    setup = "ip link set lo up && ip addr add 10.99.0.1/32 dev lo && exec"
-    command = f"{setup} {sys.executable} {script} {tmp_path} {host}"
+    command = f"ip link set lo up && ip addr add 10.99.0.1/32 dev lo && exec {sys.executable} {script} {tmp_path}"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])}
     done = subprocess.run(["unshare", "-rn", "sh", "-c", command], env=env, capture_output=True, text=True, timeout=120)
-    assert "127.0.0.1 0\n" in done.stdout, done.stderr
-    assert f"10.99.0.1 {answer}\n" in done.stdout  # 111: connection refused
-    assert ("without a password" in done.stdout) == (host == "0.0.0.0")
+    closed, opened = done.stdout.split("0.0.0.0 127.0.0.1", 1)
+    assert "127.0.0.1 127.0.0.1 0\n127.0.0.1 10.99.0.1 111\n" in closed, done.stderr  # 111: connection refused
+    assert "without a password" not in closed.split("NNI's portal")[1]
+    assert "0.0.0.0 10.99.0.1 0\n" in opened
+    assert "without a password" in closed.split("NNI's portal")[2]
 
 
 def test_the_portal_shows_reward_metrics_curve_and_choices(start, tmp_path):
@@ -217,10 +217,15 @@ def test_all_files_are_in_the_runs_folder_and_the_terminal_stays_quiet(start, tm
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    engine = start(fake_trials.quick)
-    loop(engine, tmp_path, 2).run()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing is there
+    monkeypatch.chdir(tmp_path)
+    folder = Path("a run")  # relative, with a space
+    folder.mkdir()
+    engine = start(fake_trials.quick, folder=folder)
+    loop(engine, folder, 2).run()
     engine.close()
     assert list(home.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "a run"}
     out, err = capfd.readouterr()
     assert out.startswith("NNI's portal: http://127.0.0.1:")
     assert out.count("\n") == 1

@@ -17,8 +17,9 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from multiprocessing.connection import wait
@@ -98,7 +99,8 @@ class NNIEngine:
         Raises:
             EngineError: the manager did not start, or listens where it must not.
         """
-        self.folder, self.run = folder / "nni", folder
+        self.run = folder.resolve()
+        self.folder = self.run / "nni"
         self.folder.mkdir(parents=True, exist_ok=True)
         if orphans := warm.stop_orphans(self.folder):
             print(f"stopped what the last search left running: {', '.join(sorted(set(orphans)))}")
@@ -138,9 +140,9 @@ class NNIEngine:
     def _start_experiment(self, settings: Any) -> None:
         from . import nni_experiment, nni_space  # seconds: NNI imports pytorch_lightning
 
-        nni_experiment.silence()
+        nni_experiment.prepare()
         space = nni_space.symbolic(getattr(settings, "space", None))
-        name = f"{self.run.resolve().parent.name}/{self.run.name}"
+        name = f"{self.run.parent.name}/{self.run.name}"
         self._frozen = nni_space.frozen
         for port in [self.given_port] if self.given_port else free_ports(self.host):
             self._experiment = nni_experiment.Experiment(self.folder, space, self.slots, self.host, name)
@@ -199,6 +201,8 @@ class NNIEngine:
             self._report_curve(running)
         if not self._process.is_alive():
             raise EngineError(f"the process that starts trials ended with exit code {self._process.exitcode}")
+        if self._experiment.error:
+            raise EngineError(f"NNI takes no more trials ({self._experiment.error})")
         if not self._experiment.is_alive():
             raise EngineError(f"NNI's manager is gone; its log is {self.folder}/manager.log")
 
@@ -369,17 +373,15 @@ def _is_finite(value: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Any:
+def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C while processes are being stopped would leave some."""
-    try:
-        old = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread
-        yield
-        return
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ class Experiment(NasExperiment):
         super().__init__(space, FunctionalEvaluator(dict), self.queue, config)  # the evaluator is never called
         self.folder, self.host = folder, host
         self.error: BaseException | None = None
+        self.ending = False
 
     def executable_model_factory(self, config: Any) -> SymbolicSpace:
         """The space as it is; NNI's own takes torch modules only."""
@@ -120,6 +121,8 @@ class Experiment(NasExperiment):
             "python-interpreter": sys.executable,
         }
         flags = [text for key, value in arguments.items() for text in (f"--{key}", str(value))]
+        if self.ending:  # Ctrl-C came before the manager did
+            raise EngineError("it was stopped")
         with (self.folder / "manager.log").open("ab") as log:
             self._proc = subprocess.Popen(
                 [str(NODE), "--max-old-space-size=4096", "main.js", *flags],
@@ -186,6 +189,7 @@ class Experiment(NasExperiment):
 
     def end(self) -> None:
         """Stop the manager and all that it started, whatever state they are in."""
+        self.ending = True
         self.queue.models.put(None)
         manager = self._proc
         if manager is None:
@@ -220,6 +224,8 @@ def _connections(process: psutil.Process) -> list[Any]:
         return []
 
 
-def silence() -> None:
-    """Keep NNI's messages off the terminal; the experiment's own log file gets them."""
+def prepare() -> None:
+    """Keep NNI's messages off the terminal (its log file gets them), and its requests to this machine off a proxy."""
     nni.silence_stdout()
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1"]))
