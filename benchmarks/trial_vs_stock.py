@@ -2,7 +2,7 @@
 
     python benchmarks/trial_vs_stock.py --epochs 16 --seeds 3
 
-Each runs in a fresh process. Both keep images in memory, load them in the training process, and validate after every
+Each runs in a fresh process. Both load images in the training process, and validate after every
 epoch. Seconds are those of all epochs with their validations, without imports and set-up. `train.py` runs as it is but
 for its start-up checks of git and pip, which would reach for the network.
 """
@@ -48,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cache", choices=["ram", "none"], default="ram")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -97,7 +98,7 @@ def run_ours(args: argparse.Namespace) -> dict[str, float]:
         batch_size=args.batch_size,
         imgsz=128,
         device="cpu" if args.device == "cpu" else f"cuda:{args.device}",
-        cache="ram",
+        cache="ram" if args.cache == "ram" else None,
         optimizer="AdamW",
         val_period=1,
     )
@@ -123,9 +124,10 @@ def run_stock(args: argparse.Namespace) -> dict[str, float]:
         files = {"data": data, "hyp": hyp}
         for name, content in files.items():
             Path(folder, f"{name}.yaml").write_text(yaml.safe_dump(content))
-        flags = f"--weights= --cfg {host.location.root}/models/yolov5n.yaml --imgsz 128 --cache ram --workers 0"
+        flags = f"--weights= --cfg {host.location.root}/models/yolov5n.yaml --imgsz 128 --workers 0"
         flags += f" --data {folder}/data.yaml --hyp {folder}/hyp.yaml --optimizer AdamW --project {folder} --noplots"
         flags += f" --epochs {args.epochs} --batch-size {args.batch_size} --seed {args.seed} --device {args.device}"
+        flags += " --cache ram" if args.cache == "ram" else ""
         sys.argv = ["train.py", *flags.split()]
         train.main(train.parse_opt(), callbacks)
     return {"seconds": times[args.epochs] - times[0], "map50_95": max(scores[: args.epochs])}
