@@ -15,7 +15,10 @@ import yaml
 
 from yolov5_nas.cli import main
 from yolov5_nas.export import export
+from yolov5_nas.files import shipped
 from yolov5_nas.journal import read_journal
+from yolov5_nas.options import Options
+from yolov5_nas.run import _prepare, frozen_layers
 
 FLAGS = ["--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
 
@@ -145,7 +148,8 @@ def test_resume_does_more_trials_and_keeps_those_it_has(run):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--epochs", "2"], ["--data", "coco128.yaml"], ["--seed", "6"], ["--target", "gflops=1"]]
+    "flags",
+    [["--epochs", "2"], ["--data", "coco128.yaml"], ["--seed", "6"], ["--target", "gflops=1"], ["--workers", "1"]],
 )
 def test_a_resume_with_other_options_is_refused(run, capsys, flags):
     before = (run / "search.yaml").read_text()
@@ -162,6 +166,17 @@ def test_a_run_again_by_its_own_search_yaml_is_the_same(run, tmp_path):
     names = ("map50", "map50_95", "precision", "recall", "params", "gflops")
     for a, b in zip(again, first):
         assert [a.metrics[n] for n in names] == [b.metrics[n] for n in names]
+
+
+def test_freeze_means_what_it_means_in_yolov5():
+    assert [frozen_layers(given) for given in ((), (0,), (3,), (1, 4))] == [(), (), (0, 1, 2), (1, 4)]
+
+
+@pytest.mark.parametrize(("given", "size"), [(None, 320), (256, 256)])
+def test_a_yaml_with_several_input_sizes_is_trained_at_one_of_them(host, digits_yaml, tmp_path, given, size):
+    cfg = tmp_path / "sizes.yaml"
+    cfg.write_text((shipped("models") / "yolov5n_nas.yaml").read_text() + "imgsz: [256, 320]\n")
+    assert _prepare(Options(cfg=str(cfg), data=str(digits_yaml), device="cpu", imgsz=given)).options.imgsz == size
 
 
 def start(project, digits_yaml, trials=50):
@@ -202,8 +217,10 @@ def _group(pid):
 def test_a_second_search_in_the_same_folder_is_refused(tmp_path, digits_yaml, capsys):
     process = start(tmp_path, digits_yaml)
     try:
-        assert search("--resume", tmp_path / "exp") == 2
+        before = (tmp_path / "exp/search.yaml").read_text()
+        assert search("--resume", tmp_path / "exp", "--trials", 99) == 2
         assert "another search is running in this folder" in capsys.readouterr().err
+        assert (tmp_path / "exp/search.yaml").read_text() == before
     finally:
         process.kill()
         process.communicate()
@@ -219,6 +236,8 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
     )
     (tmp_path / "broken.yaml").write_text("backbone: [\n  oops: {\n")
     (tmp_path / "weights.pt").write_text("no checkpoint")
+    hyp = yaml.safe_load((host.location.root / "data/hyps/hyp.scratch-low.yaml").read_text())
+    (tmp_path / "hyp.yaml").write_text(yaml.safe_dump({k: v for k, v in hyp.items() if k != "warmup_bias_lr"}))
     before = sorted(tmp_path.iterdir())
     data = ("--data", digits_yaml)
     cases = [
@@ -232,6 +251,7 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--data", "none.yaml"), "data YAML (--data) not found"),
         (("--hyp", "none.yaml", *data), "hyper-parameter YAML (--hyp) not found"),
         (("--hyp", stock, *data), "must have YOLOv5's keys"),
+        (("--hyp", "hyp.yaml", *data), "must have YOLOv5's keys"),
         (("--weights", "none.pt", *data), "none.pt: the weights file does not exist"),
         (("--weights", "weights.pt", *data), "weights.pt: no YOLOv5 checkpoint"),
         (("--project", "file/runs", *data), "the folder can't be written"),

@@ -11,10 +11,10 @@ import yaml
 from yolov5_nas.data import check_data, resolve_data, take_subset
 from yolov5_nas.derive import derive
 from yolov5_nas.errors import TrialError
-from yolov5_nas.files import shipped
+from yolov5_nas.files import MODEL, WEIGHTS, shipped
 from yolov5_nas.host import patched
 from yolov5_nas.space import read_model_yaml
-from yolov5_nas.trial import LOG, MODEL, WEIGHTS, Settings, Training, _global_state_kept, run_trial
+from yolov5_nas.trial import LOG, Settings, Training, _global_state_kept, run_trial
 
 
 @pytest.fixture(scope="module")

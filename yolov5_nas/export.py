@@ -9,10 +9,9 @@ from .architecture import Architecture
 from .derive import derive, dump_model
 from .engines import trial_folder
 from .errors import UserError
+from .files import MODEL, WEIGHTS, write_whole
 from .journal import TrialRecord, best, complete, front, read_journal
 from .space import Space, load_yaml
-
-WEIGHTS, MODEL = "weights.pt", "model.yaml"  # what a trial leaves in its folder
 
 
 def export(run: str | Path, number: int | None = None, out: str | Path | None = None) -> Path:
@@ -47,8 +46,8 @@ def write_trial(run: Path, record: TrialRecord, folder: Path) -> None:
     trained = source / MODEL  # has the anchors that it was trained with
     text = trained.read_text() if trained.exists() else dump_model(derive(load_space(run), architecture))
     comment = f"# Trial {record.number} of {run.resolve()}, found by yolov5-nas. Input size {_imgsz(run, record)}.\n"
-    _write(folder / "architecture.json", architecture.to_json() + "\n")
-    _write(folder / "model.yaml", comment + text)
+    write_whole(folder / "architecture.json", architecture.to_json() + "\n")
+    write_whole(folder / "model.yaml", comment + text)
     weights = folder / "weights" / "best.pt"
     if (source / WEIGHTS).exists():
         weights.parent.mkdir(exist_ok=True)
@@ -76,9 +75,3 @@ def keep_weights(run: Path, records: list[TrialRecord], cost: str) -> None:
 
 def _imgsz(run: Path, record: TrialRecord) -> object:
     return record.architecture.get("imgsz") or load_yaml(run / "search.yaml")[0]["imgsz"]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from .errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
+WEIGHTS, MODEL = "weights.pt", "model.yaml"  # what a trial leaves in its folder
 
 
 def shipped(folder: str) -> Path:
@@ -35,6 +36,13 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
                     return candidate.resolve()
     looked = ["the working directory", *map(str, folders)] if not path.is_absolute() else [str(path.parent)]
     raise UserError(f"{what} not found", got=str(name), accepted="a file in " + ", ".join(looked))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def increment_path(path: Path, exist_ok: bool = False) -> Path:

@@ -57,9 +57,6 @@ class Location:
     def __str__(self) -> str:
         return f"YOLOv5 {self.kind} at {self.root} ({self.found})"
 
-    def __reduce__(self) -> Any:  # a PosixPath pickles in worker processes too
-        return Location, (self.kind, self.root, self.found)
-
 
 def find(path: str | Path | None = None) -> Location:
     """Find YOLOv5: the path given, then YOLOV5_ROOT, then the working directory if it is a clone, then the package.

@@ -12,9 +12,10 @@ import yaml
 from .errors import UserError
 from .space import load_yaml
 
-# What a resumed run may change: it decides how long and where trials run, not what they give.
+# What a resumed run may change: it decides how long and where trials run, not what they give. (Data loader workers have
+# random numbers of their own, so `workers` is not among it.)
 MAY_CHANGE = (
-    *("trials", "hours", "trial_minutes", "concurrency", "workers", "cache"),
+    *("trials", "hours", "trial_minutes", "concurrency", "cache"),
     *("engine", "port", "host", "keep_portal", "onnx"),
 )
 ENGINES = ("nni", "local")

@@ -81,13 +81,14 @@ def search(
         chosen = _resumed_options(folder, check_names(options))
         engine = engine or _engine(chosen)
         with _only_one(folder):
+            chosen.save(folder / "search.yaml")
             return _go(folder, chosen, _settings_of(folder, chosen), strategy, reward, engine)
     chosen = Options().with_given(options)
     prepared = _prepare(chosen)
     engine = engine or _engine(prepared.options)
     folder = make_folder(_new_folder(chosen))
     with _only_one(folder):
-        settings = _write_run(folder, prepared, chosen)
+        settings = _write_run(folder, prepared)
         return _go(folder, prepared.options, settings, strategy, reward, engine)
 
 
@@ -111,8 +112,9 @@ def _prepare(o: Options) -> _Prepared:
     cfg = find_file(o.cfg, [shipped("models"), location.root / "models"], "model YAML (--cfg)")
     model, _ = read_model_yaml(cfg)
     data_file = find_data(o.data, location.root)
-    imgsz = make_divisible(o.imgsz or read_data(data_file).get("imgsz") or 640, STRIDE)
-    Space.from_yaml(cfg, imgsz=o.imgsz)  # the errors of its lines
+    space = Space.from_yaml(cfg, imgsz=o.imgsz)
+    wanted = space.imgsz.default if space.imgsz else o.imgsz or read_data(data_file).get("imgsz") or 640
+    imgsz = make_divisible(int(wanted), STRIDE)
     hyp_file = find_file(o.hyp, [shipped("data"), location.root / "data"], "hyper-parameter YAML (--hyp)")
     hyp = _read_hyp(hyp_file)
     host = hosts.load(location)
@@ -143,7 +145,8 @@ def _prepare(o: Options) -> _Prepared:
 
 def _read_hyp(path: Path) -> dict[str, Any]:
     hyp, _ = load_yaml(path)
-    needed = {"lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "box", "cls", "obj", "anchor_t"}
+    shipped_keys, _ = load_yaml(shipped("data") / "hyp.short.yaml")
+    needed = set(shipped_keys) - {"optimizer", "nominal_batch", "warmup_iterations"}  # ours alone
     if not isinstance(hyp, dict) or not needed <= set(hyp):
         raise UserError("a hyper-parameter YAML must have YOLOv5's keys", accepted=sorted(needed), file=path)
     return hyp
@@ -166,7 +169,7 @@ def _new_folder(o: Options) -> Path:
     return folder
 
 
-def _write_run(folder: Path, prepared: _Prepared, o: Options) -> Settings:
+def _write_run(folder: Path, prepared: _Prepared) -> Settings:
     """`search.yaml`, and the model and hyper-parameters as they are now, so that a resume does not depend on them."""
     prepared.options.save(folder / "search.yaml")
     (folder / "space.yaml").write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}))
@@ -187,7 +190,12 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         check_data(data, host, o.imgsz or 640, Path(o.data), o.single_cls)
     model, _ = read_model_yaml(folder / "space.yaml")
     hyp = yaml.safe_load((folder / "hyp.yaml").read_text())
-    names = {n for n in Settings.__dataclass_fields__ if n in Options.__dataclass_fields__} - {"data", "hyp", "device"}
+    names = {n for n in Settings.__dataclass_fields__ if n in Options.__dataclass_fields__} - {
+        "data",
+        "hyp",
+        "device",
+        "freeze",
+    }
     data = {k: str(v) if isinstance(v, Path) else v for k, v in data.items() if k != "download"}
     return Settings(
         model=model,
@@ -195,8 +203,14 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         hyp={k: v for k, v in hyp.items() if k != "optimizer"},
         location=host.location,
         device="cuda:0" if o.device not in ("cpu", "mps") else o.device,
+        freeze=frozen_layers(o.freeze),
         **{name: getattr(o, name) for name in names},
     )
+
+
+def frozen_layers(freeze: tuple[int, ...]) -> tuple[int, ...]:
+    """The layers that `--freeze` means, as in YOLOv5: one number is how many of the first, several are the layers."""
+    return tuple(range(freeze[0])) if len(freeze) == 1 else freeze
 
 
 def _resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
@@ -216,9 +230,7 @@ def _resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
                 got=value,
                 accepted="changes of " + ", ".join(MAY_CHANGE),
             )
-    new = replace(old, **{name: getattr(new, name) for name in MAY_CHANGE})
-    new.save(folder / "search.yaml")
-    return new
+    return replace(old, **{name: getattr(new, name) for name in MAY_CHANGE})
 
 
 def _same(name: str, old: Any, new: Any) -> bool:
@@ -324,6 +336,7 @@ class _Keeper:
 
     def __init__(self, folder: Path, journal: Journal, cost: str):
         self.folder, self.journal, self.cost = folder, journal, cost
+        self.written: int | None = None  # the trial in `best/`, once this process has put one there
 
     def __call__(self, record: TrialRecord) -> None:
         if record.state == "complete":
@@ -331,8 +344,9 @@ class _Keeper:
 
     def update(self) -> None:
         records = list(self.journal.trials.values())
-        if (winner := best(records)) is not None:
+        if (winner := best(records)) is not None and winner.number != self.written:
             write_trial(self.folder, winner, self.folder / "best")
+            self.written = winner.number
         keep_weights(self.folder, records, self.cost)
 
 

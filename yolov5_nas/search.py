@@ -98,6 +98,8 @@ class Loop:
 
     def _time_for_another(self) -> bool:
         """Whether a trial as long as the others so far would end before the deadline."""
+        if self.hours is None:
+            return True
         taken = [r.seconds for r in self.journal.trials.values() if r.state == "complete" and r.seconds]
         if time.monotonic() + (statistics.median(taken) if taken else 0.0) < self.deadline:
             return True

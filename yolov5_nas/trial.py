@@ -30,6 +30,7 @@ from .architecture import Architecture, Value
 from .derive import derive, dump_model, weight_names
 from .engines import CURVE, ONNX
 from .errors import TrialError
+from .files import MODEL, WEIGHTS, write_whole
 from .host import Host, Location, load, patched
 from .journal import TrialResult
 from .measure import measure
@@ -38,7 +39,7 @@ from .space import Space
 VALIDATED = ("precision", "recall", "map50", "map50_95", "val_box_loss", "val_obj_loss", "val_cls_loss")
 EMA_ATTRIBUTES = ("yaml", "nc", "hyp", "names", "stride", "class_weights")
 NOMINAL_BATCH = 64  # gradients are accumulated up to this many images, as in YOLOv5
-WEIGHTS, MODEL, LOG = "weights.pt", "model.yaml", "log.txt"
+LOG = "log.txt"
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ class Training:
     def _loader(self, split: str) -> tuple[Any, Any]:
         """YOLOv5's loader of a split; the data set behind it, decoded images included, is kept for later trials."""
         s, train = self.settings, split == "train"
-        batch = min(self.batch_size, s.batch_size) * (1 if train else 2)
+        batch = self.batch_size * (1 if train else 2)
         with _dataset_kept(self.host):
             return self.host.create_dataloader(
                 s.data[split],
@@ -358,10 +359,7 @@ def write_model_yaml(model: Any, cfg: Mapping[str, Any], path: Path) -> None:
     given = torch.tensor(cfg["anchors"]) if isinstance(cfg["anchors"], list) else None
     changed = given is None or given.shape != pixels.shape or not torch.allclose(pixels.cpu(), given.float(), rtol=1e-2)
     anchors = [[round(x, 2) for x in row] for row in pixels.tolist()] if changed else cfg["anchors"]
-    text = dump_model({**cfg, "anchors": anchors})
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_whole(path, dump_model({**cfg, "anchors": anchors}))
 
 
 def _load_weights(model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host) -> None:
@@ -396,9 +394,8 @@ def _dataset_kept(host: Host) -> Iterator[None]:
     def kept(path: Any, imgsz: int, batch: int, **kwargs: Any) -> Any:
         key = repr((path, imgsz, batch, sorted(kwargs.items(), key=lambda item: item[0])))
         if key not in _datasets:
-            state = (
-                random.getstate()
-            )  # reading images draws random numbers, which a trial that finds them read does not
+            # Reading images draws random numbers, which a trial that finds them read does not.
+            state = random.getstate()
             _datasets[key] = stock(path, imgsz, batch, **kwargs)
             random.setstate(state)
         return _datasets[key]
