@@ -164,7 +164,7 @@ def _device(device: str) -> str:
 
 def _new_folder(o: Options) -> Path:
     folder = increment_path(Path(o.project) / o.name, o.exist_ok)
-    if (folder / "trials.jsonl").exists():
+    if (folder / "trials.jsonl").exists() or (folder / "trials").exists():
         raise UserError("the folder holds a run already: go on with it by --resume, or give a new --name", file=folder)
     return folder
 
