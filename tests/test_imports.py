@@ -16,13 +16,13 @@ import yolov5_nas
 PACKAGE = Path(__file__).parents[1] / "yolov5_nas"
 LEVELS = {
     **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
-    **dict.fromkeys(("space", "architecture", "files"), 1),
+    **dict.fromkeys(("space", "architecture", "files", "metrics", "turns"), 1),
     **dict.fromkeys(("derive", "journal", "reward", "options"), 2),
     **dict.fromkeys(("strategies", "host", "engines"), 3),
-    **dict.fromkeys(("modules", "measure", "data"), 4),
+    **dict.fromkeys(("modules", "latency", "data"), 4),
     **dict.fromkeys(("engines.warm", "engines.nni_space"), 4),
-    **dict.fromkeys(("trial", "engines.nni_experiment", "engines.nni_strategy"), 5),
-    **dict.fromkeys(("engines.local", "engines.nni"), 6),
+    **dict.fromkeys(("measure", "engines.nni_experiment", "engines.nni_strategy"), 5),
+    **dict.fromkeys(("trial", "engines.local", "engines.nni"), 6),
     **dict.fromkeys(("search", "tensorboard", "report", "export"), 7),
     "run": 8,
     "cli": 9,

@@ -70,7 +70,7 @@ def test_best_is_the_highest_reward_and_of_equals_the_first():
 def test_front_holds_what_nothing_beats_at_less_cost():
     points = {0: (0.5, 1.0), 1: (0.4, 0.8), 2: (0.3, 0.9), 3: (0.5, 1.2), 4: (0.6, 2.0)}
     records = [record(n, reward=m, map50_95=m, gflops=c) for n, (m, c) in points.items()] + [record(5, reward=0.9)]
-    assert [r.number for r in front(records, "gflops")] == [1, 0, 4]
+    assert [r.number for r in front(records, "gflops", "map50_95")] == [1, 0, 4]
 
 
 def test_a_folder_without_a_journal_is_no_run(tmp_path):

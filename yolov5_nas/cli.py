@@ -11,8 +11,9 @@ from typing import Any
 
 from .engines import EngineError
 from .errors import UserError
+from .metrics import BACKENDS, COSTS
 from .options import ENGINES, MAY_CHANGE, Options, load_options
-from .reward import COSTS
+from .reward import REWARDS
 from .strategies import STRATEGIES
 
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
@@ -155,12 +156,22 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "yolov5", "a clone of ultralytics/yolov5 (else YOLOV5_ROOT, the working directory, the package)")
     group = parser.add_argument_group("search")
     add(group, "trials", "how many architectures to try, the stock one included", type=int)
-    add(group, "strategy", "how to choose them", choices=list(STRATEGIES))
-    add(group, "population", "evolution's population (default: a third of the trials, at most 16)", type=int)
+    text = "how to choose them (default: evolution; with --objectives, nsga2)"
+    add(group, "strategy", text, choices=STRATEGIES)
+    text = "of evolution and nsga2; random ones before tpe (default: a third of the trials, at most 16)"
+    add(group, "population", text, type=int)
+    add(group, "reward", f"{', '.join(REWARDS)}, or a function of yours as module:function or file.py:function")
     text = f"cost at which the reward is mAP50-95 itself: one of {', '.join(COSTS)}; several multiply"
     add(group, "target", text, nargs="+", metavar="COST=NUMBER")
-    add(group, "exponent", "w in reward = mAP50-95 * (cost / target) ** w", type=float)
+    add(group, "exponent", "w in the soft reward = mAP50-95 * (cost / target) ** w", type=float)
+    add(group, "objectives", "metrics whose Pareto front to search", nargs="+", metavar="METRIC")
+    text = 'what breaks this is not trained, such as "latency_ratio<=0.9"; may be given several times'
+    add(group, "constraint", text, action="append", metavar="COST<=NUMBER")
     add(group, "seed", "of the strategy and of every training", type=int)
+    group = parser.add_argument_group("latency")
+    add(group, "latency_backend", "runtime on which latency is measured", choices=BACKENDS)
+    add(group, "latency_batch", "images in a timed forward pass", type=int)
+    add(group, "half", "time in FP16 (on a GPU)", action="store_true")
     group = parser.add_argument_group("training of a trial")
     add(group, "epochs", "epochs of a trial", type=int)
     add(group, "batch_size", "images in a batch", "--batch", type=int)

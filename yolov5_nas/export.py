@@ -63,9 +63,9 @@ def load_space(run: Path) -> Space:
     return Space.from_yaml(run / "space.yaml")
 
 
-def keep_weights(run: Path, records: list[TrialRecord], cost: str) -> None:
-    """Delete the weights of trials that are neither the best nor on the front of mAP50-95 over `cost`."""
-    kept = {r.number for r in front(records, cost)}
+def keep_weights(run: Path, records: list[TrialRecord], objectives: tuple[str, ...]) -> None:
+    """Delete the weights of trials that are neither the best nor on the front of the objectives."""
+    kept = {r.number for r in front(records, *objectives)}
     if (winner := best(records)) is not None:
         kept.add(winner.number)
     for record in complete(records):

@@ -156,7 +156,7 @@ def _plot(records: Sequence[TrialRecord], cost: str = "latency_ratio") -> bytes 
             figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
             x, y = [[r.metrics[m] for r in shown] for m in (cost, "map50_95")]
             sns.scatterplot(x=x, y=y, ax=axes, color="0.6", s=40, label="trials")
-            best_ones = front(shown, cost)
+            best_ones = front(shown, cost, "map50_95")
             axes.step(
                 [r.metrics[cost] for r in best_ones],
                 [r.metrics["map50_95"] for r in best_ones],

@@ -23,12 +23,13 @@ from .errors import UserError
 from .export import keep_weights, write_trial
 from .files import find_file, increment_path, make_folder, shipped
 from .journal import Journal, TrialRecord, best
+from .latency import Runtime
 from .options import MAY_CHANGE, Options, check_names, load_options
 from .report import COLUMNS, closing_table, report
-from .reward import SoftReward, Target
-from .search import AskTell, Loop, Reward
+from .reward import Constraint, Reward, Target, make_reward
+from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
-from .strategies import make_strategy
+from .strategies import Strategy, make_strategy
 from .tensorboard import TensorBoardLogger
 from .trial import Settings, run_trial, run_trial_with_onnx
 
@@ -105,7 +106,15 @@ class _Prepared:
 
 def _prepare(o: Options) -> _Prepared:
     """Find and check all that the user named."""
-    _reward(o)
+    _reward(o), _constraints(o)
+    strategy = o.strategy or ("nsga2" if o.objectives else "evolution")
+    if o.objectives and strategy in ("evolution", "tpe"):
+        accepted = ("nsga2", "random", "grid")
+        raise UserError(
+            "--objectives need a --strategy that searches for several",
+            got=strategy,
+            accepted=("nsga2", "random", "grid"),
+        )
     if o.onnx and not find_spec("onnx"):
         raise UserError("--onnx needs the package onnx: pip install onnx")
     location = hosts.find(o.yolov5)
@@ -124,6 +133,7 @@ def _prepare(o: Options) -> _Prepared:
     if o.weights:
         host.load_checkpoint(Path(o.weights))
     device = _device(o.device)
+    Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
     population = o.population or max(2, min(16, o.trials // 3))
     options = replace(
         o,
@@ -135,6 +145,7 @@ def _prepare(o: Options) -> _Prepared:
         imgsz=imgsz,
         optimizer=o.optimizer or hyp.get("optimizer", "SGD"),
         val_period=o.val_period or max(1, -(-o.epochs // 4)),
+        strategy=strategy,
         population=population,
         device=device,
         engine=_engine_name(o.engine),
@@ -160,6 +171,11 @@ def _device(device: str) -> str:
         return "0" if torch.cuda.is_available() else "cpu"
     device_indices(device)
     return device
+
+
+def _torch_device(device: str) -> str:
+    """What a trial calls its device: the engine shows it one GPU only."""
+    return device if device in ("cpu", "mps") else "cuda:0"
 
 
 def _new_folder(o: Options) -> Path:
@@ -202,8 +218,10 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         data=data,
         hyp={k: v for k, v in hyp.items() if k != "optimizer"},
         location=host.location,
-        device="cuda:0" if o.device not in ("cpu", "mps") else o.device,
+        device=_torch_device(o.device),
         freeze=frozen_layers(o.freeze),
+        constraints=_constraints(o),
+        needed=_needed(o),
         **{name: getattr(o, name) for name in names},
     )
 
@@ -270,6 +288,11 @@ def _engine_name(given: str | None) -> str:
     return "local"
 
 
+def _strategy(o: Options, settings: Settings) -> Strategy:
+    name, population = o.strategy or "evolution", o.population or 16
+    return make_strategy(name, settings.space, o.seed, population, o.objectives, settings.constraints)
+
+
 def _asked(strategy: Any, space: Space) -> AskTell:
     """A strategy with ask and tell; NNI's own have neither."""
     if hasattr(strategy, "ask"):
@@ -279,8 +302,22 @@ def _asked(strategy: Any, space: Space) -> AskTell:
     return NNIStrategy(strategy, space)
 
 
-def _reward(o: Options) -> SoftReward:
-    return SoftReward([Target.parse(text) for text in o.target], o.exponent)
+def _reward(o: Options) -> Reward:
+    return make_reward(o.reward, _targets(o), o.exponent)
+
+
+def _targets(o: Options) -> list[Target]:
+    return [Target.parse(text) for text in o.target]
+
+
+def _constraints(o: Options) -> tuple[Constraint, ...]:
+    return tuple(Constraint.parse(text) for text in o.constraint)
+
+
+def _needed(o: Options) -> tuple[str, ...]:
+    """The metrics without which a trial is of no use; what a function of the user's needs is seen when it is called."""
+    targets = _targets(o) if o.reward in ("soft", "hard") else []
+    return (*(t.metric for t in targets), *(c.metric for c in _constraints(o)), *o.objectives)
 
 
 def _go(
@@ -293,9 +330,8 @@ def _go(
 ) -> SearchResult:
     """Run the loop, with the listeners that keep the folder up to date, and close the run."""
     journal = Journal(folder / "trials.jsonl")
-    strategy = _asked(strategy or make_strategy(o.strategy, settings.space, o.seed, o.population or 16), settings.space)
-    cost = Target.parse(o.target[0]).metric if o.target else "latency_ratio"
-    keeper = _Keeper(folder, journal, cost)
+    strategy = _asked(strategy or _strategy(o, settings), settings.space)
+    keeper = _Keeper(folder, journal, o.front)
     keeper.update()
     logger = TensorBoardLogger(folder, [r for r in journal.records if r.done])
     ending, interrupted = "interrupted", True
@@ -317,6 +353,7 @@ def _go(
             )
             ending, interrupted = loop.run(), False
             if o.keep_portal and isinstance(engine, NNIEngine):
+                report(folder)
                 progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
                 engine.linger()
         except EngineError as e:
@@ -334,8 +371,8 @@ def _go(
 class _Keeper:
     """Keeps `best/` at the best trial so far, and weights only of trials on the front."""
 
-    def __init__(self, folder: Path, journal: Journal, cost: str):
-        self.folder, self.journal, self.cost = folder, journal, cost
+    def __init__(self, folder: Path, journal: Journal, objectives: tuple[str, ...]):
+        self.folder, self.journal, self.objectives = folder, journal, objectives
         self.written: int | None = None  # the trial in `best/`, once this process has put one there
 
     def __call__(self, record: TrialRecord) -> None:
@@ -347,7 +384,7 @@ class _Keeper:
         if (winner := best(records)) is not None and winner.number != self.written:
             write_trial(self.folder, winner, self.folder / "best")
             self.written = winner.number
-        keep_weights(self.folder, records, self.cost)
+        keep_weights(self.folder, records, self.objectives)
 
 
 class _Progress:
@@ -381,6 +418,12 @@ class _Progress:
             return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"
         winner, m = best(self.journal.trials.values()), record.metrics
         mark = "  best so far" if winner is not None and winner.number == record.number else ""
+        if record.error:
+            mark += f"  breaks a constraint: {record.error['message']}"
+        if "error" in record.conditions:
+            mark += f"  {record.conditions['error']}"
+        elif not record.conditions.get("trusted", True):
+            mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
         name = "stock" if record.number == 0 else record.id
         figures = "  ".join(f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m)
         return f"{start}  {name:<10}  reward {record.reward:.4f}  {figures}  {record.seconds:.0f} s{mark}"
