@@ -110,11 +110,7 @@ def _prepare(o: Options) -> _Prepared:
     strategy = o.strategy or ("nsga2" if o.objectives else "evolution")
     if o.objectives and strategy in ("evolution", "tpe"):
         accepted = ("nsga2", "random", "grid")
-        raise UserError(
-            "--objectives need a --strategy that searches for several",
-            got=strategy,
-            accepted=("nsga2", "random", "grid"),
-        )
+        raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
     if o.onnx and not find_spec("onnx"):
         raise UserError("--onnx needs the package onnx: pip install onnx")
     location = hosts.find(o.yolov5)
