@@ -383,12 +383,17 @@ class _Keeper:
         keep_weights(self.folder, records, self.objectives)
 
 
+def _counts(record: TrialRecord) -> bool:
+    """Whether a trial ended and counts; what a constraint refused does not."""
+    return record.done and record.state != "infeasible"
+
+
 class _Progress:
     """A bar over all trials with the time left, and a line for each that ended."""
 
     def __init__(self, trials: int, journal: Journal):
-        done = sum(r.done for r in journal.trials.values())
-        self.bar = tqdm(total=trials, initial=done, desc="search", unit="trial", disable=None, file=sys.stderr)
+        self.done = sum(_counts(record) for record in journal.trials.values())
+        self.bar = tqdm(total=trials, initial=self.done, desc="search", unit="trial", disable=None, file=sys.stderr)
         self.trials, self.journal = trials, journal
 
     def __enter__(self) -> _Progress:
@@ -398,7 +403,8 @@ class _Progress:
         self.bar.close()
 
     def __call__(self, record: TrialRecord) -> None:
-        self.bar.update()
+        self.done += _counts(record)
+        self.bar.update(_counts(record))
         self.write(self._line(record))
 
     def write(self, text: str) -> None:
@@ -407,8 +413,7 @@ class _Progress:
         sys.stdout.flush()
 
     def _line(self, record: TrialRecord) -> str:
-        done = sum(r.done for r in self.journal.trials.values())
-        start = f"[{done}/{self.trials}] trial {record.number}"
+        start = f"[{self.done}/{self.trials}] trial {record.number}"
         if record.state != "complete":
             error = record.error or {}
             return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"

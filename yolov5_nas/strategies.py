@@ -41,6 +41,8 @@ class Strategy:
     def __init__(self, space: Space, seed: int = 0):
         self.space, self.seed, self.rng = space, seed, random.Random(seed)
         self.seen: set[str] = set()
+        self.feasible: list[TrialRecord] = []
+        self.refused = 0  # architectures that broke a constraint
 
     def ask(self) -> Architecture:
         """The next architecture to try.
@@ -55,6 +57,9 @@ class Strategy:
     def tell(self, record: TrialRecord) -> None:
         """Learn how a trial ended."""
         self.seen.add(record.id)
+        if record.state == "complete":
+            self.feasible.append(record)
+        self.refused += record.state == "infeasible"
         self.observe(record)
 
     def propose(self) -> Architecture:
@@ -63,6 +68,17 @@ class Strategy:
 
     def observe(self, record: TrialRecord) -> None:
         """Called once for every trial that ended."""
+
+    def draw(self) -> Architecture:
+        """An architecture drawn at random; where constraints refuse many, nearer to one that they did not refuse.
+
+        Each label is a feasible architecture's with a probability of the share that was refused so far.
+        """
+        drawn = self.space.sample(self.rng)
+        if not self.refused or not self.feasible:
+            return drawn
+        share, parent = self.refused / (self.refused + len(self.feasible)), self.rng.choice(self.feasible).architecture
+        return Architecture({k: parent[k] if self.rng.random() < share else value for k, value in drawn.items()})
 
     def _new(self) -> Architecture:
         for _ in range(TRIES):
@@ -120,7 +136,7 @@ class Evolution(Strategy):
 
     def propose(self) -> Architecture:
         if len(self.population) < (self.population.maxlen or 0):
-            return self.space.sample(self.rng)
+            return self.draw()
         drawn = self.rng.sample(list(self.population), self.sample)
         parent = max(drawn, key=lambda record: record.reward or 0.0)
         return self.space.mutate(Architecture(parent.architecture), self.rng)
@@ -155,11 +171,13 @@ class OptunaStrategy(Strategy):
         super().__init__(space, seed)
         import optuna  # takes a second
 
-        self.optuna, self.objectives, self.constraints = optuna, tuple(objectives), tuple(constraints)
+        self.optuna, self.population = optuna, population
+        self.objectives, self.constraints = tuple(objectives), tuple(constraints)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         more = [is_maximised(metric) for metric in self.objectives] or [True]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", FutureWarning)  # `constraints_func` stays until Optuna 7
             self.study = optuna.create_study(
                 directions=["maximize" if m else "minimize" for m in more], sampler=self._sampler(sampler, population)
             )
@@ -171,8 +189,8 @@ class OptunaStrategy(Strategy):
         self.repeats = 0
 
     def propose(self) -> Architecture:
-        if self.repeats > REPEATS:  # it has converged
-            self.study.enqueue_trial(dict(self.space.sample(self.rng)))
+        if self.repeats > REPEATS or len(self.ended) < self.population:  # it has converged, or not begun
+            self.study.enqueue_trial(dict(self.draw()))
         trial = self.study.ask(self.distributions)
         architecture = Architecture({label: trial.params[label] for label in self.space.choices})
         if architecture.id not in self.seen:
