@@ -18,6 +18,7 @@ LEVELS = {
     **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
     **dict.fromkeys(("space", "architecture", "files", "metrics", "turns"), 1),
     **dict.fromkeys(("derive", "journal", "reward", "options"), 2),
+    "proof": 3,
     **dict.fromkeys(("strategies", "host", "engines"), 3),
     **dict.fromkeys(("modules", "latency", "data"), 4),
     **dict.fromkeys(("engines.warm", "engines.nni_space"), 4),
@@ -25,8 +26,9 @@ LEVELS = {
     **dict.fromkeys(("trial", "engines.local", "engines.nni"), 6),
     **dict.fromkeys(("search", "tensorboard", "report", "export"), 7),
     "run": 8,
-    "cli": 9,
-    "__main__": 10,
+    **dict.fromkeys(("prove", "remeasure"), 9),
+    "cli": 10,
+    "__main__": 11,
 }
 SAME_LEVEL = {("space", "architecture")}  # a space hands out architectures
 ONLY_ERRORS = {"host"}  # level 3, but it may import level 0 only

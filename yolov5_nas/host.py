@@ -156,29 +156,34 @@ class Host:
         }
         if "openvino.inference_engine" in inspect.getsource(exporter):  # gone since OpenVINO 2024
             exporting["export_openvino"] = _export_openvino
-        failures = _Failures()
-        self.general.LOGGER.addHandler(failures)
+        failures, logger = _Failures(), self.general.LOGGER
         legacy: Any = torch.onnx.export
         if "dynamo" in inspect.signature(legacy).parameters:  # the newer exporter needs a further package and opset 18
             legacy = functools.partial(legacy, dynamo=False)
-        try:
-            with self.compatible(), patched(exporter, **exporting), patched(torch.onnx, export=legacy):
-                files = exporter.run(
-                    weights=path, imgsz=(imgsz, imgsz), batch_size=batch, device="", include=(form,), half=half
-                )
-        finally:
-            self.general.LOGGER.removeHandler(failures)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.compatible())
+            stack.enter_context(patched(logger, handlers=[failures], propagate=False))
+            stack.enter_context(patched(exporter, **exporting))
+            stack.enter_context(patched(torch.onnx, export=legacy))
+            files = exporter.run(
+                weights=path, imgsz=(imgsz, imgsz), batch_size=batch, device="", include=(form,), half=half
+            )
         found = [Path(file) for file in files if file]
         if not found or failures.lines:
             raise RuntimeError(failures.lines[-1] if failures.lines else f"{form} gave no file")
         return found[-1]
 
     def load_exported(self, path: Path, half: bool, device: Any) -> Any:
-        """`DetectMultiBackend` of an exported model, as `detect.py` and `val.py` run it: images to predictions."""
+        """`DetectMultiBackend` of an exported model, as `detect.py` and `val.py` run it: images to predictions.
+
+        ONNX Runtime and OpenVINO get as many threads as torch has in this process, in place of all cores.
+        """
         with contextlib.ExitStack() as stack:
             stack.enter_context(patched(self.common, check_requirements=lambda *_, **__: None))
-            if importlib.util.find_spec("openvino") and not importlib.util.find_spec("openvino.runtime"):
-                stack.enter_context(_module_entry("openvino.runtime", importlib.import_module("openvino")))
+            if path.suffix == ".onnx":
+                stack.enter_context(_onnxruntime_threads())
+            elif path.name.endswith("_openvino_model"):
+                stack.enter_context(_openvino_threads())
             stack.enter_context(self.quiet())
             return self.common.DetectMultiBackend(str(path), device=device, fp16=half).eval()
 
@@ -360,6 +365,40 @@ class _Failures(logging.Handler):
         text = record.getMessage()
         if "export failure" in text:
             self.lines.append(" ".join(text.split("export failure", 1)[1].split(": ", 1)[-1].split())[:300])
+
+
+@contextlib.contextmanager
+def _onnxruntime_threads() -> Iterator[None]:
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession
+
+    def with_threads(*args: Any, **kwargs: Any) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        return session(*args, sess_options=options, **kwargs)
+
+    with patched(onnxruntime, InferenceSession=with_threads):
+        yield
+
+
+@contextlib.contextmanager
+def _openvino_threads() -> Iterator[None]:
+    import openvino
+    import torch
+
+    compile_model = openvino.Core.compile_model
+
+    def with_threads(core: Any, model: Any, device_name: str) -> Any:
+        # The newest hosts say AUTO, which may take another device than the one that is asked for.
+        return compile_model(core, model, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+
+    with contextlib.ExitStack() as stack:
+        if not importlib.util.find_spec("openvino.runtime"):  # where the older hosts look
+            stack.enter_context(_module_entry("openvino.runtime", openvino))
+        stack.enter_context(patched(openvino.Core, compile_model=with_threads))
+        yield
 
 
 def _export_openvino(file: Path, metadata: Mapping[str, Any], half: bool, *_: Any, **__: Any) -> tuple[str, None]:

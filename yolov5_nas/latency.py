@@ -85,7 +85,7 @@ class Runtime:
             "batch": self.batch,
             "imgsz": imgsz,
         }
-        if self.backend in ("pytorch", "torchscript") and not cuda:
+        if not cuda:
             conditions["threads"] = torch.get_num_threads()
         return conditions
 

@@ -80,15 +80,15 @@ def search(
     if resume:
         folder = Path(resume)
         chosen = _resumed_options(folder, check_names(options))
-        engine = engine or _engine(chosen)
-        with _only_one(folder):
+        engine = engine or engine_of(chosen)
+        with hold(folder):
             chosen.save(folder / "search.yaml")
-            return _go(folder, chosen, _settings_of(folder, chosen), strategy, reward, engine)
+            return _go(folder, chosen, settings_of(folder, chosen), strategy, reward, engine)
     chosen = Options().with_given(options)
     prepared = _prepare(chosen)
-    engine = engine or _engine(prepared.options)
+    engine = engine or engine_of(prepared.options)
     folder = make_folder(_new_folder(chosen))
-    with _only_one(folder):
+    with hold(folder):
         settings = _write_run(folder, prepared)
         return _go(folder, prepared.options, settings, strategy, reward, engine)
 
@@ -106,7 +106,7 @@ class _Prepared:
 
 def _prepare(o: Options) -> _Prepared:
     """Find and check all that the user named."""
-    _reward(o), _constraints(o)
+    reward_of(o), _constraints(o)
     strategy = o.strategy or ("nsga2" if o.objectives else "evolution")
     if o.objectives and strategy in ("evolution", "tpe"):
         accepted = ("nsga2", "random", "grid")
@@ -189,8 +189,8 @@ def _write_run(folder: Path, prepared: _Prepared) -> Settings:
     return _settings(folder, prepared.options, prepared.data, prepared.host)
 
 
-def _settings_of(folder: Path, o: Options) -> Settings:
-    """A trial's settings as the run's folder has them."""
+def settings_of(folder: Path, o: Options) -> Settings:
+    """A trial's settings as a run's folder has them."""
     host = hosts.load(hosts.find(o.yolov5))
     data = resolve_data(Path(o.data), host)
     return _settings(folder, o, data, host)
@@ -254,7 +254,7 @@ def _same(name: str, old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def _only_one(folder: Path) -> FileLock:
+def hold(folder: Path) -> FileLock:
     """Holds the run's folder against a second process.
 
     Raises:
@@ -268,7 +268,12 @@ def _only_one(folder: Path) -> FileLock:
     return lock
 
 
-def _engine(o: Options) -> Engine:
+def engine_of(o: Options) -> Engine:
+    """The engine that the options name.
+
+    Raises:
+        UserError: it can't run so on this machine.
+    """
     if _engine_name(o.engine) == "local":
         return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
     return NNIEngine(device_indices(o.device), o.concurrency, o.trial_minutes, o.port, o.host)
@@ -298,7 +303,8 @@ def _asked(strategy: Any, space: Space) -> AskTell:
     return NNIStrategy(strategy, space)
 
 
-def _reward(o: Options) -> Reward:
+def reward_of(o: Options) -> Reward:
+    """The reward that the options name."""
     return make_reward(o.reward, _targets(o), o.exponent)
 
 
@@ -331,7 +337,7 @@ def _go(
     keeper.update()
     logger = TensorBoardLogger(folder, [r for r in journal.records if r.done])
     ending, interrupted = "interrupted", True
-    reward = reward or _reward(o)
+    reward = reward or reward_of(o)
     if isinstance(engine, NNIEngine):
         engine.reward = engine.reward or reward
     engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
