@@ -72,12 +72,14 @@ class Strategy:
     def draw(self) -> Architecture:
         """An architecture drawn at random; where constraints refuse many, nearer to one that they did not refuse.
 
-        Each label is a feasible architecture's with a probability of the share that was refused so far.
+        Each label is a feasible architecture's (the default one's, until there is another) with a probability of the
+        share that was refused so far.
         """
         drawn = self.space.sample(self.rng)
-        if not self.refused or not self.feasible:
+        if not self.refused:
             return drawn
-        share, parent = self.refused / (self.refused + len(self.feasible)), self.rng.choice(self.feasible).architecture
+        parent = self.rng.choice(self.feasible).architecture if self.feasible else self.space.default()
+        share = self.refused / (self.refused + len(self.feasible) + 1)
         return Architecture({k: parent[k] if self.rng.random() < share else value for k, value in drawn.items()})
 
     def _new(self) -> Architecture:
