@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
-from .metrics import BACKENDS, check_objectives
+from .metrics import BACKENDS, check_objectives, is_maximised
 from .space import load_yaml
 
 # What a resumed run may change: it decides how long and where trials run, not what they give. (Data loader workers have
@@ -102,6 +102,11 @@ class Options:
         """The metrics of the Pareto front that is drawn and kept: the objectives, else the first target's and mAP."""
         cost = self.target[0].split("=")[0].strip() if self.target else "latency_ratio"
         return self.objectives or (cost, "map50_95")
+
+    @property
+    def cost(self) -> str:
+        """The metric by which costs are compared: the first of the front that is one."""
+        return next((metric for metric in self.front if not is_maximised(metric)), "latency_ratio")
 
     def with_given(self, given: Mapping[str, Any]) -> Options:
         """A copy in which the options that a user gave win."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from .journal import TrialRecord, complete, latest, read_lines
+from .ranking import html_table
 
 FOLDER = "prove"  # in a run's folder
 STOCK, RESCALED = "stock", "stock rescaled"
@@ -125,6 +127,17 @@ def verdict(comparisons: Sequence[Comparison], cost: str) -> str:
         rivals = "one of stock and rescaled stock, but not the other beyond the seeds' spread"
         return f"A gain is shown in part: {', '.join(partly)} beats, at equal or lower cost, {rivals}. {test}"
     return f"No gain at equal or lower cost is shown: the differences may be the seeds' alone. {test}"
+
+
+def sections(run: Path, cost: str) -> list[tuple[str, str]]:
+    """What `prove` found so far, for the report: title and HTML; [] where there is nothing."""
+    found = contestants(read(run), cost)
+    if not found:
+        return []
+    comparisons = compare(found)
+    items = "".join(f"<li>{escape(c.text(cost))}</li>" for c in comparisons)
+    text = f"<p>{escape(verdict(comparisons, cost))}</p><ul>{items}</ul>"
+    return [("Is the gain real?", text + html_table(table(found, cost)))]
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -80,7 +80,7 @@ def prove(
     settings = replace(settings, val_period=max(1, -(-settings.epochs // 4)))
     engine = engine or engine_of(o)
     folder = run / FOLDER
-    cost = next((m for m in o.front if m != "map50_95"), "latency_ratio")
+    cost = o.cost
     candidates = _candidates(records, o, top)
     with hold(run):
         folder.mkdir(exist_ok=True)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from .errors import TrialError, UserError
 from .files import write_whole
-from .journal import TrialRecord, eligible, read_journal
+from .journal import eligible, read_journal
 from .latency import Runtime
 from .options import Options, load_options
+from .ranking import FOLDER, ranking, tau
 from .report import report
 from .run import reward_of, settings_of
 from .trial import measure_architecture
-
-FOLDER = "remeasured"  # in a run's folder
 
 
 def remeasure(
@@ -53,25 +51,5 @@ def remeasure(
     lines = "".join(record.to_json() + "\n" for record in found)
     write_whole(run / FOLDER / f"{backend}-{device.replace(',', '-')}.jsonl", lines)
     report(run)
-    return ranking(records, found)
-
-
-def ranking(before: list[TrialRecord], after: list[TrialRecord]) -> str:
-    """Two rewards of the same trials side by side, in the order of the second, and Kendall's tau."""
-    from scipy.stats import kendalltau
-
-    old = {r.number: r for r in before}
-    tau = kendalltau([old[r.number].reward for r in after], [r.reward for r in after]).statistic
-    ranks = {r.number: i for i, r in enumerate(sorted(before, key=_order), 1)}
-    lines = [f"{'rank':>5}{'before':>8}{'trial':>7}{'reward':>9}{'x stock':>9}{'before':>8}"]
-    for i, record in enumerate(sorted(after, key=_order), 1):
-        was: Any = old[record.number].metrics.get("latency_ratio", float("nan"))
-        ratio = record.metrics["latency_ratio"]
-        mark = "" if record.conditions.get("trusted", True) else "  not to be trusted"
-        name = f"{i:>5}{ranks[record.number]:>8}{record.number:>7}"
-        lines.append(f"{name}{record.reward:>9.4f}{ratio:>9.3f}{was:>8.3f}{mark}")
-    return "\n".join([*lines, "", f"Kendall's tau between the two rankings: {tau:.2f}"])
-
-
-def _order(record: TrialRecord) -> tuple[float, int]:
-    return -(record.reward or 0.0), record.number
+    lines = ["".join(f"{cell:>10}" for cell in row) for row in ranking(records, found)]
+    return "\n".join([*lines, "", f"Kendall's tau between the two rankings: {tau(records, found):.2f}"])

@@ -25,7 +25,8 @@ from .files import find_file, increment_path, make_folder, shipped
 from .journal import Journal, TrialRecord, best
 from .latency import Runtime
 from .options import MAY_CHANGE, Options, check_names, load_options
-from .report import COLUMNS, closing_table, report
+from .page import COLUMNS
+from .report import closing_table, report
 from .reward import Constraint, Reward, Target, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
@@ -335,7 +336,7 @@ def _go(
     strategy = _asked(strategy or _strategy(o, settings), settings.space)
     keeper = _Keeper(folder, journal, o.front)
     keeper.update()
-    logger = TensorBoardLogger(folder, [r for r in journal.records if r.done])
+    logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
     ending, interrupted = "interrupted", True
     reward = reward or reward_of(o)
     if isinstance(engine, NNIEngine):
