@@ -9,7 +9,7 @@ import pytest
 import synthetic
 
 from yolov5_nas.effects import LEAST, effects, fence
-from yolov5_nas.journal import read_journal
+from yolov5_nas.journal import Journal, TrialRecord, read_journal
 from yolov5_nas.options import Options
 from yolov5_nas.page import _failures, figures
 from yolov5_nas.plots import axes_of, pareto
@@ -184,11 +184,32 @@ def test_conditions_of_the_latency_and_what_is_not_to_be_trusted_are_said(run):
     assert [int(row[0]) for row in marked] == [5]
 
 
-def test_further_sections_are_taken_as_they_are(run):
-    report(run, [("Proof of gain", "<p id='proof'>a <b>proof</b></p>")])
-    html = page(run)
-    assert "<h2>Proof of gain</h2>" in html
-    assert "<p id='proof'>a <b>proof</b></p>" in html
+def test_what_was_proved_and_measured_again_has_its_sections(tmp_path):
+    trials = synthetic.records(12)
+    folder = synthetic.write(tmp_path / "run", trials)
+    report(folder)
+    assert "Is the gain real?" not in page(folder)
+    again = Journal(folder / "remeasured" / "onnx-cpu.jsonl")
+    again.path.parent.mkdir()
+    conditions = {"runtime": "onnxruntime 1", "device": "cpu (y)", "dtype": "float32", "batch": 1, "trusted": False}
+    for i, record in enumerate(trials):  # ranked the other way round
+        again.append(
+            replace(record, reward=-record.reward, conditions=conditions if i else conditions | {"trusted": True})
+        )
+    proof = Journal(folder / "prove" / "trials.jsonl")
+    proof.path.parent.mkdir()
+    for seed in range(3):
+        for name, score in (("stock", 0.5), ("trial 3", 0.6)):
+            metrics = {"map50_95": score + seed / 1000, "latency_ratio": 1.0}
+            architecture = {"contestant": name, "seed": seed}
+            proof.append(TrialRecord(len(proof.records), architecture, "complete", score, metrics))
+    report(folder)
+    html = page(folder)
+    assert "<h2>Is the gain real?</h2>" in html
+    assert "A gain is shown: trial 3 detects better than stock YOLOv5 at equal or lower cost." in html
+    assert "<h2>Measured again: onnx-cpu</h2>" in html
+    assert "Kendall&#x27;s tau: -1.00" in html
+    assert html.count("1.0% untrusted") == 11
 
 
 def test_the_words_name_what_matters(trials):

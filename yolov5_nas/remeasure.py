@@ -48,8 +48,8 @@ def remeasure(
         found.append(replace(record, metrics=metrics, reward=reward(metrics), conditions=costs.conditions))
         print(f"[{i}/{len(records)}] trial {record.number}: x stock {metrics['latency_ratio']:.3f}", flush=True)
     (run / FOLDER).mkdir(exist_ok=True)
-    lines = "".join(record.to_json() + "\n" for record in found)
-    write_whole(run / FOLDER / f"{backend}-{device.replace(',', '-')}.jsonl", lines)
+    text = "".join(record.to_json() + "\n" for record in found)
+    write_whole(run / FOLDER / f"{backend}-{device.replace(',', '-')}.jsonl", text)
     report(run)
     lines = ["".join(f"{cell:>10}" for cell in row) for row in ranking(records, found)]
     return "\n".join([*lines, "", f"Kendall's tau between the two rankings: {tau(records, found):.2f}"])
