@@ -49,6 +49,12 @@ def with_curve(architecture: Mapping[str, Any], settings: Any, seed: int, folder
     return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0}, points)
 
 
+def infeasible(architecture: Mapping[str, Any], *_: Any) -> TrialResult:
+    """Refused before training, with all that such a result says."""
+    conditions = {"backend": "onnx", "trusted": True}
+    return TrialResult({"params": 2.0}, (), "infeasible", conditions, "params is 2, which breaks params<=1")
+
+
 def raises(*_: Any) -> TrialResult:
     raise ValueError("broken on purpose")
 

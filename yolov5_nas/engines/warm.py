@@ -139,7 +139,7 @@ def read_outcome(folder: Path, job: Job) -> Outcome | None:
         if (entries["id"], entries["seed"]) != (Architecture(job.architecture).id, job.seed):
             return None
         result = entries["result"]
-        result = TrialResult(result["metrics"], tuple(result["curve"])) if result else None
+        result = TrialResult(**{**result, "curve": tuple(result["curve"])}) if result else None
         return Outcome(job.number, entries["seconds"], result, entries["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
