@@ -58,6 +58,7 @@ class TrialRecord:
         error: `{"reason": one of REASONS, "message": ...}` where it failed; with the reason "constraint" where it
             breaks one.
         conditions: of the latency measurement.
+        parent: the number of the trial whose weights it started from, if it did from one's.
     """
 
     number: int
@@ -71,6 +72,7 @@ class TrialRecord:
     attempt: int = 1
     error: Mapping[str, str] | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    parent: int | None = None
 
     @property
     def id(self) -> str:
@@ -87,6 +89,8 @@ class TrialRecord:
         line = {"version": VERSION, "number": self.number, "id": self.id, **asdict(self)}
         if not self.conditions:
             del line["conditions"]
+        if self.parent is None:
+            del line["parent"]
         return json.dumps(line, separators=(",", ":"), allow_nan=False)
 
     @classmethod

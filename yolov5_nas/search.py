@@ -14,6 +14,7 @@ from .architecture import Architecture
 from .engines import Engine, Job, Outcome
 from .journal import Journal, TrialRecord
 from .metrics import LATENCIES
+from .parents import Choice
 from .reward import Reward
 from .strategies import SpaceExhausted
 
@@ -40,6 +41,8 @@ class Loop:
         reward: metrics to the number to maximise.
         trials: how many to train in all, those in the journal included; what a constraint refuses does not count.
         seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone.
+        inherit: chooses whose weights a trial starts from; then nothing else starts until the first trial, which starts
+            from none, is complete.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
         listeners: called with the record of each trial that ended, after it is in the journal.
     """
@@ -50,6 +53,7 @@ class Loop:
     reward: Reward
     trials: int
     seed: int = 0
+    inherit: Choice | None = None
     hours: float | None = None
     listeners: Sequence[Listener] = ()
 
@@ -75,6 +79,8 @@ class Loop:
             return None
         if self.waiting:
             return self.waiting.popleft()
+        if self.inherit and not self._base_is_there():
+            return None
         records = self.journal.trials.values()
         if sum(r.state != "infeasible" for r in records) >= self.trials:
             if not self.running:  # one that runs may prove infeasible, and leave room for another
@@ -91,12 +97,23 @@ class Loop:
         except SpaceExhausted as e:
             self.ending = str(e)
             return None
-        return TrialRecord(number, dict(architecture), "started", seed=self.seed)
+        parent = self.inherit(architecture, records) if self.inherit and number else None
+        return TrialRecord(number, dict(architecture), "started", seed=self.seed, parent=parent)
+
+    def _base_is_there(self) -> bool:
+        """Whether the first trial may start or is complete; where it failed, the search is over."""
+        first = self.journal.trials.get(0)
+        if first is None or first.state == "complete":
+            return True
+        if first.done:
+            error = first.error or {}
+            self.ending = f"trial 0, whose weights all others start from, has {first.state} ({error.get('message')})"
+        return False
 
     def _start(self, record: TrialRecord) -> None:
         self.journal.append(record)
         self.running[record.number] = record
-        self.engine.submit(Job(record.number, record.architecture, record.seed))
+        self.engine.submit(Job(record.number, record.architecture, record.seed, record.parent))
 
     def _end(self, outcome: Outcome) -> None:
         record = judge(self.running.pop(outcome.number), outcome, self.reward)
