@@ -153,8 +153,8 @@ def refusing(architecture, settings, seed, folder):
     params = fake_trials.score(architecture)
     why = broken([LIMIT], {"params": params})
     if why and Architecture(architecture) != SPACE.default():
-        return TrialResult({"params": params}, state="infeasible", broken=why)
-    return TrialResult({"map50_95": params, "latency_ratio": 1.0, "params": params}, broken=why)
+        return TrialResult({"params": params}, state="infeasible", why=why)
+    return TrialResult({"map50_95": params, "latency_ratio": 1.0, "params": params}, why=why)
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -179,7 +179,7 @@ def test_the_default_architecture_is_trained_though_it_breaks_a_constraint_but_d
     def breaking(architecture, *_):
         default = Architecture(architecture) == SPACE.default()
         metrics = {"map50_95": 0.9 if default else 0.1, "latency_ratio": 1.0}
-        return TrialResult(metrics, broken="latency_ratio is 1, which breaks latency_ratio<=0.9" if default else None)
+        return TrialResult(metrics, why="latency_ratio is 1, which breaks latency_ratio<=0.9" if default else None)
 
     search = loop(tmp_path, trials=3, trial=breaking)
     search.run()
@@ -192,7 +192,7 @@ def test_the_default_architecture_is_trained_though_it_breaks_a_constraint_but_d
 
 def test_it_gives_up_when_every_architecture_breaks_a_constraint(tmp_path):
     def refuse(*_):
-        return TrialResult({"params": 1.0}, state="infeasible", broken="params is 1, which breaks params<=0")
+        return TrialResult({"params": 1.0}, state="infeasible", why="params is 1, which breaks params<=0")
 
     search = loop(tmp_path, trial=refuse)
     assert search.run() == "the last 100 architectures all broke a constraint"

@@ -187,7 +187,7 @@ def test_what_breaks_a_constraint_is_not_trained_and_cheap_costs_are_looked_at_f
     dear = replace(settings, constraints=(Constraint("params", 2e6), Constraint("latency_ratio", 99.0)))
     result = run_trial(architecture, dear, 0, tmp_path)
     assert result.state == "infeasible"
-    assert result.broken.startswith("params is ")
+    assert result.why.startswith("params is ")
     assert set(result.metrics) == {"params", "gflops"}
     assert result.curve == ()
     assert not (tmp_path / WEIGHTS).exists()
@@ -196,7 +196,7 @@ def test_what_breaks_a_constraint_is_not_trained_and_cheap_costs_are_looked_at_f
 def test_the_default_architecture_is_trained_all_the_same(settings):
     result = run_trial(settings.space.default(), replace(settings, epochs=1, constraints=(Constraint("params", 1.0),)))
     assert result.state == "complete"
-    assert result.broken.endswith("which breaks params<=1")
+    assert result.why.endswith("which breaks params<=1")
     assert "map50_95" in result.metrics
 
 

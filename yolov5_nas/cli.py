@@ -179,8 +179,13 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and data")
     add(group, "cfg", "model YAML with NASConv and NASC3 layers")
     add(group, "data", "data YAML")
-    add(group, "weights", "stock checkpoint that every trial starts from, where its layers fit")
-    add(group, "hyp", "hyper-parameter YAML")
+    add(group, "weights", "checkpoint to inherit from: stock YOLOv5 of the same size, or a run's")
+    text = "train the stock architecture for so many epochs first; the others inherit its weights"
+    add(group, "base_epochs", text, type=int)
+    text = "whose weights a trial starts from: the base's or the nearest evaluated architecture's"
+    add(group, "inherit", text, choices=["base", "parent", "none"])
+    add(group, "hyp", "hyper-parameter YAML (default: hyp.short.yaml)")
+    add(group, "inherit_hyp", "the same for what starts from weights (default: --hyp if given, else hyp.inherit.yaml)")
     add(group, "yolov5", "a clone of ultralytics/yolov5 (else YOLOV5_ROOT, the working directory, the package)")
     group = parser.add_argument_group("search")
     add(group, "trials", "how many architectures to try, the stock one included", type=int)
@@ -213,6 +218,8 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "noautoanchor", "leave the anchors as they are", action="store_true")
     add(group, "freeze", "layers not to train: 10 for the first ten, 0 1 2 for these", nargs="+", type=int)
     add(group, "subset", "share of the training images to train on", type=float)
+    text = "end trials early that can't become interesting any more (then there are some twelve validations)"
+    add(group, "prune", text, action="store_true")
     add(group, "val_period", "epochs between validations (default: a quarter of the epochs)", type=int)
     group = parser.add_argument_group("machine")
     add(group, "device", "0 or 0,1 or cpu (default: the first GPU, else the CPU)")

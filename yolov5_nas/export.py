@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from .architecture import Architecture
@@ -63,9 +64,11 @@ def load_space(run: Path) -> Space:
     return Space.from_yaml(run / "space.yaml")
 
 
-def keep_weights(run: Path, records: list[TrialRecord], objectives: tuple[str, ...]) -> None:
-    """Delete the weights of trials that are neither the best nor on the front of the objectives."""
-    kept = {r.number for r in front(records, *objectives)}
+def keep_weights(
+    run: Path, records: list[TrialRecord], objectives: tuple[str, ...], others: Collection[int] = ()
+) -> None:
+    """Delete the weights of trials that are neither the best nor on the front of the objectives, nor of the others."""
+    kept = {*others, *(r.number for r in front(records, *objectives))}
     if (winner := best(records)) is not None:
         kept.add(winner.number)
     for record in complete(records):

@@ -21,6 +21,7 @@ MAY_CHANGE = (
 )
 ENGINES = ("nni", "local")
 ACCEPTED = {
+    "inherit": ("base", "parent", "none"),
     "cache": ("ram", "disk", "val", "none"),
     "engine": ENGINES,
     "optimizer": ("SGD", "Adam", "AdamW"),
@@ -35,7 +36,10 @@ class Options:
     cfg: str = "yolov5n_nas.yaml"
     data: str = "digits.yaml"
     weights: str | None = None
-    hyp: str = "hyp.short.yaml"
+    base_epochs: int | None = None
+    inherit: str | None = None
+    hyp: str | None = None
+    inherit_hyp: str | None = None
     yolov5: str | None = None
     trials: int = 20
     strategy: str | None = None
@@ -61,6 +65,7 @@ class Options:
     freeze: tuple[int, ...] = ()
     subset: float = 1.0
     val_period: int | None = None
+    prune: bool = False
     seed: int = 0
     device: str = ""
     concurrency: int | None = None
@@ -85,7 +90,14 @@ class Options:
             check_objectives(self.objectives)
         if self.cache in ("none", "None", ""):
             object.__setattr__(self, "cache", None)
-        for name, least in (("trials", 1), ("epochs", 1), ("batch_size", 1), ("val_period", 1), ("population", 1)):
+        for name, least in (
+            ("trials", 1),
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("val_period", 1),
+            ("population", 1),
+            ("base_epochs", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{_flag(name)} must be at least {least}", got=value)
@@ -96,6 +108,14 @@ class Options:
         for name, accepted in ACCEPTED.items():
             if getattr(self, name) not in (None, *accepted):
                 raise UserError(f"unknown {_flag(name)}", got=getattr(self, name), accepted=accepted)
+        self._check_inherit()
+
+    def _check_inherit(self) -> None:
+        given = self.weights or self.base_epochs
+        if self.inherit == "none" and given:
+            raise UserError("--inherit none goes with neither --weights nor --base-epochs")
+        if self.inherit in ("base", "parent") and not given:
+            raise UserError(f"--inherit {self.inherit} needs --weights or --base-epochs")
 
     @property
     def front(self) -> tuple[str, ...]:

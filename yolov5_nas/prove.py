@@ -76,8 +76,9 @@ def prove(
     run = Path(run)
     records = read_journal(run)
     o = Options().with_given(load_options(run / "search.yaml")).with_given(options)
-    settings = replace(settings_of(run, o), epochs=epochs or 3 * o.epochs, constraints=(), needed=())
+    settings = replace(settings_of(run, o), epochs=epochs or 3 * (o.base_epochs or o.epochs), constraints=(), needed=())
     settings = replace(settings, val_period=max(1, -(-settings.epochs // 4)))
+    settings = replace(settings, weights=None, base_epochs=None)  # of another scale they would not fit stock
     engine = engine or engine_of(o)
     folder = run / FOLDER
     cost = o.cost

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from . import host as hosts
+from . import parents
 from .data import check_data, find_data, read_data, resolve_data, take_subset
 from .derive import dump_model
 from .engines import Engine, EngineError
@@ -27,12 +28,13 @@ from .latency import Runtime
 from .options import MAY_CHANGE, Options, check_names, load_options
 from .page import COLUMNS
 from .report import closing_table, report
+from .pruning import Curves
 from .reward import Constraint, Reward, Target, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
 from .strategies import Strategy, make_strategy
 from .tensorboard import TensorBoardLogger
-from .trial import Settings, run_trial, run_trial_with_onnx
+from .trial import Settings, check_weights, run_trial, run_trial_with_onnx
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class _Prepared:
     options: Options  # every one resolved
     model: dict[str, Any]
     hyp: dict[str, Any]
+    inherit_hyp: dict[str, Any] | None
     data: dict[str, Any]
     host: hosts.Host
 
@@ -121,14 +124,17 @@ def _prepare(o: Options) -> _Prepared:
     space = Space.from_yaml(cfg, imgsz=o.imgsz)
     wanted = space.imgsz.default if space.imgsz else o.imgsz or read_data(data_file).get("imgsz") or 640
     imgsz = make_divisible(int(wanted), STRIDE)
-    hyp_file = find_file(o.hyp, [shipped("data"), location.root / "data"], "hyper-parameter YAML (--hyp)")
+    hyp_file = _find_hyp(o.hyp or "hyp.short.yaml", "--hyp", location)
     hyp = _read_hyp(hyp_file)
+    inherits = bool(o.weights or o.base_epochs)
+    inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
+    inherit_hyp = _read_hyp(inherit_file) if inherits else None
     host = hosts.load(location)
     print(f"{location}, torch {host.torch_utils.torch.__version__}")
     data = resolve_data(data_file, host)
     check_data(data, host, imgsz, data_file, o.single_cls)
     if o.weights:
-        host.load_checkpoint(Path(o.weights))
+        print(check_weights(Path(o.weights), space, 1 if o.single_cls else data["nc"], host))
     device = _device(o.device)
     Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
     population = o.population or max(2, min(16, o.trials // 3))
@@ -137,18 +143,24 @@ def _prepare(o: Options) -> _Prepared:
         cfg=str(cfg),
         data=str(data_file),
         hyp=str(hyp_file),
+        inherit=o.inherit or ("base" if inherits else "none"),
+        inherit_hyp=str(inherit_file) if inherits else None,
         weights=str(Path(o.weights).resolve()) if o.weights else None,
         yolov5=str(location.root) if location.kind == "clone" else None,
         imgsz=imgsz,
         optimizer=o.optimizer or hyp.get("optimizer", "SGD"),
-        val_period=o.val_period or max(1, -(-o.epochs // 4)),
+        val_period=o.val_period or max(1, -(-o.epochs // (12 if o.prune else 4))),
         strategy=strategy,
         population=population,
         device=device,
         engine=_engine_name(o.engine),
         workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
     )
-    return _Prepared(options, model, hyp, data, host)
+    return _Prepared(options, model, hyp, inherit_hyp, data, host)
+
+
+def _find_hyp(name: str, flag: str, location: hosts.Location) -> Path:
+    return find_file(name, [shipped("data"), location.root / "data"], f"hyper-parameter YAML ({flag})")
 
 
 def _read_hyp(path: Path) -> dict[str, Any]:
@@ -187,6 +199,8 @@ def _write_run(folder: Path, prepared: _Prepared) -> Settings:
     prepared.options.save(folder / "search.yaml")
     (folder / "space.yaml").write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}))
     (folder / "hyp.yaml").write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
+    if prepared.inherit_hyp:
+        (folder / "hyp.inherit.yaml").write_text(yaml.safe_dump(prepared.inherit_hyp, sort_keys=False))
     return _settings(folder, prepared.options, prepared.data, prepared.host)
 
 
@@ -202,10 +216,10 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         data = take_subset(data, host, o.imgsz or 640, o.subset, o.seed, folder)
         check_data(data, host, o.imgsz or 640, Path(o.data), o.single_cls)
     model, _ = read_model_yaml(folder / "space.yaml")
-    hyp = yaml.safe_load((folder / "hyp.yaml").read_text())
     names = {n for n in Settings.__dataclass_fields__ if n in Options.__dataclass_fields__} - {
         "data",
         "hyp",
+        "inherit_hyp",
         "device",
         "freeze",
     }
@@ -213,7 +227,8 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
     return Settings(
         model=model,
         data=data,
-        hyp={k: v for k, v in hyp.items() if k != "optimizer"},
+        hyp=_saved_hyp(folder / "hyp.yaml"),
+        inherit_hyp=_saved_hyp(folder / "hyp.inherit.yaml") if o.inherit_hyp else None,
         location=host.location,
         device=_torch_device(o.device),
         freeze=frozen_layers(o.freeze),
@@ -221,6 +236,10 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         needed=_needed(o),
         **{name: getattr(o, name) for name in names},
     )
+
+
+def _saved_hyp(path: Path) -> dict[str, Any]:
+    return {k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "optimizer"}
 
 
 def frozen_layers(freeze: tuple[int, ...]) -> tuple[int, ...]:
@@ -250,7 +269,7 @@ def _resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
 
 def _same(name: str, old: Any, new: Any) -> bool:
     """Whether two values of an option mean the same; a file named bare is the one that was found by that name."""
-    if name in ("cfg", "data", "hyp", "weights", "yolov5") and old and new:
+    if name in ("cfg", "data", "hyp", "inherit_hyp", "weights", "yolov5") and old and new:
         return Path(old) == Path(new).expanduser().resolve() or Path(old).name == new
     return bool(old == new)
 
@@ -304,6 +323,11 @@ def _asked(strategy: Any, space: Space) -> AskTell:
     return NNIStrategy(strategy, space)
 
 
+def _inherit(o: Options) -> parents.Choice | None:
+    """How a trial's parent is chosen; None where all start from a file, or from nothing."""
+    return parents.nearest if o.inherit == "parent" else parents.base if o.base_epochs else None
+
+
 def reward_of(o: Options) -> Reward:
     """The reward that the options name."""
     return make_reward(o.reward, _targets(o), o.exponent)
@@ -334,7 +358,8 @@ def _go(
     """Run the loop, with the listeners that keep the folder up to date, and close the run."""
     journal = Journal(folder / "trials.jsonl")
     strategy = _asked(strategy or _strategy(o, settings), settings.space)
-    keeper = _Keeper(folder, journal, o.front)
+    inherit = _inherit(o)
+    keeper = _Keeper(folder, journal, o.front, inherit)
     keeper.update()
     logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
     ending, interrupted = "interrupted", True
@@ -351,6 +376,8 @@ def _go(
                 reward,
                 o.trials,
                 seed=o.seed,
+                inherit=inherit,
+                curves=Curves(reward, o.objectives) if o.prune else None,
                 hours=o.hours,
                 listeners=(keeper, logger, progress),
             )
@@ -372,10 +399,10 @@ def _go(
 
 
 class _Keeper:
-    """Keeps `best/` at the best trial so far, and weights only of trials on the front."""
+    """Keeps `best/` at the best trial so far, and weights only of trials on the front and of those to inherit from."""
 
-    def __init__(self, folder: Path, journal: Journal, objectives: tuple[str, ...]):
-        self.folder, self.journal, self.objectives = folder, journal, objectives
+    def __init__(self, folder: Path, journal: Journal, objectives: tuple[str, ...], inherit: parents.Choice | None):
+        self.folder, self.journal, self.objectives, self.inherit = folder, journal, objectives, inherit
         self.written: int | None = None  # the trial in `best/`, once this process has put one there
 
     def __call__(self, record: TrialRecord) -> None:
@@ -387,7 +414,8 @@ class _Keeper:
         if (winner := best(records)) is not None and winner.number != self.written:
             write_trial(self.folder, winner, self.folder / "best")
             self.written = winner.number
-        keep_weights(self.folder, records, self.objectives)
+        others = parents.needed(records, self.inherit) if self.inherit else ()
+        keep_weights(self.folder, records, self.objectives, others)
 
 
 def _counts(record: TrialRecord) -> bool:

@@ -14,6 +14,8 @@ from .architecture import Architecture
 from .engines import Engine, Job, Outcome
 from .journal import Journal, TrialRecord
 from .metrics import LATENCIES
+from .parents import Choice
+from .pruning import Curves
 from .reward import Reward
 from .strategies import SpaceExhausted
 
@@ -40,6 +42,9 @@ class Loop:
         reward: metrics to the number to maximise.
         trials: how many to train in all, those in the journal included; what a constraint refuses does not count.
         seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone.
+        inherit: chooses whose weights a trial starts from; then nothing else starts until the first trial, which starts
+            from none, is complete.
+        curves: with it trials are ended early.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
         listeners: called with the record of each trial that ended, after it is in the journal.
     """
@@ -50,6 +55,8 @@ class Loop:
     reward: Reward
     trials: int
     seed: int = 0
+    inherit: Choice | None = None
+    curves: Curves | None = None
     hours: float | None = None
     listeners: Sequence[Listener] = ()
 
@@ -58,6 +65,8 @@ class Loop:
         self.deadline = math.inf if self.hours is None else time.monotonic() + self.hours * 3600
         self.waiting = deque(replay(self.journal.records, self.strategy))
         self.running: dict[int, TrialRecord] = {}
+        for record in self.journal.records if self.curves else ():
+            self.curves.observe(record)  # type: ignore[union-attr]
         self.ending = ""
         while True:
             while len(self.running) < self.engine.slots and (record := self._next()):
@@ -75,6 +84,8 @@ class Loop:
             return None
         if self.waiting:
             return self.waiting.popleft()
+        if self.inherit and not self._base_is_there():
+            return None
         records = self.journal.trials.values()
         if sum(r.state != "infeasible" for r in records) >= self.trials:
             if not self.running:  # one that runs may prove infeasible, and leave room for another
@@ -91,17 +102,31 @@ class Loop:
         except SpaceExhausted as e:
             self.ending = str(e)
             return None
-        return TrialRecord(number, dict(architecture), "started", seed=self.seed)
+        parent = self.inherit(architecture, records) if self.inherit and number else None
+        return TrialRecord(number, dict(architecture), "started", seed=self.seed, parent=parent)
+
+    def _base_is_there(self) -> bool:
+        """Whether the first trial may start or is complete; where it failed, the search is over."""
+        first = self.journal.trials.get(0)
+        if first is None or first.state == "complete":
+            return True
+        if first.done:
+            error = first.error or {}
+            self.ending = f"trial 0, whose weights all others start from, has {first.state} ({error.get('message')})"
+        return False
 
     def _start(self, record: TrialRecord) -> None:
         self.journal.append(record)
         self.running[record.number] = record
-        self.engine.submit(Job(record.number, record.architecture, record.seed))
+        pruner = self.curves.pruner() if self.curves else None
+        self.engine.submit(Job(record.number, record.architecture, record.seed, record.parent, pruner))
 
     def _end(self, outcome: Outcome) -> None:
         record = judge(self.running.pop(outcome.number), outcome, self.reward)
         self.journal.append(record)
         self.strategy.tell(record)
+        if self.curves:
+            self.curves.observe(record)
         for listener in self.listeners:
             listener(record)
 
@@ -146,10 +171,11 @@ def judge(record: TrialRecord, outcome: Outcome, reward: Reward) -> TrialRecord:
         return replace(record, state="failed", error=outcome.error)
     metrics = _finite(result.metrics)
     record = replace(record, metrics=metrics, curve=tuple(map(_finite, result.curve)), conditions=result.conditions)
-    if result.broken:
-        record = replace(record, error={"reason": "constraint", "message": result.broken})
-    if result.state == "infeasible":
-        return replace(record, state="infeasible")
+    if result.why:
+        reason = "pruned" if result.state == "pruned" else "constraint"
+        record = replace(record, error={"reason": reason, "message": result.why})
+    if result.state != "complete":
+        return replace(record, state=result.state)
     try:
         value = float(reward(metrics))
     except KeyError as e:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..architecture import Value
 from ..errors import TrialError, UserError
+from ..files import WEIGHTS
 from ..journal import TrialResult
 
 # (architecture, settings, seed, folder) -> result; raises TrialError. Importable by name, since processes pickle it.
@@ -20,11 +21,13 @@ CURVE, ONNX = "curve.jsonl", "model.onnx"  # in a trial's folder: its validation
 
 @dataclass(frozen=True)
 class Job:
-    """One trial to run."""
+    """One trial to run; `parent` is the number of the trial whose weights it starts from, `pruner` may end it early."""
 
     number: int
     architecture: Mapping[str, Value]
     seed: int
+    parent: int | None = None
+    pruner: Any = None
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,18 @@ def pin(slot: int, device: str | None, threads: int) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def call_trial(trial: Trial, architecture: Mapping[str, Value], settings: Any, seed: int, folder: Path) -> TrialResult:
+def call_trial(trial: Trial, job: Job, settings: Any, run: Path) -> TrialResult:
     """Run a trial.
 
     Raises:
         TrialError: whatever went wrong in it.
     """
     try:
-        result = trial(architecture, settings, seed, folder)
+        if job.parent is not None:
+            settings = settings.of_child(trial_folder(run, job.parent) / WEIGHTS)
+        if job.pruner is not None:
+            settings = replace(settings, pruner=job.pruner)
+        result = trial(job.architecture, settings, job.seed, trial_folder(run, job.number))
     except TrialError:
         raise
     except MemoryError as e:

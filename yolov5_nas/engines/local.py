@@ -16,7 +16,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from ..errors import TrialError, UserError
 from ..journal import TrialResult
-from . import Job, Outcome, Trial, call_trial, check_slots, cores, pin, trial_folder
+from . import Job, Outcome, Trial, call_trial, check_slots, cores, pin
 
 
 class LocalEngine:
@@ -48,7 +48,7 @@ class LocalEngine:
     def submit(self, job: Job) -> None:
         """Run a job in the first free slot."""
         slot = min(set(range(self.slots)) - {slot for _, slot, _ in self._running.values()})
-        args = (self.trial, job.architecture, self.settings, job.seed, trial_folder(self.folder, job.number))
+        args = (self.trial, job, self.settings, self.folder)
         future = self._pool(slot).schedule(call_trial, args, timeout=self.seconds)
         self._running[future] = job, slot, time.monotonic()
 

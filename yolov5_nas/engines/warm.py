@@ -104,7 +104,7 @@ def _run(
     own = trial_folder(folder.parent, job.number)
     result, error = None, None
     try:
-        result = call_trial(trial, job.architecture, settings, job.seed, own)
+        result = call_trial(trial, job, settings, folder.parent)
     except TrialError as e:
         error = {"reason": e.reason, "message": e.message}
     write_outcome(own, job, Outcome(job.number, time.monotonic() - start, result, error))
