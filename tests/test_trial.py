@@ -15,7 +15,8 @@ from yolov5_nas.derive import derive
 from yolov5_nas.errors import TrialError
 from yolov5_nas.files import MODEL, WEIGHTS, shipped
 from yolov5_nas.host import patched
-from yolov5_nas.reward import Constraint
+from yolov5_nas.pruning import Pruner
+from yolov5_nas.reward import Constraint, accuracy
 from yolov5_nas.space import read_model_yaml
 from yolov5_nas.trial import LOG, Settings, Training, _global_state_kept, measure_architecture, run_trial
 
@@ -238,3 +239,14 @@ def test_the_input_size_is_a_choice_that_the_trial_and_its_latency_follow(host, 
     with patched(Training, _loss=noted):
         run_trial(default.with_value("imgsz", 64), settings)
     assert sizes == {(64, 64)}
+
+
+def test_a_pruner_ends_a_training_and_its_result_says_why(settings, tmp_path):
+    medians = {1: 0.0, 2: 2.0}  # no reward is so high
+    pruner = Pruner(accuracy, medians)
+    result = run_trial(settings.space.default(), replace(settings, epochs=3, pruner=pruner), 3, tmp_path)
+    assert result.state == "pruned"
+    assert result.why.endswith("the median 2.0000")
+    assert [point["epoch"] for point in result.curve] == [1, 2]
+    assert set(result.metrics) >= {"map50_95", "params", "latency_ratio"}
+    assert not (tmp_path / WEIGHTS).exists()

@@ -27,8 +27,8 @@ from .journal import Journal, TrialRecord, best
 from .latency import Runtime
 from .options import MAY_CHANGE, Options, check_names, load_options
 from .page import COLUMNS
-from .report import closing_table, report
 from .pruning import Curves
+from .report import closing_table, report
 from .reward import Constraint, Reward, Target, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml

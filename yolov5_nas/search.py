@@ -65,8 +65,9 @@ class Loop:
         self.deadline = math.inf if self.hours is None else time.monotonic() + self.hours * 3600
         self.waiting = deque(replay(self.journal.records, self.strategy))
         self.running: dict[int, TrialRecord] = {}
-        for record in self.journal.records if self.curves else ():
-            self.curves.observe(record)  # type: ignore[union-attr]
+        if self.curves:
+            for ended in self.journal.records:
+                self.curves.observe(ended)
         self.ending = ""
         while True:
             while len(self.running) < self.engine.slots and (record := self._next()):
