@@ -39,14 +39,14 @@ from yolov5_nas.engines.local import LocalEngine, device_indices
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import find_file, shipped, write_whole
 from yolov5_nas.journal import TrialResult
-from yolov5_nas.measure import gflops, measure
+from yolov5_nas.measure import gflops
 from yolov5_nas.space import Space, read_model_yaml
-from yolov5_nas.trial import Settings, run_trial
+from yolov5_nas.trial import Settings, measure_architecture, run_trial
 
 VERSION = 1
 EARLY = 5  # architectures whose second seed comes before other architectures
 CANDIDATES = 200  # drawn, of which those are taken that spread over cost
-COSTS = ("params", "gflops", "latency_ms", "latency_ratio", "latency_spread", "cpu_seconds")
+COSTS = ("params", "gflops", "latency_ms", "latency_ratio", "latency_error", "cpu_seconds")
 SAME = ("cfg", "data", "hyp", "epochs", "batch_size", "imgsz", "optimizer", "data_sha1", "hyp_sha1")  # in all lines
 HERE = Path(__file__).parent
 
@@ -240,13 +240,10 @@ def measure_costs(path: Path, architectures: Sequence[Architecture], settings: S
 
     One round over all architectures comes after the other, so that a busy minute spoils no architecture's median.
     """
-    host, device = hosts.load(settings.location), torch.device(settings.device)
     measured: dict[str, list[dict[str, float]]] = {a.id: [] for a in architectures}
     for _ in range(times):
         for a in architectures:
-            with host.compatible(), host.quiet():
-                model, stock = (host.build(derive(settings.space, b)) for b in (a, architectures[0]))
-                measured[a.id].append(measure(model, stock, settings.imgsz, device, host))
+            measured[a.id].append(dict(measure_architecture(a, settings).metrics))
     rows = []
     for name, rounds in measured.items():
         costs: dict[str, Any] = {k: statistics.median(m[k] for m in rounds) for k in rounds[0]}
