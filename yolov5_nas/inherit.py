@@ -432,6 +432,7 @@ def _reading(conv: ConvWeights, channels: torch.Tensor) -> ConvWeights:
 
 
 def _shared_out(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.Tensor:
-    shares = torch.rand(len(weight), len(channels), generator=torch.Generator().manual_seed(0)) + 0.5
-    total = torch.zeros(len(weight), c1).index_add(1, channels, shares)
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.rand(len(weight), len(channels), generator=generator, dtype=weight.dtype) + 0.5
+    total = torch.zeros(len(weight), c1, dtype=weight.dtype).index_add(1, channels, shares)
     return weight[:, channels] * (shares / total[:, channels])[:, :, None, None]
