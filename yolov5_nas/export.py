@@ -63,14 +63,15 @@ def load_space(run: Path) -> Space:
     return Space.from_yaml(run / "space.yaml")
 
 
-def keep_weights(run: Path, records: list[TrialRecord], cost: str) -> None:
-    """Delete the weights of trials that are neither the best nor on the front of mAP50-95 over `cost`."""
-    kept = {r.number for r in front(records, cost)}
+def keep_weights(run: Path, records: list[TrialRecord], cost: str) -> list[TrialRecord]:
+    """Delete the weights of trials that are neither the best nor on the front of mAP50-95 over `cost`; the others."""
+    kept = {r.number: r for r in front(records, cost)}
     if (winner := best(records)) is not None:
-        kept.add(winner.number)
+        kept[winner.number] = winner
     for record in complete(records):
         if record.number not in kept:
             (trial_folder(run, record.number) / WEIGHTS).unlink(missing_ok=True)
+    return list(kept.values())
 
 
 def _imgsz(run: Path, record: TrialRecord) -> object:

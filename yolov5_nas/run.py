@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -295,8 +295,7 @@ def _go(
     journal = Journal(folder / "trials.jsonl")
     strategy = _asked(strategy or make_strategy(o.strategy, settings.space, o.seed, o.population or 16), settings.space)
     cost = Target.parse(o.target[0]).metric if o.target else "latency_ratio"
-    keeper = _Keeper(folder, journal, cost)
-    keeper.update()
+    keeper = _Keeper(folder, journal, cost, getattr(engine, "fetch", None))
     logger = TensorBoardLogger(folder, [r for r in journal.records if r.done])
     ending, interrupted = "interrupted", True
     reward = reward or _reward(o)
@@ -332,31 +331,40 @@ def _go(
 
 
 class _Keeper:
-    """Keeps `best/` at the best trial so far, and weights only of trials on the front."""
+    """Keeps `best/` at the best trial so far, and weights only of trials on the front.
 
-    def __init__(self, folder: Path, journal: Journal, cost: str):
-        self.folder, self.journal, self.cost = folder, journal, cost
+    Args:
+        fetch: brings the weights of a trial that ran elsewhere.
+    """
+
+    def __init__(self, folder: Path, journal: Journal, cost: str, fetch: Callable[[int], None] | None = None):
+        self.folder, self.cost, self.fetch = folder, cost, fetch
+        self.kept: list[TrialRecord] = []
         self.written: int | None = None  # the trial in `best/`, once this process has put one there
+        self._take(list(journal.trials.values()))
 
     def __call__(self, record: TrialRecord) -> None:
         if record.state == "complete":
-            self.update()
+            self._take([record])
 
-    def update(self) -> None:
-        records = list(self.journal.trials.values())
-        if (winner := best(records)) is not None and winner.number != self.written:
+    def _take(self, records: list[TrialRecord]) -> None:
+        """A trial that is off the front stays off: only those that are on it are looked at again."""
+        self.kept = keep_weights(self.folder, [*self.kept, *records], self.cost)
+        for record in records:
+            if self.fetch and record in self.kept:
+                self.fetch(record.number)
+        if (winner := best(self.kept)) is not None and winner.number != self.written:
             write_trial(self.folder, winner, self.folder / "best")
             self.written = winner.number
-        keep_weights(self.folder, records, self.cost)
 
 
 class _Progress:
     """A bar over all trials with the time left, and a line for each that ended."""
 
     def __init__(self, trials: int, journal: Journal):
-        done = sum(r.done for r in journal.trials.values())
-        self.bar = tqdm(total=trials, initial=done, desc="search", unit="trial", disable=None, file=sys.stderr)
-        self.trials, self.journal = trials, journal
+        self.done, self.winner = sum(r.done for r in journal.trials.values()), best(journal.trials.values())
+        self.bar = tqdm(total=trials, initial=self.done, desc="search", unit="trial", disable=None, file=sys.stderr)
+        self.trials = trials
 
     def __enter__(self) -> _Progress:
         return self
@@ -366,6 +374,8 @@ class _Progress:
 
     def __call__(self, record: TrialRecord) -> None:
         self.bar.update()
+        self.done += 1
+        self.winner = best([*filter(None, [self.winner]), record])
         self.write(self._line(record))
 
     def write(self, text: str) -> None:
@@ -374,13 +384,11 @@ class _Progress:
         sys.stdout.flush()
 
     def _line(self, record: TrialRecord) -> str:
-        done = sum(r.done for r in self.journal.trials.values())
-        start = f"[{done}/{self.trials}] trial {record.number}"
+        start = f"[{self.done}/{self.trials}] trial {record.number}"
         if record.state != "complete":
             error = record.error or {}
             return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"
-        winner, m = best(self.journal.trials.values()), record.metrics
-        mark = "  best so far" if winner is not None and winner.number == record.number else ""
+        m, mark = record.metrics, "  best so far" if self.winner is record else ""
         name = "stock" if record.number == 0 else record.id
         figures = "  ".join(f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m)
         return f"{start}  {name:<10}  reward {record.reward:.4f}  {figures}  {record.seconds:.0f} s{mark}"

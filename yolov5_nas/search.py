@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +31,8 @@ class AskTell(Protocol):
 class Loop:
     """One search over a journal, which may hold the beginning of it already.
 
+    A trial whose machine is gone (`Outcome.lost`) is started again, once; the journal shows it as the next attempt.
+
     Args:
         strategy: proposes architectures; brought to where the journal ends by playing it back.
         engine: started.
@@ -56,6 +58,8 @@ class Loop:
         self.deadline = math.inf if self.hours is None else time.monotonic() + self.hours * 3600
         self.waiting = deque(replay(self.journal.records, self.strategy))
         self.running: dict[int, TrialRecord] = {}
+        self.lost: set[int] = set()
+        self.taken = sorted(r.seconds for r in self.journal.trials.values() if r.state == "complete" and r.seconds)
         self.ending = ""
         while True:
             while len(self.running) < self.engine.slots and (record := self._next()):
@@ -69,7 +73,7 @@ class Loop:
 
     def _next(self) -> TrialRecord | None:
         """The next trial to start, or None for now or for ever."""
-        if self.ending or not self._time_for_another():
+        if (self.ending and not self.waiting) or not self._time_for_another():
             return None
         if self.waiting:
             return self.waiting.popleft()
@@ -90,8 +94,15 @@ class Loop:
         self.engine.submit(Job(record.number, record.architecture, record.seed))
 
     def _end(self, outcome: Outcome) -> None:
-        record = judge(self.running.pop(outcome.number), outcome, self.reward)
+        record = self.running.pop(outcome.number)
+        if outcome.lost and record.number not in self.lost:
+            self.lost.add(record.number)
+            self.waiting.append(replace(record, attempt=record.attempt + 1))
+            return
+        record = judge(record, outcome, self.reward)
         self.journal.append(record)
+        if record.state == "complete":
+            insort(self.taken, record.seconds or 0.0)
         self.strategy.tell(record)
         for listener in self.listeners:
             listener(record)
@@ -100,8 +111,7 @@ class Loop:
         """Whether a trial as long as the others so far would end before the deadline."""
         if self.hours is None:
             return True
-        taken = [r.seconds for r in self.journal.trials.values() if r.state == "complete" and r.seconds]
-        if time.monotonic() + (statistics.median(taken) if taken else 0.0) < self.deadline:
+        if time.monotonic() + (self.taken[len(self.taken) // 2] if self.taken else 0.0) < self.deadline:
             return True
         self._out_of_time()
         return False

@@ -26,18 +26,23 @@ class LocalEngine:
         devices: GPU indices as in `CUDA_VISIBLE_DEVICES`; none for the CPU.
         concurrency: trials at a time; by default one for each device.
         trial_minutes: a trial that takes longer is stopped and recorded as `timeout`.
+        threads: of each trial; by default its share of the cores.
 
     Raises:
         UserError: more trials at a time than this machine has cores, or no time for a trial.
     """
 
     def __init__(
-        self, devices: tuple[str, ...] = (), concurrency: int | None = None, trial_minutes: float | None = None
+        self,
+        devices: tuple[str, ...] = (),
+        concurrency: int | None = None,
+        trial_minutes: float | None = None,
+        threads: int | None = None,
     ):
         self.slots = check_slots(devices, concurrency, trial_minutes)
         self.devices = devices
         self.seconds = trial_minutes * 60 if trial_minutes else None
-        self.threads = max(1, cores() // self.slots)
+        self.threads = threads or max(1, cores() // self.slots)
         self._pools: dict[int, ProcessPool] = {}
         self._running: dict[concurrent.futures.Future[TrialResult], tuple[Job, int, float]] = {}
 
