@@ -16,13 +16,14 @@ import yolov5_nas
 PACKAGE = Path(__file__).parents[1] / "yolov5_nas"
 LEVELS = {
     **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
-    **dict.fromkeys(("space", "architecture", "files"), 1),
+    **dict.fromkeys(("space", "architecture", "files", "shipping"), 1),
     **dict.fromkeys(("derive", "journal", "reward", "options"), 2),
     **dict.fromkeys(("strategies", "host", "engines"), 3),
     **dict.fromkeys(("modules", "measure", "data"), 4),
-    **dict.fromkeys(("engines.warm", "engines.nni_space"), 4),
+    **dict.fromkeys(("engines.local", "engines.warm", "engines.nni_space"), 4),
     **dict.fromkeys(("trial", "engines.nni_experiment", "engines.nni_strategy"), 5),
-    **dict.fromkeys(("engines.local", "engines.nni"), 6),
+    "engines.ray_node": 5,
+    **dict.fromkeys(("engines.nni", "engines.ray"), 6),
     **dict.fromkeys(("search", "tensorboard", "report", "export"), 7),
     "run": 8,
     "cli": 9,
@@ -31,7 +32,7 @@ LEVELS = {
 SAME_LEVEL = {("space", "architecture")}  # a space hands out architectures
 ONLY_ERRORS = {"host"}  # level 3, but it may import level 0 only
 LIGHT = {name for name, level in LEVELS.items() if level <= 3} - {"host", "digits"}
-HEAVY = ["torch", "nni", "optuna", "numpy", "cv2", "pandas", "ultralytics", "yolov5"]
+HEAVY = ["torch", "ray", "nni", "optuna", "numpy", "cv2", "pandas", "ultralytics", "yolov5"]
 YOLOV5 = {"yolov5", "models", "utils", "ultralytics"}
 
 

@@ -19,6 +19,7 @@ from .derive import dump_model
 from .engines import Engine, EngineError
 from .engines.local import LocalEngine, device_indices
 from .engines.nni import NNIEngine, has_nni
+from .engines.ray import RayEngine
 from .errors import UserError
 from .export import keep_weights, write_trial
 from .files import find_file, increment_path, make_folder, shipped
@@ -66,7 +67,7 @@ def search(
         strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
         reward: metrics to a number to maximise, in place of `target` and `exponent`.
         engine: the name of one, or an object, in place of the options `engine`, `device`, `concurrency`,
-            `trial_minutes`, `port` and `host`.
+            `trial_minutes`, and those of NNI and Ray.
         options: those of the command line, underscores for dashes; see `options.Options`.
 
     Raises:
@@ -123,7 +124,7 @@ def _prepare(o: Options) -> _Prepared:
     check_data(data, host, imgsz, data_file, o.single_cls)
     if o.weights:
         host.load_checkpoint(Path(o.weights))
-    device = _device(o.device)
+    device = _device(o)
     population = o.population or max(2, min(16, o.trials // 3))
     options = replace(
         o,
@@ -152,14 +153,19 @@ def _read_hyp(path: Path) -> dict[str, Any]:
     return hyp
 
 
-def _device(device: str) -> str:
+def _device(o: Options) -> str:
     """`--device` resolved: "cpu", "mps" or GPU indices."""
-    if device in ("", "None"):
+    unset = o.device in ("", "None")
+    if o.engine == "ray":
+        if not unset and (o.device != "cpu" or o.gpus_per_trial):
+            raise UserError("--engine ray gets its devices by --gpus-per-trial, not by --device", got=o.device)
+        return "0" if o.gpus_per_trial else "cpu"
+    if unset:
         import torch
 
         return "0" if torch.cuda.is_available() else "cpu"
-    device_indices(device)
-    return device
+    device_indices(o.device)
+    return o.device
 
 
 def _new_folder(o: Options) -> Path:
@@ -255,8 +261,13 @@ def _only_one(folder: Path) -> FileLock:
 
 
 def _engine(o: Options) -> Engine:
-    if _engine_name(o.engine) == "local":
+    name = _engine_name(o.engine)
+    if name == "local":
         return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
+    if name == "ray":
+        gpus = float(o.device not in ("cpu", "mps")) if o.gpus_per_trial is None else o.gpus_per_trial
+        files = [path for path in (o.yolov5, o.weights) if path]
+        return RayEngine(o.address, o.cpus_per_trial, gpus, o.concurrency, o.trial_minutes, o.ship_data, files)
     return NNIEngine(device_indices(o.device), o.concurrency, o.trial_minutes, o.port, o.host)
 
 

@@ -136,11 +136,11 @@ def _start_worker(slot: int, device: str | None, threads: int, parent: int) -> N
     # way to change that for the process one is in.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the search ends its workers itself
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after the search's was killed."""
+def end_with(parent: int) -> None:
+    """End this process soon after its parent was killed."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
