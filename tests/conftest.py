@@ -16,6 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # Before Ray is imported: it keeps to 127.0.0.1, and the tests' cluster asks for its token.
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
+import psutil
 import pytest
 import yaml
 
@@ -49,26 +50,36 @@ def digits_yaml(digits: Path) -> Path:
 class RayCluster:
     """A Ray cluster of a head and nodes of one core each, on this machine; see `ray_cluster.py`."""
 
-    def __init__(self, nodes: int = 3):
+    def __init__(self, nodes: int, cache: Path):
         script = Path(__file__).with_name("ray_cluster.py")
         command = [sys.executable, str(script), str(nodes)]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.log, text=True)
+        pipe, env = subprocess.PIPE, {**os.environ, "XDG_CACHE_HOME": str(cache)}
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.log, text=True, env=env)
+        self.cache = cache  # of all nodes
         self.address: str = self._read()["address"]
         self.pids: dict[str, int] = {}  # of the nodes' raylets
         for _ in range(nodes):
             self._take_node()
 
-    def add(self) -> None:
+    def add(self, **env: str) -> str:
+        """Start one more node, and return its id."""
         assert self.process.stdin
-        self.process.stdin.write("\n")
+        self.process.stdin.write(json.dumps(env) + "\n")
         self.process.stdin.flush()
-        self._take_node()
+        return self._take_node()
 
-    def _take_node(self) -> None:
+    def kill(self, node: str) -> None:
+        """Kill a node, and wait until its processes are gone."""
+        process = psutil.Process(self.pids.pop(node))
+        children = process.children(recursive=True)
+        process.kill()
+        psutil.wait_procs(children, 10)
+
+    def _take_node(self) -> str:
         entry = self._read()
         self.pids[entry["node"]] = entry["pid"]
+        return entry["node"]
 
     def _read(self) -> dict:
         assert self.process.stdout
@@ -84,8 +95,8 @@ class RayCluster:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[RayCluster]:
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     """A head and three nodes."""
-    cluster = RayCluster()
+    cluster = RayCluster(3, tmp_path_factory.mktemp("cache"))
     yield cluster
     cluster.close()

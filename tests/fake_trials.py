@@ -9,13 +9,22 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.engines import CURVE
 from yolov5_nas.errors import TrialError
+from yolov5_nas.files import WEIGHTS
 from yolov5_nas.journal import TrialResult
+
+
+@dataclass
+class NeedsGPU:
+    """Settings of trials on a GPU."""
+
+    device: str = "cuda:0"
 
 
 def score(architecture: Mapping[str, Any]) -> float:
@@ -47,6 +56,14 @@ def with_curve(architecture: Mapping[str, Any], settings: Any, seed: int, folder
     points = tuple({"epoch": i, "map50_95": i / 10} for i in (1, 2, 3))
     (folder / CURVE).write_text("".join(json.dumps(point) + "\n" for point in points))
     return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0}, points)
+
+
+def with_weights(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """Leaves a log and weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.txt").write_text("a line\n")
+    (folder / WEIGHTS).write_bytes(bytes(300_000))
+    return noop(architecture)
 
 
 def raises(*_: Any) -> TrialResult:

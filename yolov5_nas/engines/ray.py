@@ -155,7 +155,7 @@ class RayEngine:
 
     def _start_here(self, common: Mapping[str, Any]) -> None:
         try:
-            self.ray.init(num_cpus=cores(), include_dashboard=False, object_store_memory=STORE, **common)
+            self.ray.init("local", num_cpus=cores(), include_dashboard=False, object_store_memory=STORE, **common)
         except Exception as e:  # Ray's own are of no class of theirs
             self.close()
             raise EngineError(f"Ray does not start on this machine: {_reason(e)}") from None
