@@ -206,7 +206,7 @@ def test_a_node_killed_in_the_middle_of_trials(make_engine, ray_cluster, tmp_pat
 
     def kill_one(record):
         if not killed:
-            slot = max((s for s in engine._all_slots() if s.job), key=lambda s: s.since)
+            slot = max((s for s in engine._slots if s.job), key=lambda s: s.since)
             killed.append(slot.node.id)
             ray_cluster.kill(slot.node.id)
 

@@ -50,7 +50,7 @@ class _Node:
     failures: int = 0  # slots in a row that did not start
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
     """An actor, and the job that it runs."""
 
@@ -104,7 +104,10 @@ class RayEngine:
         self.address, self.concurrency, self.trial_minutes = address, concurrency, trial_minutes
         self.ship_data, self.files = ship_data, tuple(map(Path, files))
         self._queue: deque[Job] = deque()
+        self._slots: list[_Slot] = []
         self._idle: list[_Slot] = []
+        self._busy = 0  # slots with a job
+        self._changed = False  # nodes or slots are others than when slots were last started
         self._nodes: dict[str, _Node] = {}
         self._news: dict[Any, _Slot | _Check] = {}  # what is awaited, by reference
         self._heavy: dict[int, Any] = {}
@@ -235,7 +238,7 @@ class RayEngine:
             self._leave_out(check.node, f"its device is {device}, the others' {self._device}")
         else:
             self._devices.setdefault(device, check.node)
-            check.node.good = True
+            check.node.good = self._changed = True
 
     def _leave_out(self, node: _Node, why: str) -> None:
         self._problems.append(f"node {node.name} is left out: {why}")
@@ -279,22 +282,23 @@ class RayEngine:
 
     def _fill(self) -> None:
         """Start slots until there are as many as there may be, on the nodes with the most room left."""
+        self._changed = False
         good = [node for node in self._nodes.values() if node.good]
         used = {node.id: 0 for node in good}
-        for slot in self._all_slots():
+        for slot in self._slots:
             used[slot.node.id] = used.get(slot.node.id, 0) + 1
         room = sum(node.room for node in good)
-        self.slots = max(1, min(self.concurrency or room, room))
+        if not room:
+            return
+        self.slots = min(self.concurrency or room, room)
         for _ in range(self.slots - sum(used.values())):
             node = max(good, key=lambda n: n.room - used[n.id])
             used[node.id] += 1
             actor = self._placed(self.ray.remote(max_restarts=0)(ray_node.Slot), node).remote(
                 self._parcel, self.trial_minutes, max(1, int(self.needs["CPU"])), "GPU" in self.needs
             )
-            self._news[actor.ready.remote()] = _Slot(actor, node)
-
-    def _all_slots(self) -> list[_Slot]:
-        return [*self._idle, *(slot for slot in self._news.values() if isinstance(slot, _Slot))]
+            self._slots.append(_Slot(actor, node))
+            self._news[actor.ready.remote()] = self._slots[-1]
 
     def submit(self, job: Job) -> None:
         """Run a job in the first slot that is free."""
@@ -307,6 +311,7 @@ class RayEngine:
             outcome, slot.files, slot.heavy = slot.actor.run.options(num_returns=3).remote(job)
             slot.job, slot.since = job, time.monotonic()
             self._news[outcome] = slot
+            self._busy += 1
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
         """What ended; see `Engine`.
@@ -320,12 +325,12 @@ class RayEngine:
             outcomes = self._take_news(min(1.0, max(0.0, deadline - time.monotonic())))
             if time.monotonic() - self._looked > LOOK:
                 self._invite()
-            self._fill()
+            if self._changed:
+                self._fill()
             self._hand_out()
-            busy = any(slot.job for slot in self._all_slots())
-            if outcomes or not (busy or self._queue) or time.monotonic() >= deadline:
+            if outcomes or not (self._busy or self._queue) or time.monotonic() >= deadline:
                 return sorted(outcomes, key=lambda o: o.number)
-            if busy:
+            if self._busy:
                 self._worked = time.monotonic()
             elif time.monotonic() - self._worked > PATIENCE:
                 raise EngineError(f"no node has had room for a trial for {PATIENCE:g} s")
@@ -344,6 +349,7 @@ class RayEngine:
                 self._take_check(asked, answer)
             elif outcome := self._take_slot(asked, answer):
                 outcomes.append(outcome)
+                self._busy -= 1
         return outcomes
 
     def _take_slot(self, slot: _Slot, answer: Any) -> Outcome | None:
@@ -372,6 +378,8 @@ class RayEngine:
 
     def _lose(self, slot: _Slot, e: Exception) -> Outcome | None:
         """A slot is gone: with its node, or alone."""
+        self._slots.remove(slot)
+        self._changed = True
         self.ray.kill(slot.actor)
         node, job, why = slot.node, slot.job, _reason(e)
         alive = any(entry["NodeID"] == node.id and entry["Alive"] for entry in self.ray.nodes())
@@ -406,13 +414,12 @@ class RayEngine:
         if not self._open:
             return
         self._open = False
-        slots = self._all_slots()
         closing = [slot.actor.close.remote() for slot in self._idle]
         if closing:
             self.ray.wait(closing, num_returns=len(closing), timeout=5, fetch_local=False)
-        for slot in slots:
+        for slot in self._slots:
             self.ray.kill(slot.actor)
-        for kept in (self._news, self._idle, self._queue, self._heavy):
+        for kept in (self._news, self._slots, self._idle, self._queue, self._heavy):
             kept.clear()
         with _signals_kept():
             self.ray.shutdown()
