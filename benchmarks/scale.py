@@ -27,6 +27,7 @@ from yolov5_nas.engines import Job, Outcome, cores
 from yolov5_nas.engines.ray import RayEngine
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import Journal, TrialResult
+from yolov5_nas.options import Options
 from yolov5_nas.reward import SoftReward, Target
 from yolov5_nas.search import Loop
 from yolov5_nas.space import Space, load_yaml
@@ -87,13 +88,14 @@ def search(slots: int, trials: int, sleep: float, folder: Path) -> tuple[float, 
     """Seconds of a whole search without its start, those that the driver computed, and where."""
     space, spent = Space.from_yaml(CFG), Spent()
     (folder / "space.yaml").write_text(dump_model({**load_yaml(CFG)[0], "nc": 10}))
-    (folder / "search.yaml").write_text("imgsz: 128\n")
+    (folder / "search.yaml").write_text("imgsz: 128\n")  # for the model YAML of the best
     engine = RayEngine(cpus_per_trial=min(1.0, cores() / slots), concurrency=slots, files=[__file__])
     engine.start(importlib.import_module(Path(__file__).stem).trial, sleep, folder)  # by the name that nodes know it by
     journal = Journal(folder / "trials.jsonl")
     warm_up(engine, slots)
-    keeper = run._Keeper(folder, journal, "latency_ratio", engine.fetch)
-    strategy, logger = Evolution(space, population=16), TensorBoardLogger(folder, [])
+    options = Options(trials=trials)
+    keeper = run._Keeper(folder, journal, options.front, engine.fetch)
+    strategy, logger = Evolution(space, population=16), TensorBoardLogger(folder, [], options, space)
     with run._Progress(trials, journal) as progress, contextlib.redirect_stdout(io.StringIO()):
         functions: list[Callable[..., Any]] = [keeper, logger, progress]
         listeners = [spent.timed(part, function) for part, function in zip(PARTS[2:], functions)]

@@ -16,18 +16,19 @@ import yolov5_nas
 PACKAGE = Path(__file__).parents[1] / "yolov5_nas"
 LEVELS = {
     **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
-    **dict.fromkeys(("space", "architecture", "files", "shipping"), 1),
+    **dict.fromkeys(("space", "architecture", "files", "metrics", "turns", "shipping"), 1),
     **dict.fromkeys(("derive", "journal", "reward", "options"), 2),
+    "ranking": 3,
     **dict.fromkeys(("strategies", "host", "engines"), 3),
-    **dict.fromkeys(("modules", "measure", "data"), 4),
+    **dict.fromkeys(("modules", "latency", "proof", "data", "effects"), 4),
     **dict.fromkeys(("engines.local", "engines.warm", "engines.nni_space"), 4),
-    **dict.fromkeys(("trial", "engines.nni_experiment", "engines.nni_strategy"), 5),
-    "engines.ray_node": 5,
-    **dict.fromkeys(("engines.nni", "engines.ray"), 6),
+    **dict.fromkeys(("measure", "plots", "engines.nni_experiment", "engines.nni_strategy", "engines.ray_node"), 5),
+    **dict.fromkeys(("trial", "page", "engines.nni", "engines.ray"), 6),
     **dict.fromkeys(("search", "tensorboard", "report", "export"), 7),
     "run": 8,
-    "cli": 9,
-    "__main__": 10,
+    **dict.fromkeys(("prove", "remeasure"), 9),
+    "cli": 10,
+    "__main__": 11,
 }
 SAME_LEVEL = {("space", "architecture")}  # a space hands out architectures
 ONLY_ERRORS = {"host"}  # level 3, but it may import level 0 only

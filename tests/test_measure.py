@@ -4,7 +4,8 @@ from torch import nn
 
 from yolov5_nas.derive import derive
 from yolov5_nas.files import shipped
-from yolov5_nas.measure import gflops, latency, measure, parameters
+from yolov5_nas.latency import ERROR_BOUND, Runtime, compare
+from yolov5_nas.measure import gflops, measure, parameters
 from yolov5_nas.space import Space
 
 
@@ -39,8 +40,10 @@ def test_a_model_is_as_fast_as_itself_and_slower_with_a_layer_more():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 16, 3, padding=1), *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))]
     model, longer = nn.Sequential(*layers), nn.Sequential(*layers, *layers[1:])
-    assert latency(model, model, 160)["latency_ratio"] == pytest.approx(1.0, abs=0.15)
-    ratio = latency(longer, model, 160)
+    image = torch.zeros(1, 3, 160, 160)
+    with torch.inference_mode():
+        assert compare(lambda: model(image), lambda: model(image))["latency_ratio"] == pytest.approx(1.0, abs=0.1)
+        ratio = compare(lambda: longer(image), lambda: model(image))
     assert 1.4 < ratio["latency_ratio"] < 2.4  # eight and one convolutions beside four and one
     assert ratio["latency_spread"] >= 0
 
@@ -48,8 +51,12 @@ def test_a_model_is_as_fast_as_itself_and_slower_with_a_layer_more():
 def test_measure_gives_every_cost_and_leaves_the_model_as_it_was(host, space):
     model, stock = (host.build(derive(space, space.default())) for _ in range(2))
     names = list(model.state_dict())
-    costs = measure(model, stock, 64, torch.device("cpu"), host)
-    assert set(costs) == {"params", "gflops", "latency_ms", "latency_ratio", "latency_spread"}
+    costs, conditions = measure(model, stock, (64, 64), Runtime(), host)
+    timed = {"latency_ms", "latency_p95_ms", "latency_ratio", "latency_spread", "latency_error"}
+    assert set(costs) == {"params", "gflops", *timed}
+    assert conditions["runtime"].startswith("torch ")
+    assert (conditions["batch"], conditions["imgsz"], conditions["dtype"]) == (1, 64, "float32")
+    assert conditions["trusted"] == (costs["latency_error"] <= ERROR_BOUND)
     assert costs["params"] == 1872157  # stock yolov5n with 80 classes
     assert list(model.state_dict()) == names  # not fused
     assert model.training

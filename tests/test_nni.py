@@ -302,6 +302,19 @@ def test_the_next_free_port_is_taken_unless_one_is_given():
             NNIEngine(port=first)
 
 
+def test_a_manager_that_finds_its_port_taken_leaves_the_other_search_alone(start, tmp_path, monkeypatch):
+    first = start(fake_trials.quick)
+    taken = first._experiment.port
+    monkeypatch.setattr(engine_module, "free_ports", lambda host: [taken, *range(taken + 50, taken + 60)])
+    folder = tmp_path / "second"
+    folder.mkdir()
+    second = start(fake_trials.quick, folder=folder)
+    assert second._experiment.port != taken
+    assert api(first, "check-status")["status"] == "RUNNING"
+    loop(first, tmp_path, 2).run()
+    loop(second, folder, 2).run()
+
+
 @pytest.mark.parametrize("bad", [{"concurrency": 1000}, {"trial_minutes": 0}, {"host": "example.org"}, {"port": 99999}])
 def test_bad_options(bad):
     with pytest.raises(UserError):

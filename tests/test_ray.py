@@ -15,6 +15,7 @@ from yolov5_nas.engines.ray import LOOPBACK, RayEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import WEIGHTS, shipped
 from yolov5_nas.journal import Journal, best, front, read_journal
+from yolov5_nas.options import Options
 from yolov5_nas.reward import SoftReward, Target
 from yolov5_nas.search import Loop
 from yolov5_nas.space import Space
@@ -189,7 +190,7 @@ def test_a_search_on_digits_over_two_nodes_with_shipped_data(ray_cluster, digits
     run = tmp_path / "exp"
     records = read_journal(run)
     assert [r.state for r in records] == ["complete"] * 3
-    kept = {best(records).number, *(r.number for r in front(records, "latency_ratio"))}
+    kept = {best(records).number, *(r.number for r in front(records, *Options().front))}
     assert {int(path.parent.name) for path in run.glob("trials/*/weights.pt")} == kept
     assert (run / "best/weights/best.pt").exists()
     assert all((run / f"trials/{n}/{name}").exists() for n in range(3) for name in ("log.txt", "curve.jsonl"))

@@ -1,7 +1,10 @@
+import doctest
+
 import pytest
 
+from yolov5_nas import reward as module
 from yolov5_nas.errors import UserError
-from yolov5_nas.reward import SoftReward, Target
+from yolov5_nas.reward import Constraint, HardReward, SoftReward, Target, broken, make_reward
 
 
 def test_at_the_target_the_reward_is_the_map():
@@ -45,3 +48,44 @@ def test_bad_targets(text):
 def test_bad_exponents(exponent):
     with pytest.raises(UserError, match="exponent"):
         SoftReward([], exponent)
+
+
+def test_the_hard_reward_worked_out_on_paper():
+    reward = HardReward([Target("latency_ratio", 0.8), Target("params", 2e6)])
+    assert reward({"map50_95": 0.5, "latency_ratio": 0.7, "params": 1e6}) == 0.5  # both met: nothing to win
+    assert reward({"map50_95": 0.5, "latency_ratio": 1.0, "params": 1e6}) == pytest.approx(0.5 * 0.8)
+    assert reward({"map50_95": 0.5, "latency_ratio": 1.0, "params": 4e6}) == pytest.approx(0.5 * 0.8 * 0.5)
+
+
+def test_rewards_by_name(tmp_path, monkeypatch):
+    metrics = {"map50_95": 0.5, "latency_ratio": 2.0}
+    targets = [Target("latency_ratio", 1.0)]
+    assert make_reward("soft", targets)(metrics) == pytest.approx(0.5 * 2**-0.07)
+    assert make_reward("hard", targets)(metrics) == 0.25
+    assert make_reward("map", targets)(metrics) == 0.5
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_reward.py").write_text("def f(metrics):\n    return metrics['map50_95'] * 10\n")
+    assert make_reward("my_reward.py:f")(metrics) == make_reward("my_reward:f")(metrics) == 5.0
+
+
+def test_constraints():
+    at_most, at_least = Constraint.parse("latency_ratio<=0.9"), Constraint.parse(" params >= 1e6 ")
+    assert (str(at_most), str(at_least)) == ("latency_ratio<=0.9", "params>=1e+06")
+    assert at_most.excess({"latency_ratio": 0.99}) == pytest.approx(0.1)
+    assert at_most.excess({"latency_ratio": 0.9}) == 0
+    assert at_least.excess({"params": 5e5}) == pytest.approx(0.5)
+    assert broken([at_most, at_least], {"latency_ratio": 0.8, "params": 2e6}) is None
+    assert broken([at_most, at_least], {"params": 2e6}) is None  # not measured yet
+    assert broken([at_most], {"latency_ratio": 1.25}) == "latency_ratio is 1.25, which breaks latency_ratio<=0.9"
+    with pytest.raises(KeyError):
+        at_most.excess({})
+
+
+@pytest.mark.parametrize("text", ["params", "params<1", "params<=", "params<=x", "params<=nan", "map50<=1", "a<=1", ""])
+def test_bad_constraints(text):
+    with pytest.raises(UserError):
+        Constraint.parse(text)
+
+
+def test_the_examples():
+    assert doctest.testmod(module).failed == 0

@@ -13,10 +13,11 @@ import psutil
 import pytest
 import yaml
 
+from yolov5_nas import latency
 from yolov5_nas.cli import main
 from yolov5_nas.export import export
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import read_journal
+from yolov5_nas.journal import front, read_journal
 from yolov5_nas.options import Options
 from yolov5_nas.run import _prepare, frozen_layers
 
@@ -56,10 +57,10 @@ def test_the_run_folder_is_whole(run):
 
 
 def test_weights_are_kept_of_the_best_and_the_front_alone(run):
-    from yolov5_nas.journal import best, front
+    from yolov5_nas.journal import best
 
     records = read_journal(run)
-    expected = {best(records).number, *(r.number for r in front(records, "latency_ratio"))}
+    expected = {best(records).number, *(r.number for r in front(records, "latency_ratio", "map50_95"))}
     assert {int(path.parent.name) for path in run.glob("trials/*/weights.pt")} == expected
 
 
@@ -226,6 +227,46 @@ def test_a_second_search_in_the_same_folder_is_refused(tmp_path, digits_yaml, ca
         process.communicate()
 
 
+def test_a_latency_backend_whose_package_is_missing_is_said_with_what_to_install(digits_yaml, monkeypatch, capsys):
+    find = latency.find_spec
+    monkeypatch.setattr(latency, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    assert search("--latency-backend", "onnx", "--data", digits_yaml, "--device", "cpu") == 2
+    assert "--latency-backend onnx needs: pip install onnxruntime" in capsys.readouterr().err
+
+
+def test_a_front_is_searched_under_a_constraint(host, digits_yaml, tmp_path):
+    flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "3"]
+    objectives = ["--cfg", "yolov5n_elastic.yaml", "--objectives", "map50_95", "params", "gflops"]
+    assert search(*flags, *objectives, "--constraint", "params<=1.9e6", "--constraint", "gflops<=0.08") == 0
+    records = read_journal(tmp_path / "exp")
+    assert [r.state for r in records].count("complete") == 3
+    for record in records:
+        met = record.metrics["params"] <= 1.9e6 and record.metrics["gflops"] <= 0.08
+        assert met == (record.state == "complete"), record
+        assert "latency_ms" in record.metrics or record.state == "infeasible"
+    options = yaml.safe_load((tmp_path / "exp" / "search.yaml").read_text())
+    assert (options["strategy"], options["objectives"]) == ("nsga2", ["map50_95", "params", "gflops"])
+    kept = {int(path.parent.name) for path in (tmp_path / "exp" / "trials").glob("*/weights.pt")}
+    assert {r.number for r in front(records, "map50_95", "params", "gflops")} <= kept
+    assert search("--resume", tmp_path / "exp", "--trials", "4") == 0
+    assert read_journal(tmp_path / "exp")[: len(records)] == records
+
+
+def test_a_reward_of_ones_own_that_raises_fails_the_trial_with_its_reason(host, digits_yaml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "def f(metrics):\n"
+        "    if metrics['params'] > 1.8e6:\n"
+        "        raise ValueError('too large')\n"
+        "    return metrics['map50'] + 1\n"
+    )
+    flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "2"]
+    assert search(*flags, "--reward", "own.py:f", "--imgsz", "64") == 0
+    first, second = read_journal(tmp_path / "exp")
+    assert first.reward == first.metrics["map50"] + 1
+    assert second.error == {"reason": "crash", "message": "the reward raised ValueError: too large"}
+
+
 def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits_yaml, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
@@ -238,6 +279,7 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
     (tmp_path / "weights.pt").write_text("no checkpoint")
     hyp = yaml.safe_load((host.location.root / "data/hyps/hyp.scratch-low.yaml").read_text())
     (tmp_path / "hyp.yaml").write_text(yaml.safe_dump({k: v for k, v in hyp.items() if k != "warmup_bias_lr"}))
+    (tmp_path / "raises.py").write_text("raise ValueError('on purpose')\n")
     before = sorted(tmp_path.iterdir())
     data = ("--data", digits_yaml)
     cases = [
@@ -260,6 +302,18 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--concurrency", "1000", *data), "--concurrency must be at most"),
         (("--target", "speed=1", *data), "a target must name a cost"),
         (("--exponent", "0.5", *data), "exponent"),
+        (("--reward", "magic", *data), "unknown reward, got 'magic'; accepted: soft, hard, map, module:function"),
+        (("--reward", "no_such_module:f", *data), "the module of the reward can't be imported (ModuleNotFoundError"),
+        (("--reward", "json:no_such", *data), "json has no function no_such"),
+        (("--reward", "raises.py:f", *data), "the module of the reward can't be imported (ValueError: on purpose)"),
+        (("--constraint", "speed<=1", *data), "a constraint must name a cost, known before training, got 'speed'"),
+        (("--constraint", "map50<=1", *data), "a constraint must name a cost, known before training, got 'map50'"),
+        (("--constraint", "params<2e6", *data), "a constraint can't be read"),
+        (("--objectives", "map50_95", "speed", *data), "an objective must be a metric, got 'speed'"),
+        (("--objectives", "map50_95", *data), "--objectives must be two or more different metrics"),
+        (("--objectives", "map50_95", "params", "--strategy", "tpe", *data), "--objectives need a --strategy"),
+        (("--half", "--device", "cpu", *data), "--half needs a GPU"),
+        (("--latency-batch", "0", *data), "--latency-batch must be at least 1"),
         (("--epochs", "0", *data), "--epochs must be at least 1"),
         (("--subset", "2", *data), "--subset must be a share"),
         (("--resume", tmp_path), "--resume must name the folder of a run"),

@@ -5,14 +5,15 @@ from collections import deque
 import fake_trials
 import pytest
 
+from yolov5_nas.architecture import Architecture
 from yolov5_nas.engines import Job, Outcome, trial_folder
 from yolov5_nas.errors import TrialError
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import Journal, TrialRecord, TrialResult
-from yolov5_nas.reward import SoftReward, Target
+from yolov5_nas.journal import Journal, TrialRecord, TrialResult, best, front
+from yolov5_nas.reward import Constraint, SoftReward, Target, broken
 from yolov5_nas.search import Loop, judge, replay
 from yolov5_nas.space import Space
-from yolov5_nas.strategies import Evolution, RandomSearch
+from yolov5_nas.strategies import Evolution, RandomSearch, make_strategy
 
 REWARD = SoftReward([Target("latency_ratio", 1.0)])
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
@@ -66,17 +67,18 @@ def test_every_trial_starts_and_ends_in_the_journal(tmp_path):
     assert record.reward == record.metrics["map50_95"] == fake_trials.score(record.architecture)
 
 
+@pytest.mark.parametrize("name", ["evolution", "tpe", "nsga2"])
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("cut", [0, 1, 2, 7, 8, 15, 23])
-def test_a_search_cut_off_at_any_line_goes_on_as_if_it_had_not_been(tmp_path, slots, cut):
-    whole = loop(tmp_path / "whole", slots=slots)
+def test_a_search_cut_off_at_any_line_goes_on_as_if_it_had_not_been(tmp_path, name, slots, cut):
+    whole = loop(tmp_path / "whole", slots=slots, strategy=make_strategy(name, SPACE, 1, 4))
     whole.journal.path.parent.mkdir()
     whole.run()
     lines = whole.journal.path.read_text().splitlines(keepends=True)
     part = tmp_path / "part" / "trials.jsonl"
     part.parent.mkdir()
     part.write_text("".join(lines[:cut]))
-    again = loop(tmp_path / "part", slots=slots)
+    again = loop(tmp_path / "part", slots=slots, strategy=make_strategy(name, SPACE, 1, 4))
     again.run()
     kept = [r for r in again.journal.records if r.done]
     assert len(kept) == len({r.number for r in kept}) == 12  # none lost, none twice
@@ -141,6 +143,59 @@ def test_listeners_hear_of_every_trial_after_it_is_in_the_journal(tmp_path):
     search.listeners = [lambda record: heard.append(search.journal.trials[record.number] == record)]
     search.run()
     assert heard == [True] * 3
+
+
+LIMIT = Constraint("params", 0.5)
+
+
+def refusing(architecture, settings, seed, folder):
+    """Refuses about half of the architectures, as a trial with a constraint does; not the default one."""
+    params = fake_trials.score(architecture)
+    why = broken([LIMIT], {"params": params})
+    if why and Architecture(architecture) != SPACE.default():
+        return TrialResult({"params": params}, state="infeasible", broken=why)
+    return TrialResult({"map50_95": params, "latency_ratio": 1.0, "params": params}, broken=why)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("name", ["evolution", "random", "tpe", "nsga2"])
+def test_what_a_constraint_refuses_is_recorded_and_does_not_count(tmp_path, name, slots):
+    strategy = make_strategy(name, SPACE, 3, 4, ("map50_95", "params") if name == "nsga2" else (), [LIMIT])
+    search = loop(tmp_path, trials=12, trial=refusing, slots=slots, strategy=strategy)
+    assert search.run() == "all 12 trials are done"
+    records = list(search.journal.trials.values())
+    refused = [r for r in records if r.state == "infeasible"]
+    assert sum(r.state == "complete" for r in records) == 12
+    assert refused
+    assert len({r.id for r in records}) == len(records)
+    for record in refused:
+        assert record.reward is None
+        assert record.metrics["params"] > 0.5
+        assert record.error["reason"] == "constraint"
+        assert record.error["message"].endswith("which breaks params<=0.5")
+
+
+def test_the_default_architecture_is_trained_though_it_breaks_a_constraint_but_does_not_win(tmp_path):
+    def breaking(architecture, *_):
+        default = Architecture(architecture) == SPACE.default()
+        metrics = {"map50_95": 0.9 if default else 0.1, "latency_ratio": 1.0}
+        return TrialResult(metrics, broken="latency_ratio is 1, which breaks latency_ratio<=0.9" if default else None)
+
+    search = loop(tmp_path, trials=3, trial=breaking)
+    search.run()
+    records = list(search.journal.trials.values())
+    assert [r.state for r in records] == ["complete"] * 3
+    assert records[0].error["reason"] == "constraint"
+    assert best(records).number == 1
+    assert front(records, "latency_ratio", "map50_95") == [records[1]]
+
+
+def test_it_gives_up_when_every_architecture_breaks_a_constraint(tmp_path):
+    def refuse(*_):
+        return TrialResult({"params": 1.0}, state="infeasible", broken="params is 1, which breaks params<=0")
+
+    search = loop(tmp_path, trial=refuse)
+    assert search.run() == "the last 100 architectures all broke a constraint"
 
 
 def judged(metrics, reward=REWARD):

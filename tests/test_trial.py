@@ -13,8 +13,9 @@ from yolov5_nas.derive import derive
 from yolov5_nas.errors import TrialError
 from yolov5_nas.files import MODEL, WEIGHTS, shipped
 from yolov5_nas.host import patched
+from yolov5_nas.reward import Constraint
 from yolov5_nas.space import read_model_yaml
-from yolov5_nas.trial import LOG, Settings, Training, _global_state_kept, run_trial
+from yolov5_nas.trial import LOG, Settings, Training, _global_state_kept, measure_architecture, run_trial
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +165,61 @@ def test_a_trial_leaves_nothing_in_the_working_directory(settings, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     run_trial(settings.space.default(), replace(settings, epochs=1), 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_breaks_a_constraint_is_not_trained_and_cheap_costs_are_looked_at_first(settings, tmp_path):
+    architecture = settings.space.sample(random.Random(1))
+    dear = replace(settings, constraints=(Constraint("params", 2e6), Constraint("latency_ratio", 99.0)))
+    result = run_trial(architecture, dear, 0, tmp_path)
+    assert result.state == "infeasible"
+    assert result.broken.startswith("params is ")
+    assert set(result.metrics) == {"params", "gflops"}
+    assert result.curve == ()
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_the_default_architecture_is_trained_all_the_same(settings):
+    result = run_trial(settings.space.default(), replace(settings, epochs=1, constraints=(Constraint("params", 1.0),)))
+    assert result.state == "complete"
+    assert result.broken.endswith("which breaks params<=1")
+    assert "map50_95" in result.metrics
+
+
+@pytest.mark.parametrize("needed", [(), ("latency_ratio",)])
+def test_an_export_that_fails_leaves_the_latency_out_or_fails_the_trial_that_needs_it(host, settings, needed):
+    def broken_export(*_, **__):
+        raise RuntimeError("no such operator")
+
+    settings = replace(settings, epochs=1, latency_backend="torchscript", needed=needed)
+    with patched(type(host), export=broken_export):
+        if needed:
+            with pytest.raises(TrialError, match="the latency backend torchscript failed: no such operator") as e:
+                run_trial(settings.space.default(), settings)
+            assert e.value.reason == "latency"
+        else:
+            result = run_trial(settings.space.default(), settings)
+            assert not set(result.metrics) & {"latency_ms", "latency_ratio"}
+            assert "map50_95" in result.metrics
+            assert result.conditions["error"] == "the latency backend torchscript failed: no such operator"
+
+
+def test_the_input_size_is_a_choice_that_the_trial_and_its_latency_follow(host, settings):
+    model = {**settings.model, "imgsz": [64, 128]}
+    settings = replace(settings, model=model, imgsz=128, epochs=1)
+    default = settings.space.default()
+    assert default["imgsz"] == 128
+    small = measure_architecture(default.with_value("imgsz", 64), settings)
+    large = measure_architecture(default, settings)
+    assert large.metrics["gflops"] == pytest.approx(4 * small.metrics["gflops"])
+    assert large.metrics["latency_ratio"] == pytest.approx(1.0, abs=0.15)
+    assert small.metrics["latency_ratio"] < 0.8  # beside stock at 128 px
+    assert (small.conditions["imgsz"], large.conditions["imgsz"]) == (64, 128)
+    sizes, loss = set(), Training._loss
+
+    def noted(self, images, targets):
+        sizes.add(images.shape[2:])
+        return loss(self, images, targets)
+
+    with patched(Training, _loss=noted):
+        run_trial(default.with_value("imgsz", 64), settings)
+    assert sizes == {(64, 64)}

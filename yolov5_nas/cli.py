@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 
 from .engines import EngineError
 from .errors import UserError
+from .metrics import BACKENDS, COSTS
 from .options import ENGINES, MAY_CHANGE, Options, load_options
-from .reward import COSTS
+from .reward import REWARDS
 from .strategies import STRATEGIES
 
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
@@ -69,12 +71,27 @@ def _guarded(args: argparse.Namespace) -> int:
 def _search(args: argparse.Namespace) -> int:
     from .run import search
 
-    given = {k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__}
+    given = _given(args)
     if "config" in args:
         from pathlib import Path
 
         given = load_options(Path(args.config)) | given
-    terminated: list[bool] = []
+    terminated = _interrupt_on_sigterm()
+    result = search(resume=getattr(args, "resume", None), **given)
+    print(f"\n{result.ending}\n\n{result.table()}")
+    if result.interrupted:
+        return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+    return EXIT_OK if result.best else EXIT_NOTHING_FOUND
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of a search among the arguments."""
+    return {k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__}
+
+
+def _interrupt_on_sigterm() -> list[bool]:
+    """SIGTERM stops as Ctrl-C does; the list then is not empty."""
+    own, terminated = os.getpid(), []
 
     def on_sigterm(number: int, _: object) -> None:
         if os.getpid() != own:  # a forked child of YOLOv5's
@@ -82,13 +99,20 @@ def _search(args: argparse.Namespace) -> int:
         terminated.append(True)
         raise KeyboardInterrupt
 
-    own = os.getpid()
     signal.signal(signal.SIGTERM, on_sigterm)
-    result = search(resume=getattr(args, "resume", None), **given)
-    print(f"\n{result.ending}\n\n{result.table()}")
-    if result.interrupted:
+    return terminated
+
+
+def _prove(args: argparse.Namespace) -> int:
+    from .prove import prove
+
+    terminated = _interrupt_on_sigterm()
+    try:
+        print("\n" + prove(args.run, args.top, args.seeds, args.prove_epochs, **_given(args)))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on")
         return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
-    return EXIT_OK if result.best else EXIT_NOTHING_FOUND
+    return EXIT_OK
 
 
 def _space(args: argparse.Namespace) -> int:
@@ -112,6 +136,11 @@ def _report(args: argparse.Namespace) -> int:
     from .journal import read_journal
     from .report import closing_table, report
 
+    if args.remeasure:
+        from .remeasure import remeasure
+
+        device = args.device or "cpu"
+        print(remeasure(args.run, args.latency_backend, device, args.latency_batch, args.half) + "\n")
     print(report(args.run))
     print(closing_table(Path(args.run), read_journal(args.run)))
     return EXIT_OK
@@ -155,12 +184,22 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "yolov5", "a clone of ultralytics/yolov5 (else YOLOV5_ROOT, the working directory, the package)")
     group = parser.add_argument_group("search")
     add(group, "trials", "how many architectures to try, the stock one included", type=int)
-    add(group, "strategy", "how to choose them", choices=list(STRATEGIES))
-    add(group, "population", "evolution's population (default: a third of the trials, at most 16)", type=int)
+    text = "how to choose them (default: evolution; with --objectives, nsga2)"
+    add(group, "strategy", text, choices=STRATEGIES)
+    text = "of evolution and nsga2; random ones before tpe (default: a third of the trials, at most 16)"
+    add(group, "population", text, type=int)
+    add(group, "reward", f"{', '.join(REWARDS)}, or a function of yours as module:function or file.py:function")
     text = f"cost at which the reward is mAP50-95 itself: one of {', '.join(COSTS)}; several multiply"
     add(group, "target", text, nargs="+", metavar="COST=NUMBER")
-    add(group, "exponent", "w in reward = mAP50-95 * (cost / target) ** w", type=float)
+    add(group, "exponent", "w in the soft reward = mAP50-95 * (cost / target) ** w", type=float)
+    add(group, "objectives", "metrics whose Pareto front to search", nargs="+", metavar="METRIC")
+    text = 'what breaks this is not trained, such as "latency_ratio<=0.9"; may be given several times'
+    add(group, "constraint", text, action="append", metavar="COST<=NUMBER")
     add(group, "seed", "of the strategy and of every training", type=int)
+    group = parser.add_argument_group("latency")
+    add(group, "latency_backend", "runtime on which latency is measured", choices=BACKENDS)
+    add(group, "latency_batch", "images in a timed forward pass", type=int)
+    add(group, "half", "time in FP16 (on a GPU)", action="store_true")
     group = parser.add_argument_group("training of a trial")
     add(group, "epochs", "epochs of a trial", type=int)
     add(group, "batch_size", "images in a batch", "--batch", type=int)
@@ -211,7 +250,24 @@ def _other_arguments(commands: Any) -> None:
     space.set_defaults(function=_space)
     report = commands.add_parser("report", help="rebuild plots, table and HTML of a run from its journal")
     report.add_argument("run", help="folder of the run")
+    report.add_argument("--remeasure", action="store_true", help="measure the latencies anew, and rank again by them")
+    report.add_argument("--device", help="where to measure: cpu (default) or the index of a GPU")
+    report.add_argument("--latency-backend", choices=BACKENDS, default="pytorch", help="runtime to measure on")
+    report.add_argument("--latency-batch", type=int, default=1, help="images in a timed forward pass")
+    report.add_argument("--half", action="store_true", help="time in FP16 (on a GPU)")
     report.set_defaults(function=_report)
+    prove = commands.add_parser("prove", help="train the best and stock with several seeds: is the gain real?")
+    prove.add_argument("run", help="folder of the run")
+    prove.add_argument("--top", type=int, default=3, help="how many of the best and the front (default: 3)")
+    prove.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
+    text = "of each training (default: three times a trial's)"
+    prove.add_argument("--epochs", dest="prove_epochs", metavar="EPOCHS", type=int, help=text)
+    add = functools.partial(prove.add_argument, default=argparse.SUPPRESS)
+    add("--device", help="0 or 0,1 or cpu (default: the run's)")
+    add("--concurrency", type=int, help="trainings at a time (default: the run's)")
+    add("--trial-minutes", type=float, help="stop a training after so many minutes")
+    add("--engine", choices=ENGINES, help="where trainings run (default: the run's)")
+    prove.set_defaults(function=_prove)
     export = commands.add_parser("export", help="any trial as stock YOLOv5 YAML, and weights where kept")
     export.add_argument("run", help="folder of the run")
     export.add_argument("--trial", type=int, help="number of the trial (default: the best)")

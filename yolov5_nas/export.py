@@ -63,9 +63,9 @@ def load_space(run: Path) -> Space:
     return Space.from_yaml(run / "space.yaml")
 
 
-def keep_weights(run: Path, records: list[TrialRecord], cost: str) -> list[TrialRecord]:
-    """Delete the weights of trials that are neither the best nor on the front of mAP50-95 over `cost`; the others."""
-    kept = {r.number: r for r in front(records, cost)}
+def keep_weights(run: Path, records: list[TrialRecord], objectives: tuple[str, ...]) -> list[TrialRecord]:
+    """Delete the weights of trials that are neither the best nor on the front of the objectives; return the others."""
+    kept = {r.number: r for r in front(records, *objectives)}
     if (winner := best(records)) is not None:
         kept[winner.number] = winner
     for record in complete(records):

@@ -8,6 +8,7 @@ per process, since a clone's checkpoints name its top-level packages (`models.yo
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -131,6 +132,60 @@ class Host:
         """`check_dataset` of a dict whose paths are absolute; runs its `download:` entry where that is wanted."""
         with self.compatible():
             return self.general.check_dataset(data, autodownload=download)
+
+    def export(self, model: Any, path: Path, form: str, imgsz: int, batch: int, half: bool, device: Any) -> Path:
+        """`export.py` of a model, to a format by its name there (`onnx`, `openvino`, ...), without a checkpoint.
+
+        Args:
+            path: where a checkpoint would lie; the exported file or folder gets its name.
+            device: torch's.
+
+        Returns:
+            The exported file or folder.
+
+        Raises:
+            RuntimeError: what YOLOv5 says that went wrong.
+        """
+        import torch
+
+        exporter, fused = self.module("export"), deepcopy(model).to(device).float().eval().fuse()
+        exporting = {
+            "attempt_load": lambda *_, **__: fused,
+            "select_device": lambda *_: torch.device(device),  # the host's hides the GPUs from this process
+            "check_requirements": lambda *_, **__: None,
+        }
+        if "openvino.inference_engine" in inspect.getsource(exporter):  # gone since OpenVINO 2024
+            exporting["export_openvino"] = _export_openvino
+        failures, logger = _Failures(), self.general.LOGGER
+        legacy: Any = torch.onnx.export
+        if "dynamo" in inspect.signature(legacy).parameters:  # the newer exporter needs a further package and opset 18
+            legacy = functools.partial(legacy, dynamo=False)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.compatible())
+            stack.enter_context(patched(logger, handlers=[failures], propagate=False))
+            stack.enter_context(patched(exporter, **exporting))
+            stack.enter_context(patched(torch.onnx, export=legacy))
+            files = exporter.run(
+                weights=path, imgsz=(imgsz, imgsz), batch_size=batch, device="", include=(form,), half=half
+            )
+        found = [Path(file) for file in files if file]
+        if not found or failures.lines:
+            raise RuntimeError(failures.lines[-1] if failures.lines else f"{form} gave no file")
+        return found[-1]
+
+    def load_exported(self, path: Path, half: bool, device: Any) -> Any:
+        """`DetectMultiBackend` of an exported model, as `detect.py` and `val.py` run it: images to predictions.
+
+        ONNX Runtime and OpenVINO get as many threads as torch has in this process, in place of all cores.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(patched(self.common, check_requirements=lambda *_, **__: None))
+            if path.suffix == ".onnx":
+                stack.enter_context(_onnxruntime_threads())
+            elif path.name.endswith("_openvino_model"):
+                stack.enter_context(_openvino_threads())
+            stack.enter_context(self.quiet())
+            return self.common.DetectMultiBackend(str(path), device=device, fp16=half).eval()
 
     @contextlib.contextmanager
     def compatible(self) -> Iterator[None]:
@@ -297,6 +352,65 @@ def _importable(location: Location) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+class _Failures(logging.Handler):
+    """Collects what the host's exporters, which raise nothing, say of a failure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "export failure" in text:
+            self.lines.append(" ".join(text.split("export failure", 1)[1].split(": ", 1)[-1].split())[:300])
+
+
+@contextlib.contextmanager
+def _onnxruntime_threads() -> Iterator[None]:
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession
+
+    def with_threads(*args: Any, **kwargs: Any) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        return session(*args, sess_options=options, **kwargs)
+
+    with patched(onnxruntime, InferenceSession=with_threads):
+        yield
+
+
+@contextlib.contextmanager
+def _openvino_threads() -> Iterator[None]:
+    import openvino
+    import torch
+
+    compile_model = openvino.Core.compile_model
+
+    def with_threads(core: Any, model: Any, device_name: str) -> Any:
+        # The newest hosts say AUTO, which may take another device than the one that is asked for.
+        return compile_model(core, model, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+
+    with contextlib.ExitStack() as stack:
+        if not importlib.util.find_spec("openvino.runtime"):  # where the older hosts look
+            stack.enter_context(_module_entry("openvino.runtime", openvino))
+        stack.enter_context(patched(openvino.Core, compile_model=with_threads))
+        yield
+
+
+def _export_openvino(file: Path, metadata: Mapping[str, Any], half: bool, *_: Any, **__: Any) -> tuple[str, None]:
+    """In place of v7.0's and the package's: as the newest clone does it."""
+    import openvino
+    import yaml
+
+    folder = Path(str(file).replace(".pt", "_openvino_model"))
+    xml = folder / file.with_suffix(".xml").name
+    openvino.save_model(openvino.convert_model(file.with_suffix(".onnx")), xml, compress_to_fp16=half)
+    (folder / file.with_suffix(".yaml").name).write_text(yaml.safe_dump(dict(metadata)))
+    return str(folder), None
 
 
 def _drop_foreign_packages(root: Path) -> None:

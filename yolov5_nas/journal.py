@@ -14,18 +14,31 @@ from typing import Any
 
 from .architecture import Architecture, Value
 from .errors import UserError
+from .metrics import is_maximised
 
 VERSION = 1
 STATES = ("started", "complete", "failed", "infeasible", "pruned")
-REASONS = ("oom", "nan", "crash", "killed", "timeout", "data")
+REASONS = ("oom", "nan", "crash", "killed", "timeout", "data", "latency")  # why a trial failed
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial returns: metrics by name, and one `{"epoch": ..., metric: ...}` for each validation."""
+    """What a trial returns.
+
+    Args:
+        metrics: by name.
+        curve: one `{"epoch": ..., metric: ...}` for each validation.
+        state: "complete", or "infeasible" if a constraint refused it before training.
+        conditions: of the latency: runtime and version, device, dtype, batch, image size, runs, whether to be trusted.
+        broken: the constraint that it breaks, in words; a complete trial may break one if it is the default
+            architecture, which is trained for comparison.
+    """
 
     metrics: Mapping[str, float]
     curve: tuple[Mapping[str, float], ...] = ()
+    state: str = "complete"
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    broken: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,9 @@ class TrialRecord:
         seconds: wall time from start to end.
         seed: of the training.
         attempt: 1, or more where the trial was started again after a kill.
-        error: `{"reason": one of REASONS, "message": ...}` where it failed.
+        error: `{"reason": one of REASONS, "message": ...}` where it failed; with the reason "constraint" where it
+            breaks one.
+        conditions: of the latency measurement.
     """
 
     number: int
@@ -55,6 +70,7 @@ class TrialRecord:
     seed: int = 0
     attempt: int = 1
     error: Mapping[str, str] | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -69,6 +85,8 @@ class TrialRecord:
     def to_json(self) -> str:
         """The journal's line, without the newline."""
         line = {"version": VERSION, "number": self.number, "id": self.id, **asdict(self)}
+        if not self.conditions:
+            del line["conditions"]
         return json.dumps(line, separators=(",", ":"), allow_nan=False)
 
     @classmethod
@@ -167,17 +185,31 @@ def complete(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     return [record for record in records if record.state == "complete"]
 
 
+def eligible(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials that break no constraint: the winner is one of them."""
+    return [record for record in complete(records) if record.error is None]
+
+
 def best(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The trial with the highest reward (of equal ones the earliest), or None."""
-    return max(complete(records), key=lambda r: (_reward(r), -r.number), default=None)
+    """The eligible trial with the highest reward (of equal ones the earliest), or None."""
+    return max(eligible(records), key=lambda r: (_reward(r), -r.number), default=None)
 
 
-def front(records: Iterable[TrialRecord], cost: str, gain: str = "map50_95") -> list[TrialRecord]:
-    """The Pareto front: the complete trials of which none has more gain at less cost, from cheap to dear."""
-    having = [r for r in complete(records) if cost in r.metrics and gain in r.metrics]
+def front(records: Iterable[TrialRecord], *objectives: str) -> list[TrialRecord]:
+    """The Pareto front: the eligible trials of which no other is at least as good in every objective and better in one.
+
+    Args:
+        objectives: metrics; the front is in the order of the first one, from good to bad. Of equal trials the earliest
+            counts. A trial that lacks one of them is left out.
+    """
+    signs = [1 if is_maximised(metric) else -1 for metric in objectives]
+    having = [r for r in eligible(records) if all(metric in r.metrics for metric in objectives)]
+    points = {r.number: tuple(s * r.metrics[m] for s, m in zip(signs, objectives)) for r in having}
     found: list[TrialRecord] = []
-    for record in sorted(having, key=lambda r: (r.metrics[cost], -r.metrics[gain], r.number)):
-        if not found or record.metrics[gain] > found[-1].metrics[gain]:
+    # In descending order a point can be dominated only by one that comes before it.
+    for record in sorted(having, key=lambda r: (*(-value for value in points[r.number]), r.number)):
+        point = points[record.number]
+        if not any(all(a >= b for a, b in zip(points[other.number], point)) for other in found):
             found.append(record)
     return found
 

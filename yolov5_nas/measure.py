@@ -1,21 +1,16 @@
-"""What an architecture costs: parameters, GFLOPs, and latency measured in turn with the stock architecture."""
+"""What an architecture costs before it is trained: parameters, GFLOPs, latency."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from copy import deepcopy
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .host import Host
-
-WARM_UP = 5  # runs of each model before the clock starts
-PAIRS = (20, 60)  # at least, at most
-SECONDS = 6.0  # no further pair is timed after this, once there are enough
+from .latency import Runtime, latency
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -34,54 +29,30 @@ def gflops(model: torch.nn.Module, imgsz: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def latency(model: torch.nn.Module, reference: torch.nn.Module, imgsz: int, batch: int = 1) -> dict[str, float]:
-    """Time of a forward pass of two fused models, measured in turn so that a noisy machine slows both.
+def measure(
+    model: Any,
+    reference: Any,
+    imgsz: tuple[int, int],
+    runtime: Runtime,
+    host: Host,
+    enough: Callable[[Mapping[str, float]], bool] = lambda costs: False,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """All costs of a YOLOv5 model beside the stock architecture's, the cheap ones first.
 
     Args:
-        model, reference: in eval mode on the same device.
-        imgsz: side of the square input in pixels.
-        batch: images per forward pass.
+        imgsz: input sizes of the two in pixels.
+        enough: whether the costs so far are enough to refuse the model; the latency is then not measured.
 
     Returns:
-        `latency_ms`: median milliseconds of a pass of `model`.
-        `latency_ratio`: median over pairs of passes of time of `model` / time of `reference`, the order alternating.
-        `latency_spread`: interquartile range of these ratios / their median; small means trustworthy.
+        Costs as metrics, and the conditions of the latency; where it can't be measured, the conditions hold an `error`.
     """
-    weight = next(model.parameters())
-    image = torch.zeros(batch, 3, imgsz, imgsz, device=weight.device, dtype=weight.dtype)
-    synchronise: Callable[[], Any] = torch.cuda.synchronize if weight.is_cuda else lambda: None
-
-    def milliseconds(timed: torch.nn.Module) -> float:
-        synchronise()
-        start = time.perf_counter()
-        timed(image)
-        synchronise()
-        return (time.perf_counter() - start) * 1e3
-
-    with torch.inference_mode():
-        for _ in range(WARM_UP):
-            milliseconds(model), milliseconds(reference)
-        own, other = [], []
-        start = time.perf_counter()
-        for pair in range(PAIRS[1]):
-            if pair >= PAIRS[0] and time.perf_counter() - start > SECONDS:
-                break
-            order = (model, reference) if pair % 2 else (reference, model)
-            first, second = milliseconds(order[0]), milliseconds(order[1])
-            own.append(first if order[0] is model else second)
-            other.append(second if order[0] is model else first)
-    ratios = np.array(own) / np.array(other)
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    return {
-        "latency_ms": float(np.median(own)),
-        "latency_ratio": float(middle),
-        "latency_spread": float((high - low) / middle),
-    }
-
-
-def measure(model: Any, reference: Any, imgsz: int, device: torch.device, host: Host) -> dict[str, float]:
-    """All costs of a YOLOv5 model beside those of the stock architecture's, as metrics."""
-    costs: dict[str, float] = {"params": parameters(model), "gflops": gflops(model, imgsz)}
-    with host.quiet():
-        fused = [deepcopy(m).to(device).float().eval().fuse() for m in (model, reference)]
-    return costs | latency(fused[0], fused[1], imgsz)
+    costs: dict[str, float] = {"params": parameters(model), "gflops": gflops(model, imgsz[0])}
+    if enough(costs):
+        return costs, {}
+    try:
+        timed, conditions = latency(model, reference, imgsz, runtime, host)
+    except Exception as e:  # a runtime can raise anything
+        traceback.print_exc()
+        problem = f"{e or type(e).__name__}".splitlines()[0][:400]
+        return costs, {"backend": runtime.backend, "error": f"the latency backend {runtime.backend} failed: {problem}"}
+    return costs | timed, conditions

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
+from .metrics import BACKENDS, check_objectives, is_maximised
 from .space import load_yaml
 
 # What a resumed run may change: it decides how long and where trials run, not what they give. (Data loader workers have
@@ -20,6 +21,12 @@ MAY_CHANGE = (
     *("address", "cpus_per_trial", "gpus_per_trial", "ship_data"),
 )
 ENGINES = ("nni", "local", "ray")
+ACCEPTED = {
+    "cache": ("ram", "disk", "val", "none"),
+    "engine": ENGINES,
+    "optimizer": ("SGD", "Adam", "AdamW"),
+    "latency_backend": BACKENDS,
+}
 
 
 @dataclass(frozen=True)
@@ -32,10 +39,16 @@ class Options:
     hyp: str = "hyp.short.yaml"
     yolov5: str | None = None
     trials: int = 20
-    strategy: str = "evolution"
+    strategy: str | None = None
     population: int | None = None
+    reward: str = "soft"
     target: tuple[str, ...] = ("latency_ratio=1.0",)
     exponent: float = -0.07
+    objectives: tuple[str, ...] = ()
+    constraint: tuple[str, ...] = ()
+    latency_backend: str = "pytorch"
+    latency_batch: int = 1
+    half: bool = False
     epochs: int = 12
     batch_size: int = 16
     imgsz: int | None = None
@@ -70,9 +83,11 @@ class Options:
     exist_ok: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("target", "freeze"):
+        for name in ("target", "objectives", "constraint", "freeze"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,))
+        if self.objectives:
+            check_objectives(self.objectives)
         if self.cache in ("none", "None", ""):
             object.__setattr__(self, "cache", None)
         for name, least in (("trials", 1), ("epochs", 1), ("batch_size", 1), ("val_period", 1), ("population", 1)):
@@ -83,12 +98,20 @@ class Options:
             raise UserError("--subset must be a share above 0 and at most 1", got=self.subset)
         if self.hours is not None and not self.hours > 0:
             raise UserError("--hours must be above 0", got=self.hours)
-        if self.cache not in (None, "ram", "disk", "val"):
-            raise UserError("unknown --cache", got=self.cache, accepted=("ram", "disk", "val", "none"))
-        if self.engine not in (None, *ENGINES):
-            raise UserError("unknown --engine", got=self.engine, accepted=ENGINES)
-        if self.optimizer not in (None, "SGD", "Adam", "AdamW"):
-            raise UserError("unknown --optimizer", got=self.optimizer, accepted=("SGD", "Adam", "AdamW"))
+        for name, accepted in ACCEPTED.items():
+            if getattr(self, name) not in (None, *accepted):
+                raise UserError(f"unknown {_flag(name)}", got=getattr(self, name), accepted=accepted)
+
+    @property
+    def front(self) -> tuple[str, ...]:
+        """The metrics of the Pareto front that is drawn and kept: the objectives, else the first target's and mAP."""
+        cost = self.target[0].split("=")[0].strip() if self.target else "latency_ratio"
+        return self.objectives or (cost, "map50_95")
+
+    @property
+    def cost(self) -> str:
+        """The metric by which costs are compared: the first of the front that is one."""
+        return next((metric for metric in self.front if not is_maximised(metric)), "latency_ratio")
 
     def with_given(self, given: Mapping[str, Any]) -> Options:
         """A copy in which the options that a user gave win."""

@@ -1,14 +1,22 @@
-"""The reward: accuracy weighted by efficiency, as one number to maximise."""
+"""The reward: accuracy weighted by efficiency, as one number to maximise. Constraints: costs that must be met."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import UserError
+from .metrics import COSTS
 
-COSTS = ("latency_ratio", "latency_ms", "gflops", "params")
+Reward = Callable[[Mapping[str, float]], float]
+
+REWARDS = ("soft", "hard", "map")
 EXPONENT = -0.07
 
 
@@ -47,6 +55,64 @@ class Target:
         return f"{self.metric}={self.value:g}"
 
 
+@dataclass(frozen=True)
+class Constraint:
+    """A cost that must be met, or the architecture is not trained.
+
+    Raises:
+        UserError: the metric is no cost, or the limit no finite number.
+    """
+
+    metric: str
+    limit: float
+    at_most: bool = True  # else at least
+
+    def __post_init__(self) -> None:
+        if self.metric not in COSTS:
+            raise UserError(
+                "a constraint must name a cost that is known before training", got=self.metric, accepted=COSTS
+            )
+        if not math.isfinite(self.limit):
+            raise UserError(f"the limit of {self.metric} must be a finite number", got=self.limit)
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """The constraint of `latency_ratio<=0.9` or `params>=1e6`.
+
+        Raises:
+            UserError: it is not of that form.
+        """
+        found = re.fullmatch(r"\s*(\w+)\s*([<>]=)\s*(\S+)\s*", text)
+        try:
+            metric, relation, limit = found.groups()  # type: ignore[union-attr]
+            return cls(metric, float(limit), relation == "<=")
+        except (AttributeError, ValueError) as e:
+            if isinstance(e, UserError):
+                raise
+            accepted = 'METRIC<=NUMBER or METRIC>=NUMBER, in quotes, such as "latency_ratio<=0.9"'
+            raise UserError("a constraint can't be read", got=text, accepted=accepted) from None
+
+    def excess(self, metrics: Mapping[str, float]) -> float:
+        """By how much it is broken, as a share of the limit (absolute where that is 0); 0 or less where it is met.
+
+        Raises:
+            KeyError: the metric was not measured.
+        """
+        over = metrics[self.metric] - self.limit
+        return (over if self.at_most else -over) / (abs(self.limit) or 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.metric}{'<=' if self.at_most else '>='}{self.limit:g}"
+
+
+def broken(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> str | None:
+    """The first constraint that the costs measured so far break, in words."""
+    for constraint in constraints:
+        if constraint.metric in metrics and constraint.excess(metrics) > 0:
+            return f"{constraint.metric} is {metrics[constraint.metric]:.6g}, which breaks {constraint}"
+    return None
+
+
 class SoftReward:
     """mAP50-95 times (cost / target) ** w for every target (Tan et al. 2019, MnasNet, eq. 2 with alpha = beta = w).
 
@@ -55,6 +121,8 @@ class SoftReward:
     >>> reward = SoftReward([Target("latency_ratio", 1.0)])
     >>> round(reward({"map50_95": 0.5, "latency_ratio": 2.0}), 4)  # 0.5 * 2 ** -0.07
     0.4763
+    >>> round(reward({"map50_95": 0.5, "latency_ratio": 0.5}), 4)  # 0.5 * 0.5 ** -0.07
+    0.5249
     """
 
     def __init__(self, targets: Sequence[Target], exponent: float = EXPONENT):
@@ -72,3 +140,78 @@ class SoftReward:
         for target in self.targets:
             reward *= (metrics[target.metric] / target.value) ** self.exponent
         return reward
+
+
+class HardReward:
+    """mAP50-95 where the target is met, times target / cost where it is not; several targets multiply.
+
+    MnasNet's eq. 2 with alpha = 0 and beta = -1 (figure 3, top): a cheaper architecture than asked for wins nothing.
+
+    >>> reward = HardReward([Target("latency_ratio", 1.0)])
+    >>> reward({"map50_95": 0.5, "latency_ratio": 0.7}), reward({"map50_95": 0.5, "latency_ratio": 1.25})
+    (0.5, 0.4)
+    """
+
+    def __init__(self, targets: Sequence[Target]):
+        self.targets = tuple(targets)
+
+    def __call__(self, metrics: Mapping[str, float]) -> float:
+        """As `SoftReward`'s."""
+        reward = metrics["map50_95"]
+        for target in self.targets:
+            reward *= min(1.0, target.value / metrics[target.metric])
+        return reward
+
+
+def accuracy(metrics: Mapping[str, float]) -> float:
+    """mAP50-95 alone: the reward `map`.
+
+    Raises:
+        KeyError: it was not measured.
+    """
+    return metrics["map50_95"]
+
+
+def make_reward(name: str, targets: Sequence[Target] = (), exponent: float = EXPONENT) -> Reward:
+    """The reward of a name: `soft`, `hard`, `map`, or a function of one's own as `module:function` or
+    `file.py:function`, which takes `{metric: value}` and returns a number to maximise.
+
+    Raises:
+        UserError: there is no such reward or function.
+    """
+    if name == "soft":
+        return SoftReward(targets, exponent)
+    if name == "hard":
+        return HardReward(targets)
+    if name == "map":
+        return accuracy
+    return _function(name)
+
+
+def _function(name: str) -> Reward:
+    module_name, _, function_name = name.rpartition(":")
+    if not module_name or not function_name.isidentifier():
+        accepted = (*REWARDS, "module:function", "file.py:function")
+        raise UserError("unknown reward", got=name, accepted=accepted)
+    try:
+        function = getattr(_module(module_name), function_name)
+    except AttributeError:
+        raise UserError(f"{module_name} has no function {function_name}", got=name) from None
+    except Exception as e:  # a user's module can raise anything
+        raise UserError(f"the module of the reward can't be imported ({type(e).__name__}: {e})", got=name) from None
+    if not callable(function):
+        raise UserError("a reward must be a function", got=name)
+    return function  # type: ignore[no-any-return]
+
+
+def _module(name: str) -> object:
+    if not name.endswith(".py"):
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))  # as `python -m` would; a console script has its own folder there
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

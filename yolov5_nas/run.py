@@ -24,12 +24,14 @@ from .errors import UserError
 from .export import keep_weights, write_trial
 from .files import find_file, increment_path, make_folder, shipped
 from .journal import Journal, TrialRecord, best
+from .latency import Runtime
 from .options import MAY_CHANGE, Options, check_names, load_options
-from .report import COLUMNS, closing_table, report
-from .reward import SoftReward, Target
-from .search import AskTell, Loop, Reward
+from .page import COLUMNS
+from .report import closing_table, report
+from .reward import Constraint, Reward, Target, make_reward
+from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
-from .strategies import make_strategy
+from .strategies import Strategy, make_strategy
 from .tensorboard import TensorBoardLogger
 from .trial import Settings, run_trial, run_trial_with_onnx
 
@@ -80,15 +82,15 @@ def search(
     if resume:
         folder = Path(resume)
         chosen = _resumed_options(folder, check_names(options))
-        engine = engine or _engine(chosen)
-        with _only_one(folder):
+        engine = engine or engine_of(chosen)
+        with hold(folder):
             chosen.save(folder / "search.yaml")
-            return _go(folder, chosen, _settings_of(folder, chosen), strategy, reward, engine)
+            return _go(folder, chosen, settings_of(folder, chosen), strategy, reward, engine)
     chosen = Options().with_given(options)
     prepared = _prepare(chosen)
-    engine = engine or _engine(prepared.options)
+    engine = engine or engine_of(prepared.options)
     folder = make_folder(_new_folder(chosen))
-    with _only_one(folder):
+    with hold(folder):
         settings = _write_run(folder, prepared)
         return _go(folder, prepared.options, settings, strategy, reward, engine)
 
@@ -106,7 +108,11 @@ class _Prepared:
 
 def _prepare(o: Options) -> _Prepared:
     """Find and check all that the user named."""
-    _reward(o)
+    reward_of(o), _constraints(o)
+    strategy = o.strategy or ("nsga2" if o.objectives else "evolution")
+    if o.objectives and strategy in ("evolution", "tpe"):
+        accepted = ("nsga2", "random", "grid")
+        raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
     if o.onnx and not find_spec("onnx"):
         raise UserError("--onnx needs the package onnx: pip install onnx")
     location = hosts.find(o.yolov5)
@@ -125,6 +131,7 @@ def _prepare(o: Options) -> _Prepared:
     if o.weights:
         host.load_checkpoint(Path(o.weights))
     device = _device(o)
+    Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
     population = o.population or max(2, min(16, o.trials // 3))
     options = replace(
         o,
@@ -136,6 +143,7 @@ def _prepare(o: Options) -> _Prepared:
         imgsz=imgsz,
         optimizer=o.optimizer or hyp.get("optimizer", "SGD"),
         val_period=o.val_period or max(1, -(-o.epochs // 4)),
+        strategy=strategy,
         population=population,
         device=device,
         engine=_engine_name(o.engine),
@@ -168,9 +176,14 @@ def _device(o: Options) -> str:
     return o.device
 
 
+def _torch_device(device: str) -> str:
+    """What a trial calls its device: the engine shows it one GPU only."""
+    return device if device in ("cpu", "mps") else "cuda:0"
+
+
 def _new_folder(o: Options) -> Path:
     folder = increment_path(Path(o.project) / o.name, o.exist_ok)
-    if (folder / "trials.jsonl").exists():
+    if (folder / "trials.jsonl").exists() or (folder / "trials").exists():
         raise UserError("the folder holds a run already: go on with it by --resume, or give a new --name", file=folder)
     return folder
 
@@ -183,8 +196,8 @@ def _write_run(folder: Path, prepared: _Prepared) -> Settings:
     return _settings(folder, prepared.options, prepared.data, prepared.host)
 
 
-def _settings_of(folder: Path, o: Options) -> Settings:
-    """A trial's settings as the run's folder has them."""
+def settings_of(folder: Path, o: Options) -> Settings:
+    """A trial's settings as a run's folder has them."""
     host = hosts.load(hosts.find(o.yolov5))
     data = resolve_data(Path(o.data), host)
     return _settings(folder, o, data, host)
@@ -208,8 +221,10 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         data=data,
         hyp={k: v for k, v in hyp.items() if k != "optimizer"},
         location=host.location,
-        device="cuda:0" if o.device not in ("cpu", "mps") else o.device,
+        device=_torch_device(o.device),
         freeze=frozen_layers(o.freeze),
+        constraints=_constraints(o),
+        needed=_needed(o),
         **{name: getattr(o, name) for name in names},
     )
 
@@ -246,7 +261,7 @@ def _same(name: str, old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def _only_one(folder: Path) -> FileLock:
+def hold(folder: Path) -> FileLock:
     """Holds the run's folder against a second process.
 
     Raises:
@@ -260,7 +275,12 @@ def _only_one(folder: Path) -> FileLock:
     return lock
 
 
-def _engine(o: Options) -> Engine:
+def engine_of(o: Options) -> Engine:
+    """The engine that the options name.
+
+    Raises:
+        UserError: it can't run so on this machine.
+    """
     name = _engine_name(o.engine)
     if name == "local":
         return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
@@ -281,6 +301,11 @@ def _engine_name(given: str | None) -> str:
     return "local"
 
 
+def _strategy(o: Options, settings: Settings) -> Strategy:
+    name, population = o.strategy or "evolution", o.population or 16
+    return make_strategy(name, settings.space, o.seed, population, o.objectives, settings.constraints)
+
+
 def _asked(strategy: Any, space: Space) -> AskTell:
     """A strategy with ask and tell; NNI's own have neither."""
     if hasattr(strategy, "ask"):
@@ -290,8 +315,23 @@ def _asked(strategy: Any, space: Space) -> AskTell:
     return NNIStrategy(strategy, space)
 
 
-def _reward(o: Options) -> SoftReward:
-    return SoftReward([Target.parse(text) for text in o.target], o.exponent)
+def reward_of(o: Options) -> Reward:
+    """The reward that the options name."""
+    return make_reward(o.reward, _targets(o), o.exponent)
+
+
+def _targets(o: Options) -> list[Target]:
+    return [Target.parse(text) for text in o.target]
+
+
+def _constraints(o: Options) -> tuple[Constraint, ...]:
+    return tuple(Constraint.parse(text) for text in o.constraint)
+
+
+def _needed(o: Options) -> tuple[str, ...]:
+    """The metrics without which a trial is of no use; what a function of the user's needs is seen when it is called."""
+    targets = _targets(o) if o.reward in ("soft", "hard") else []
+    return (*(t.metric for t in targets), *(c.metric for c in _constraints(o)), *o.objectives)
 
 
 def _go(
@@ -304,12 +344,11 @@ def _go(
 ) -> SearchResult:
     """Run the loop, with the listeners that keep the folder up to date, and close the run."""
     journal = Journal(folder / "trials.jsonl")
-    strategy = _asked(strategy or make_strategy(o.strategy, settings.space, o.seed, o.population or 16), settings.space)
-    cost = Target.parse(o.target[0]).metric if o.target else "latency_ratio"
-    keeper = _Keeper(folder, journal, cost, getattr(engine, "fetch", None))
-    logger = TensorBoardLogger(folder, [r for r in journal.records if r.done])
+    strategy = _asked(strategy or _strategy(o, settings), settings.space)
+    keeper = _Keeper(folder, journal, o.front, getattr(engine, "fetch", None))
+    logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
     ending, interrupted = "interrupted", True
-    reward = reward or _reward(o)
+    reward = reward or reward_of(o)
     if isinstance(engine, NNIEngine):
         engine.reward = engine.reward or reward
     engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
@@ -327,6 +366,7 @@ def _go(
             )
             ending, interrupted = loop.run(), False
             if o.keep_portal and isinstance(engine, NNIEngine):
+                report(folder)
                 progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
                 engine.linger()
         except EngineError as e:
@@ -348,8 +388,14 @@ class _Keeper:
         fetch: brings the weights of a trial that ran elsewhere.
     """
 
-    def __init__(self, folder: Path, journal: Journal, cost: str, fetch: Callable[[int], None] | None = None):
-        self.folder, self.cost, self.fetch = folder, cost, fetch
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        objectives: tuple[str, ...],
+        fetch: Callable[[int], None] | None = None,
+    ):
+        self.folder, self.objectives, self.fetch = folder, objectives, fetch
         self.kept: list[TrialRecord] = []
         self.written: int | None = None  # the trial in `best/`, once this process has put one there
         self._take(list(journal.trials.values()))
@@ -360,7 +406,7 @@ class _Keeper:
 
     def _take(self, records: list[TrialRecord]) -> None:
         """A trial that is off the front stays off: only those that are on it are looked at again."""
-        self.kept = keep_weights(self.folder, [*self.kept, *records], self.cost)
+        self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives)
         for record in records:
             if self.fetch and record in self.kept:
                 self.fetch(record.number)
@@ -369,11 +415,17 @@ class _Keeper:
             self.written = winner.number
 
 
+def _counts(record: TrialRecord) -> bool:
+    """Whether a trial ended and counts; what a constraint refused does not."""
+    return record.done and record.state != "infeasible"
+
+
 class _Progress:
     """A bar over all trials with the time left, and a line for each that ended."""
 
     def __init__(self, trials: int, journal: Journal):
-        self.done, self.winner = sum(r.done for r in journal.trials.values()), best(journal.trials.values())
+        self.done = sum(_counts(record) for record in journal.trials.values())
+        self.winner = best(journal.trials.values())
         self.bar = tqdm(total=trials, initial=self.done, desc="search", unit="trial", disable=None, file=sys.stderr)
         self.trials = trials
 
@@ -384,9 +436,9 @@ class _Progress:
         self.bar.close()
 
     def __call__(self, record: TrialRecord) -> None:
-        self.bar.update()
-        self.done += 1
         self.winner = best([*filter(None, [self.winner]), record])
+        self.done += _counts(record)
+        self.bar.update(_counts(record))
         self.write(self._line(record))
 
     def write(self, text: str) -> None:
@@ -400,6 +452,12 @@ class _Progress:
             error = record.error or {}
             return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"
         m, mark = record.metrics, "  best so far" if self.winner is record else ""
+        if record.error:
+            mark += f"  breaks a constraint: {record.error['message']}"
+        if "error" in record.conditions:
+            mark += f"  {record.conditions['error']}"
+        elif not record.conditions.get("trusted", True):
+            mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
         name = "stock" if record.number == 0 else record.id
         figures = "  ".join(f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m)
         return f"{start}  {name:<10}  reward {record.reward:.4f}  {figures}  {record.seconds:.0f} s{mark}"

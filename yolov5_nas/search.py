@@ -13,10 +13,12 @@ from typing import Any, Protocol
 from .architecture import Architecture
 from .engines import Engine, Job, Outcome
 from .journal import Journal, TrialRecord
+from .metrics import LATENCIES
+from .reward import Reward
 from .strategies import SpaceExhausted
 
-Reward = Callable[[Mapping[str, float]], float]
 Listener = Callable[[TrialRecord], None]
+REFUSED_IN_A_ROW = 100  # architectures that break a constraint, one after the other: then the search gives up
 
 
 class AskTell(Protocol):
@@ -38,7 +40,7 @@ class Loop:
         engine: started.
         journal: gets a line when a trial starts and one when it ends.
         reward: metrics to the number to maximise.
-        trials: how many in all, those in the journal included.
+        trials: how many to train in all, those in the journal included; what a constraint refuses does not count.
         seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
         listeners: called with the record of each trial that ended, after it is in the journal.
@@ -60,6 +62,7 @@ class Loop:
         self.running: dict[int, TrialRecord] = {}
         self.lost: set[int] = set()
         self.taken = sorted(r.seconds for r in self.journal.trials.values() if r.state == "complete" and r.seconds)
+        self.counted = sum(r.state != "infeasible" for r in self.journal.trials.values())
         self.ending = ""
         while True:
             while len(self.running) < self.engine.slots and (record := self._next()):
@@ -77,16 +80,24 @@ class Loop:
             return None
         if self.waiting:
             return self.waiting.popleft()
+        if self.counted >= self.trials:
+            if not self.running:  # one that runs may prove infeasible, and leave room for another
+                self.ending = f"all {self.trials} trials are done"
+            return None
         number = len(self.journal.trials)
-        if number >= self.trials:
-            self.ending = f"all {self.trials} trials are done"
+        if number > REFUSED_IN_A_ROW and self._is_refused(range(number - REFUSED_IN_A_ROW, number)):
+            self.ending = f"the last {REFUSED_IN_A_ROW} architectures all broke a constraint"
             return None
         try:
             architecture = self.strategy.ask()
         except SpaceExhausted as e:
             self.ending = str(e)
             return None
+        self.counted += 1
         return TrialRecord(number, dict(architecture), "started", seed=self.seed)
+
+    def _is_refused(self, numbers: Iterable[int]) -> bool:
+        return all(self.journal.trials[number].state == "infeasible" for number in numbers)
 
     def _start(self, record: TrialRecord) -> None:
         self.journal.append(record)
@@ -101,6 +112,7 @@ class Loop:
             return
         record = judge(record, outcome, self.reward)
         self.journal.append(record)
+        self.counted -= record.state == "infeasible"
         if record.state == "complete":
             insort(self.taken, record.seconds or 0.0)
         self.strategy.tell(record)
@@ -142,16 +154,23 @@ def replay(records: Iterable[TrialRecord], strategy: AskTell) -> list[TrialRecor
 def judge(record: TrialRecord, outcome: Outcome, reward: Reward) -> TrialRecord:
     """The record of a trial that ended. One without a finite reward has failed; no reward is ever made up."""
     record = replace(record, seconds=round(outcome.seconds, 3))
-    if outcome.result is None:
+    result = outcome.result
+    if result is None:
         return replace(record, state="failed", error=outcome.error)
-    metrics = _finite(outcome.result.metrics)
-    record = replace(record, metrics=metrics, curve=tuple(map(_finite, outcome.result.curve)))
+    metrics = _finite(result.metrics)
+    record = replace(record, metrics=metrics, curve=tuple(map(_finite, result.curve)), conditions=result.conditions)
+    if result.broken:
+        record = replace(record, error={"reason": "constraint", "message": result.broken})
+    if result.state == "infeasible":
+        return replace(record, state="infeasible")
     try:
         value = float(reward(metrics))
     except KeyError as e:
         name = e.args[0]
-        if name in outcome.result.metrics:
-            return _failed(record, "nan", f"{name} is {outcome.result.metrics[name]}")
+        if name in result.metrics:
+            return _failed(record, "nan", f"{name} is {result.metrics[name]}")
+        if name in LATENCIES and "error" in result.conditions:
+            return _failed(record, "latency", result.conditions["error"])
         return _failed(record, "crash", f"the reward needs {name}, which was not measured")
     except Exception as e:
         return _failed(record, "crash", f"the reward raised {type(e).__name__}: {e}")

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,12 @@ from .errors import TrialError
 from .files import MODEL, WEIGHTS, write_whole
 from .host import Host, Location, load, patched
 from .journal import TrialResult
+from .latency import Runtime
 from .measure import measure
+from .metrics import LATENCIES
+from .reward import Constraint, broken
 from .space import Space
+from .turns import InTurns, Turns
 
 VALIDATED = ("precision", "recall", "map50", "map50_95", "val_box_loss", "val_obj_loss", "val_cls_loss")
 EMA_ATTRIBUTES = ("yaml", "nc", "hyp", "names", "stride", "class_weights")
@@ -54,6 +58,10 @@ class Settings:
         location: the host.
         device: "cpu", "mps" or "cuda:0" (which GPU that is, is the engine's choice).
         val_period: epochs between validations; the last epoch is always validated.
+        latency_backend, latency_batch, half: see `latency.Runtime`.
+        constraints: costs that must be met, or the architecture is not trained; the default one always is.
+        needed: metrics that rewards and the like name; a trial whose latency is among them and can't be measured fails.
+        stock: the searchable YAML whose default architecture latency is compared with; by default `model`.
         weights: a stock checkpoint to start from; what fits the architecture by name and shape is taken.
         freeze: layers (in the searchable YAML's numbers) that are not trained.
     """
@@ -78,6 +86,12 @@ class Settings:
     freeze: tuple[int, ...] = ()
     weights: str | None = None
     val_period: int = 4
+    latency_backend: str = "pytorch"
+    latency_batch: int = 1
+    half: bool = False
+    constraints: tuple[Constraint, ...] = ()
+    needed: tuple[str, ...] = ()
+    stock: Mapping[str, Any] | None = None
 
     @property
     def nc(self) -> int:
@@ -87,7 +101,24 @@ class Settings:
     @property
     def space(self) -> Space:
         """The search space of the model YAML."""
-        return Space.from_dict(self.model, nc=self.nc, imgsz=self.imgsz if "imgsz" in self.model else None)
+        return self._space_of(self.model)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where latency is measured."""
+        return Runtime(self.latency_backend, self.latency_batch, self.half, self.device)
+
+    def imgsz_of(self, architecture: Mapping[str, Value]) -> int:
+        """The input size of an architecture, in pixels."""
+        return int(architecture.get("imgsz", self.imgsz))
+
+    def reference(self) -> tuple[dict[str, Any], int]:
+        """The stock model whose latency others are compared with, and its input size."""
+        space = self._space_of(self.stock or self.model)
+        return derive(space, space.default()), self.imgsz_of(space.default())
+
+    def _space_of(self, model: Mapping[str, Any]) -> Space:
+        return Space.from_dict(model, nc=self.nc, imgsz=self.imgsz if "imgsz" in model else None)
 
 
 def preload(settings: Settings) -> None:
@@ -105,10 +136,11 @@ def run_trial(
             `weights.pt`.
 
     Returns:
-        The metrics of the best validated epoch (by YOLOv5's fitness), and the costs.
+        The metrics of the best validated epoch (by YOLOv5's fitness), and the costs. Or, where a constraint refused it
+        before training, the costs and the state `infeasible`.
 
     Raises:
-        TrialError: with the reason `oom` (also at half the batch), `nan`, `data` or `crash`.
+        TrialError: with the reason `oom` (also at half the batch), `nan`, `data`, `latency` or `crash`.
     """
     architecture = Architecture(architecture)
     with _log_to(folder), _global_state_kept():
@@ -128,28 +160,53 @@ def run_trial(
 def run_trial_with_onnx(architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path) -> TrialResult:
     """As `run_trial`; `folder` gets `model.onnx` too. Needs the package onnx."""
     result = run_trial(architecture, settings, seed, folder)
-    with _log_to(folder):
-        host = load(settings.location)
-        model = host.load_checkpoint(folder / WEIGHTS).float().eval()
-        model.model[-1].export = True  # Detect: the predictions alone
-        imgsz = int(architecture.get("imgsz", settings.imgsz))
-        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["output0"]}
-        torch.onnx.export(model, (torch.zeros(1, 3, imgsz, imgsz),), str(folder / ONNX), dynamo=False, **names)
+    if (folder / WEIGHTS).exists():
+        with _log_to(folder):
+            host = load(settings.location)
+            model = host.load_checkpoint(folder / WEIGHTS)
+            host.export(
+                model, (folder / ONNX).with_suffix(".pt"), "onnx", settings.imgsz_of(architecture), 1, False, "cpu"
+            )
     return result
+
+
+def measure_architecture(architecture: Mapping[str, Value], settings: Settings) -> TrialResult:
+    """What an architecture costs, without training: params, gflops and latency, the state `infeasible` where it breaks
+    a constraint.
+
+    A latency that can't be measured is absent; `conditions` then hold the error.
+
+    Raises:
+        TrialError: with the reason `latency`, if a latency is needed and can't be measured.
+    """
+    host, architecture = load(settings.location), Architecture(architecture)
+    model = host.build(derive(settings.space, architecture))
+    stock, stock_imgsz = settings.reference()
+    sizes = settings.imgsz_of(architecture), stock_imgsz
+
+    def refused(costs: Mapping[str, float]) -> bool:
+        return not is_default and broken(settings.constraints, costs) is not None
+
+    is_default = architecture.id == settings.space.default().id
+    costs, conditions = measure(model, host.build(stock), sizes, settings.runtime, host, refused)
+    if "error" in conditions and set(settings.needed) & set(LATENCIES):
+        raise TrialError("latency", conditions["error"])
+    why = broken(settings.constraints, costs)
+    return TrialResult(costs, (), "infeasible" if why and not is_default else "complete", conditions, why)
 
 
 def _measure_and_train(
     architecture: Architecture, settings: Settings, seed: int, folder: Path | None, host: Host
 ) -> TrialResult:
+    costs = measure_architecture(architecture, settings)
+    if costs.state == "infeasible":
+        return costs
     space, device = settings.space, torch.device(settings.device)
-    imgsz = int(architecture.get("imgsz", settings.imgsz))
     cfg = derive(space, architecture)
-    reference = host.build(derive(space, space.default()))
-    metrics = measure(host.build(cfg), reference, imgsz, device, host)
     batch_size = settings.batch_size
     for last in (False, True):
         try:
-            training = Training(host, cfg, settings, imgsz, batch_size, device, seed, folder)
+            training = Training(host, cfg, settings, settings.imgsz_of(architecture), batch_size, device, seed, folder)
             _load_weights(training.model, space, architecture, settings, host)
             training.run()
             break
@@ -163,7 +220,8 @@ def _measure_and_train(
     if folder:
         host.save_checkpoint(training.best, folder / WEIGHTS)
         write_model_yaml(training.best, cfg, folder / MODEL)
-    return TrialResult({**training.results, **metrics, "batch_size": batch_size}, tuple(training.curve))
+    metrics = {**training.results, **costs.metrics, "batch_size": batch_size}
+    return replace(costs, metrics=metrics, curve=tuple(training.curve))
 
 
 class Training:
@@ -200,6 +258,13 @@ class Training:
         self._prepare()
         if self.curve_file:
             self.curve_file.write_text("")  # of an attempt that a kill cut off, or that had no memory
+        try:
+            self._train()
+        finally:
+            self.loader.close()
+            self.val_loader.close()
+
+    def _train(self) -> None:
         best_fitness = -1.0
         start = time.perf_counter()
         s = self.settings
@@ -260,12 +325,12 @@ class Training:
             return ((1 - math.cos(epoch * math.pi / epochs)) / 2) * (lrf - 1) + 1
         return (1 - epoch / epochs) * (1.0 - lrf) + lrf
 
-    def _loader(self, split: str) -> tuple[Any, Any]:
+    def _loader(self, split: str) -> tuple[InTurns, Any]:
         """YOLOv5's loader of a split; the data set behind it, decoded images included, is kept for later trials."""
         s, train = self.settings, split == "train"
         batch = self.batch_size * (1 if train else 2)
         with _dataset_kept(self.host):
-            return self.host.create_dataloader(
+            loader, dataset = self.host.create_dataloader(
                 s.data[split],
                 self.imgsz,
                 batch,
@@ -282,6 +347,7 @@ class Training:
                 shuffle=train,
                 **({"seed": self.seed} if train else {}),
             )
+        return InTurns(loader, Turns(s.device)), dataset
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images; the mean losses."""

@@ -148,7 +148,7 @@ def outcome_from_json(text: str, job: Job) -> Outcome | None:
         if (entries["id"], entries["seed"]) != (Architecture(job.architecture).id, job.seed):
             return None
         result = entries["result"]
-        result = TrialResult(result["metrics"], tuple(result["curve"])) if result else None
+        result = TrialResult(**{**result, "curve": tuple(result["curve"])}) if result else None
         return Outcome(job.number, entries["seconds"], result, entries["error"])
     except (ValueError, KeyError, TypeError):
         return None

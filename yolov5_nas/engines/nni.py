@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -388,8 +389,8 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def has_nni() -> bool:
-    """Whether NNI is installed, without importing it."""
-    return find_spec("nni") is not None and find_spec("nni_node") is not None
+    """Whether NNI is installed, without importing it, on a system that this engine knows."""
+    return sys.platform == "linux" and find_spec("nni") is not None and find_spec("nni_node") is not None
 
 
 def check_nni() -> None:

@@ -157,11 +157,14 @@ class Experiment(NasExperiment):
         for _ in range(int(STARTS_WITHIN / 0.1)):
             if self._proc.poll() is not None:
                 raise EngineError(f"it ended with exit code {self._proc.returncode}")
-            # Only where it is ours that listens: another program may have taken the port.
-            if self.port in {address.port for address in self.listening()} and self._answers():
+            if self._has_port() and self._answers():
                 return
             time.sleep(0.1)
         raise EngineError("it does not answer")
+
+    def _has_port(self) -> bool:
+        """Whether it is our manager that listens on the port: another search's may have taken it first."""
+        return self.port in {address.port for address in self.listening()}
 
     def _answers(self) -> bool:
         try:
@@ -195,9 +198,10 @@ class Experiment(NasExperiment):
         if manager is None:
             return
         try:
-            self._settle()
-            rest.delete(self.port, "/experiment")
-            manager.wait(ENDS_WITHIN)
+            if self._has_port():
+                self._settle()
+                rest.delete(self.port, "/experiment")
+                manager.wait(ENDS_WITHIN)
         except (OSError, ValueError, subprocess.TimeoutExpired):  # requests' errors are OSErrors
             pass
         with suppress(ProcessLookupError):

@@ -1,0 +1,157 @@
+"""Latency on real runtimes, and turns with trainings."""
+
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from yolov5_nas.derive import derive
+from yolov5_nas.errors import UserError
+from yolov5_nas.files import shipped
+from yolov5_nas.latency import PACKAGES, Runtime, latency, prepare
+from yolov5_nas.space import Space
+from yolov5_nas.turns import InTurns, Turns
+
+SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
+
+
+@pytest.fixture(scope="module")
+def stock(host):
+    return host.build(derive(SPACE, SPACE.default()))
+
+
+@pytest.fixture(scope="module")
+def wide(host):
+    """Twice the multiply-adds of stock and more."""
+    widest = SPACE.default()
+    for label, choice in SPACE.choices.items():
+        if label.startswith("c3_"):
+            widest = widest.with_value(label, choice.options[-1])
+    return host.build(derive(SPACE, widest))
+
+
+@pytest.mark.parametrize("backend", ["pytorch", "torchscript", "onnx", "openvino"])
+def test_a_model_is_timed_on_a_real_runtime_in_turn_with_stock(host, stock, wide, backend):
+    if missing := [name for name in PACKAGES[backend] if not find_spec(name)]:
+        pytest.skip(f"not installed: {missing}")
+    names = list(stock.state_dict())
+    metrics, conditions = latency(wide, stock, (96, 96), Runtime(backend), host)
+    assert metrics["latency_ratio"] > 1.15
+    assert 0 < metrics["latency_ms"] <= metrics["latency_p95_ms"]
+    assert metrics["latency_error"] > 0
+    assert conditions["backend"] == backend
+    package = {"onnx": "onnxruntime", "openvino": "openvino"}.get(backend, "torch")
+    assert conditions["runtime"].split(" ")[0] == package
+    assert conditions["device"].startswith("cpu (")
+    assert conditions["runs"] >= 12
+    assert list(stock.state_dict()) == names  # not fused
+
+
+@pytest.mark.parametrize("backend", ["torchscript", "onnx", "openvino"])
+def test_an_exported_model_predicts_what_the_model_does(host, stock, tmp_path, backend):
+    if missing := [name for name in PACKAGES[backend] if not find_spec(name)]:
+        pytest.skip(f"not installed: {missing}")
+    exported = host.export(stock, tmp_path / "m.pt", backend, 64, 1, False, "cpu")
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = stock.eval()(image)[0]
+        got = host.load_exported(exported, False, torch.device("cpu"))(image)
+    got = got[0] if isinstance(got, list | tuple) else got
+    assert torch.allclose(got, expected, rtol=1e-2, atol=0.3)  # pixels
+
+
+def test_a_batch_takes_longer_than_one_image(host, stock):
+    one, eight = (latency(stock, stock, (96, 96), Runtime(batch=batch), host)[0] for batch in (1, 8))
+    assert eight["latency_ms"] > 2 * one["latency_ms"]
+    assert eight["latency_ratio"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_failing_export_says_why(host, stock, tmp_path):
+    class Unexportable(nn.Module):
+        def forward(self, x):
+            raise ValueError("this layer can't be exported")
+
+    broken = host.build(derive(SPACE, SPACE.default()))
+    assert prepare(broken, 64, Runtime("torchscript"), host, tmp_path / "whole")
+    broken.model[0].act = Unexportable()
+    with pytest.raises(Exception, match="this layer can't be exported"):
+        prepare(broken, 64, Runtime("torchscript"), host, tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message"),
+    [
+        (Runtime("tensorflow"), "unknown --latency-backend"),
+        (Runtime(batch=0), "--latency-batch"),
+        (Runtime(half=True), "--half needs a GPU"),
+        (Runtime("engine"), "tensorrt|TensorRT"),
+    ],
+)
+def test_a_runtime_that_this_machine_has_not(runtime, message):
+    with pytest.raises(UserError, match=message):
+        runtime.check()
+
+
+# Turns ----------------------------------------------------------------------------------------------------------------
+
+TRAINS = """
+import sys, time
+from yolov5_nas.turns import InTurns, Turns
+for batch in InTurns(range(10**6), Turns(sys.argv[1])):
+    print(time.monotonic(), flush=True)
+    time.sleep(0.01)
+    print(time.monotonic(), flush=True)
+"""
+
+
+def test_no_batch_of_any_process_runs_while_a_measurement_does():
+    device = f"test-{time.monotonic_ns()}"
+    env = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
+    command = [sys.executable, "-c", TRAINS, device]
+    processes = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    spans = []
+    try:
+        for process in processes:
+            process.stdout.readline()
+        for _ in range(5):
+            with Turns(device).alone():
+                start = time.monotonic()
+                time.sleep(0.1)
+                spans.append((start, time.monotonic()))
+            time.sleep(0.1)
+    finally:
+        for process in processes:
+            process.kill()
+    times = [[float(line) for line in p.communicate()[0].split("\n")[:-1] if line] for p in processes]
+    for marks in times:
+        assert len(marks) > 20  # they went on between measurements
+        assert not [t for t in marks for start, end in spans if start < t < end]
+
+
+def test_a_loader_left_in_the_middle_gives_its_turn_back():
+    turns = Turns(f"test-{time.monotonic_ns()}")
+    loader = InTurns([1, 2, 3], turns)
+    for batch in loader:
+        if batch == 2:
+            break
+    loader.close()
+    with turns.alone():
+        pass
+    assert list(loader) == [1, 2, 3]
+    assert len(loader) == 3
+
+
+def test_a_dead_training_keeps_nobody_waiting():
+    device = f"test-{time.monotonic_ns()}"
+    env = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
+    process = subprocess.Popen([sys.executable, "-c", TRAINS, device], env=env, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.kill()
+    process.communicate()
+    with Turns(device).alone():
+        pass

@@ -1,0 +1,186 @@
+"""Is the gain real: the comparison in words, on planted scores, and a real proof."""
+
+import doctest
+import random
+
+import pytest
+import yaml
+
+from yolov5_nas import proof, prove
+from yolov5_nas.cli import main
+from yolov5_nas.derive import derive, dump_model
+from yolov5_nas.engines import Outcome
+from yolov5_nas.errors import UserError
+from yolov5_nas.files import shipped
+from yolov5_nas.journal import Journal, TrialRecord, TrialResult, read_journal
+from yolov5_nas.options import Options
+from yolov5_nas.proof import RESCALED, STOCK, Contestant, compare, contestants, holm, verdict
+from yolov5_nas.run import settings_of
+from yolov5_nas.space import Space, read_model_yaml
+
+SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
+
+
+class InlineEngine:
+    """Runs trials in this process; `stop_after` trials it is interrupted."""
+
+    slots = 1
+
+    def __init__(self, stop_after=None):
+        self.stop_after = stop_after
+
+    def start(self, trial, settings, folder):
+        self.trial, self.settings, self.folder = trial, settings, folder
+
+    def submit(self, job):
+        self.job = job
+
+    def wait(self, timeout=None):
+        if self.stop_after == 0:
+            raise KeyboardInterrupt
+        if self.stop_after:
+            self.stop_after -= 1
+        return [Outcome(self.job.number, 1.0, self.trial(self.job.architecture, self.settings, 0, self.folder))]
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def run(host, digits_yaml, tmp_path):
+    """A run of three trials as a search leaves it; trials 1 and 2 did better than stock, at its latency."""
+    folder = tmp_path / "exp"
+    folder.mkdir()
+    o = Options(
+        cfg="yolov5n_elastic.yaml", data=str(digits_yaml), imgsz=64, epochs=1, subset=0.1, device="cpu",
+        optimizer="AdamW", val_period=1, workers=0, engine="local",
+    )  # fmt: skip
+    o.save(folder / "search.yaml")
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")
+    (folder / "space.yaml").write_text(dump_model(model | {"nc": 10}))
+    (folder / "hyp.yaml").write_text((shipped("data") / "hyp.short.yaml").read_text())
+    journal = Journal(folder / "trials.jsonl")
+    for number, (score, cost) in enumerate(((0.5, 1.0), (0.6, 1.0), (0.55, 0.95))):
+        architecture = SPACE.sample(random.Random(number)) if number else SPACE.default()
+        metrics = {"map50_95": score, "latency_ratio": cost, "params": 1e6}
+        journal.append(TrialRecord(number, dict(architecture), "complete", score, metrics))
+    return folder
+
+
+def planted(scores, costs=None):
+    """In place of a training: a contestant's score with a little noise of its seed."""
+
+    def run_trial(architecture, settings, seed, folder):
+        is_scaled = settings.stock is not None
+        name = RESCALED if is_scaled else NAMES[tuple(sorted(architecture.items()))]
+        noise = random.Random(f"{name} {seed}").uniform(-0.005, 0.005)
+        cost = (costs or {}).get(name, 1.0)
+        return TrialResult({"map50_95": scores[name] + noise, "latency_ratio": cost})
+
+    return run_trial
+
+
+NAMES = {
+    tuple(sorted(SPACE.default().items())): STOCK,
+    **{tuple(sorted(SPACE.sample(random.Random(n)).items())): f"trial {n}" for n in (1, 2)},
+}
+
+
+@pytest.fixture
+def cheap_scale(monkeypatch):
+    """Rescaling measured by the width alone."""
+    monkeypatch.setattr(
+        prove,
+        "measure_architecture",
+        lambda a, s: TrialResult({"latency_ratio": float(s.model["width_multiple"]) / 0.25}),
+    )
+
+
+def test_a_planted_better_one_is_told_from_a_planted_equal_one(run, cheap_scale, monkeypatch):
+    scores = {STOCK: 0.70, RESCALED: 0.70, "trial 1": 0.75, "trial 2": 0.70}
+    monkeypatch.setattr(prove, "run_trial", planted(scores))
+    said = prove.prove(run, top=2, seeds=4, engine=InlineEngine())
+    assert "A gain is shown: trial 1 detects better than stock YOLOv5 at equal or lower cost. One-sided Welch" in said
+    lines = {line.split(":")[0]: line for line in said.splitlines() if " against " in line}
+    assert len(lines) == 4
+    assert all(line.endswith(", beyond the seeds' spread") for name, line in lines.items() if name[:7] == "trial 1")
+    assert all(", not beyond" in line for name, line in lines.items() if name[:7] == "trial 2")
+    assert "trial 1" in (run / "report.html").read_text()
+
+
+def test_two_planted_equal_ones_show_no_gain(run, cheap_scale, monkeypatch):
+    monkeypatch.setattr(prove, "run_trial", planted(dict.fromkeys((STOCK, RESCALED, "trial 1", "trial 2"), 0.7)))
+    assert "No gain at equal or lower cost is shown" in prove.prove(run, 2, 4, engine=InlineEngine())
+
+
+def test_a_better_one_that_plain_scaling_equals_is_said(run, cheap_scale, monkeypatch):
+    scores = {STOCK: 0.70, RESCALED: 0.75, "trial 1": 0.75, "trial 2": 0.70}
+    monkeypatch.setattr(prove, "run_trial", planted(scores))
+    assert "A gain is shown in part: trial 1 beats" in prove.prove(run, 2, 4, engine=InlineEngine())
+
+
+def test_a_dearer_one_is_not_said_to_win(run, cheap_scale, monkeypatch):
+    scores = {STOCK: 0.70, RESCALED: 0.80, "trial 1": 0.75, "trial 2": 0.70}
+    costs = {"trial 1": 1.5, RESCALED: 1.5}
+    monkeypatch.setattr(prove, "run_trial", planted(scores, costs))
+    assert "No gain at equal or lower cost is shown" in prove.prove(run, 2, 4, engine=InlineEngine())
+
+
+def test_interrupted_it_goes_on_and_trains_nothing_twice(run, cheap_scale, monkeypatch):
+    monkeypatch.setattr(prove, "run_trial", planted(dict.fromkeys((STOCK, RESCALED, "trial 1", "trial 2"), 0.7)))
+    with pytest.raises(KeyboardInterrupt):
+        prove.prove(run, 2, 2, engine=InlineEngine(stop_after=3))
+    prove.prove(run, 2, 2, engine=InlineEngine())
+    records = Journal(run / "prove" / "trials.jsonl").records
+    assert sorted(r.number for r in records if r.done) == list(range(8))
+    assert [r.attempt for r in records if r.number == 3] == [1, 2, 2]
+    prove.prove(run, 2, 3, engine=InlineEngine())  # one seed more
+    groups = contestants(proof.read(run), "latency_ratio")
+    assert [(c.name, len(c.scores)) for c in groups] == [(n, 3) for n in (STOCK, RESCALED, "trial 1", "trial 2")]
+    with pytest.raises(UserError, match="a proof of 3 epochs of the trials"):
+        prove.prove(run, 1, 3, engine=InlineEngine())
+
+
+def test_stock_is_rescaled_to_the_winners_cost_along_yolov5s_own_family(host, run):
+    settings = settings_of(run, Options().with_given(yaml.safe_load((run / "search.yaml").read_text())))
+    assert prove.depth_of(0.25, settings) == prove.depth_of(0.5, settings) == 0.33
+    assert prove.depth_of(1.0, settings) == 1.0
+    scaled = prove.rescaled(settings, 0.33, 0.5)  # yolov5s
+    model = host.build(derive(scaled.space, scaled.space.default()))
+    stock = host.yolo.Model(str(host.location.root / "models" / "yolov5s.yaml"), nc=10)
+    assert [p.shape for p in model.parameters()] == [p.shape for p in stock.parameters()]
+    assert scaled.reference()[0] == derive(SPACE, SPACE.default())
+
+
+def test_a_real_proof(run, capsys):
+    assert main(["prove", str(run), "--top", "1", "--seeds", "2", "--epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "trial 1 against stock: mAP50-95" in out
+    assert "trial 1 against stock rescaled: mAP50-95" in out
+    records = proof.read(run)
+    assert [r.state for r in records] == ["complete"] * 6
+    assert [r.architecture["seed"] for r in records] == [0, 0, 0, 1, 1, 1]
+    scaled = [r for r in records if r.architecture["contestant"] == RESCALED]
+    assert len({r.metrics["params"] for r in scaled}) == 1
+    assert read_journal(run)[0].metrics["params"] == 1e6  # the run's own journal is as it was
+
+
+def test_nothing_to_prove(run, tmp_path, capsys):
+    lines = (run / "trials.jsonl").read_text().splitlines(keepends=True)
+    (run / "trials.jsonl").write_text(lines[0])
+    assert main(["prove", str(run)]) == 2
+    assert "nothing to prove" in capsys.readouterr().err
+    assert not (run / "prove").exists()
+    assert main(["prove", str(tmp_path)]) == 2
+
+
+def test_one_seed_says_nothing():
+    found = [Contestant(STOCK, (0.7,), 1.0), Contestant("trial 1", (0.8,), 1.0)]
+    assert compare(found) == []
+    assert verdict([], "latency_ratio").startswith("Nothing can be said yet")
+
+
+def test_holm_worked_out_on_paper():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert doctest.testmod(proof).failed == 0
