@@ -9,13 +9,22 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.engines import CURVE
 from yolov5_nas.errors import TrialError
+from yolov5_nas.files import WEIGHTS
 from yolov5_nas.journal import TrialResult
+
+
+@dataclass
+class NeedsGPU:
+    """Settings of trials on a GPU."""
+
+    device: str = "cuda:0"
 
 
 def score(architecture: Mapping[str, Any]) -> float:
@@ -24,10 +33,10 @@ def score(architecture: Mapping[str, Any]) -> float:
 
 
 def quick(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
-    """Sleeps a little and notes in the run's folder that it ran to its end."""
+    """Sleeps a little and notes in the run's folder that it ran to its end; the settings may say where that is."""
     time.sleep(0.02 + 0.1 * score(architecture))
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent.parent / "ran.txt").open("a") as file:
+    with ((settings or folder.parent.parent) / "ran.txt").open("a") as file:
         file.write(f"{folder.name}\n")
     return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0}, ({"epoch": 1, "map50_95": 0.1},))
 
@@ -53,6 +62,14 @@ def infeasible(architecture: Mapping[str, Any], *_: Any) -> TrialResult:
     """Refused before training, with all that such a result says."""
     conditions = {"backend": "onnx", "trusted": True}
     return TrialResult({"params": 2.0}, (), "infeasible", conditions, "params is 2, which breaks params<=1")
+
+
+def with_weights(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """Leaves a log and weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.txt").write_text("a line\n")
+    (folder / WEIGHTS).write_bytes(bytes(300_000))
+    return noop(architecture)
 
 
 def raises(*_: Any) -> TrialResult:

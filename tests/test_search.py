@@ -219,3 +219,39 @@ def test_metrics_are_plain_numbers_and_those_not_measured_absent():
     record = judged({"map50_95": np.float32(0.5), "latency_ratio": 1, "gflops": None, "params": float("inf")})
     assert dict(record.metrics) == {"map50_95": 0.5, "latency_ratio": 1}
     assert type(record.metrics["map50_95"]) is float
+
+
+class LosingEngine(InlineEngine):
+    """Loses the first tries of some trials, as when their machine dies."""
+
+    def __init__(self, *args, losses):
+        super().__init__(*args)
+        self.losses = dict(losses)
+
+    def wait(self, timeout=None):
+        number = self.jobs[-1].number
+        if self.losses.get(number, 0) > 0:
+            self.losses[number] -= 1
+            self.jobs.pop()
+            return [Outcome(number, 0.1, error={"reason": "killed", "message": "its machine is gone"}, lost=True)]
+        return super().wait(timeout)
+
+
+def test_a_lost_trial_is_started_again_once_with_the_attempt_in_the_journal(tmp_path):
+    search = loop(tmp_path, trials=5, slots=2)
+    search.engine = LosingEngine(fake_trials.noop, tmp_path, 2, losses={1: 1, 3: 2, 4: 1})  # 4 is the last one
+    assert search.run() == "all 5 trials are done"
+    trials = search.journal.trials
+    assert {n: (r.state, r.attempt) for n, r in trials.items()} == {
+        0: ("complete", 1),
+        1: ("complete", 2),
+        2: ("complete", 1),
+        3: ("failed", 2),
+        4: ("complete", 2),
+    }
+    assert trials[3].error == {"reason": "killed", "message": "its machine is gone"}
+    started = [(r.number, r.attempt) for r in search.journal.records if not r.done]
+    assert sorted(started) == [(0, 1), (1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (4, 1), (4, 2)]
+    fresh = Evolution(SPACE, seed=1, population=4, sample=2)
+    assert replay(search.journal.records, fresh) == []
+    assert fresh.ask() == search.strategy.ask()

@@ -66,14 +66,19 @@ def load_space(run: Path) -> Space:
 
 def keep_weights(
     run: Path, records: list[TrialRecord], objectives: tuple[str, ...], others: Collection[int] = ()
-) -> None:
-    """Delete the weights of trials that are neither the best nor on the front of the objectives, nor of the others."""
-    kept = {*others, *(r.number for r in front(records, *objectives))}
+) -> list[TrialRecord]:
+    """Delete the weights of trials that are not the best, on the front of the objectives or among the others.
+
+    Returns:
+        Those whose weights are kept.
+    """
+    kept = {r.number: r for r in [*front(records, *objectives), *(r for r in records if r.number in others)]}
     if (winner := best(records)) is not None:
-        kept.add(winner.number)
+        kept[winner.number] = winner
     for record in complete(records):
         if record.number not in kept:
             (trial_folder(run, record.number) / WEIGHTS).unlink(missing_ok=True)
+    return list(kept.values())
 
 
 def _imgsz(run: Path, record: TrialRecord) -> object:

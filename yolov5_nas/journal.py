@@ -113,7 +113,9 @@ class TrialRecord:
 
 
 class Journal:
-    """The journal of a run, open for appending; `records` holds its lines in order.
+    """The journal of a run, open for appending.
+
+    `records` holds its lines in order, `trials` each trial's last record by number.
 
     Raises:
         UserError: a line that is not the last can't be read (file and line given).
@@ -122,6 +124,7 @@ class Journal:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.records = read_lines(self.path)
+        self.trials = latest(self.records)
         self._drop_torn_line()
 
     def append(self, record: TrialRecord) -> None:
@@ -131,11 +134,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.records.append(record)
-
-    @property
-    def trials(self) -> dict[int, TrialRecord]:
-        """Each trial's last record, by number."""
-        return latest(self.records)
+        self.trials[record.number] = record
 
     def _drop_torn_line(self) -> None:
         """Cut off what a kill in the middle of a write left after the last newline."""

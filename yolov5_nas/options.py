@@ -18,8 +18,9 @@ from .space import load_yaml
 MAY_CHANGE = (
     *("trials", "hours", "trial_minutes", "concurrency", "cache"),
     *("engine", "port", "host", "keep_portal", "onnx"),
+    *("address", "cpus_per_trial", "gpus_per_trial", "ship_data"),
 )
-ENGINES = ("nni", "local")
+ENGINES = ("nni", "local", "ray")
 ACCEPTED = {
     "inherit": ("base", "parent", "none"),
     "cache": ("ram", "disk", "val", "none"),
@@ -77,6 +78,10 @@ class Options:
     port: int | None = None
     host: str = "127.0.0.1"
     keep_portal: bool = False
+    address: str | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float | None = None
+    ship_data: bool = False
     onnx: bool = False
     project: str = "runs/nas"
     name: str = "exp"

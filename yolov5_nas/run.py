@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from .derive import dump_model
 from .engines import Engine, EngineError
 from .engines.local import LocalEngine, device_indices
 from .engines.nni import NNIEngine, has_nni
+from .engines.ray import RayEngine
 from .errors import UserError
 from .export import keep_weights, write_trial
 from .files import find_file, increment_path, make_folder, shipped
@@ -70,7 +71,7 @@ def search(
         strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
         reward: the name of one, or metrics to a number to maximise.
         engine: the name of one, or an object, in place of the options `engine`, `device`, `concurrency`,
-            `trial_minutes`, `port` and `host`.
+            `trial_minutes`, and those of NNI and Ray.
         options: those of the command line, underscores for dashes; see `options.Options`.
 
     Raises:
@@ -117,6 +118,10 @@ def _prepare(o: Options) -> _Prepared:
     if o.objectives and strategy in ("evolution", "tpe"):
         accepted = ("nsga2", "random", "grid")
         raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
+    if o.engine == "ray" and o.base_epochs:
+        raise UserError(
+            "--base-epochs are not for --engine ray, whose nodes don't have the trials' weights; --weights are"
+        )
     if o.onnx and not find_spec("onnx"):
         raise UserError("--onnx needs the package onnx: pip install onnx")
     location = hosts.find(o.yolov5)
@@ -137,7 +142,7 @@ def _prepare(o: Options) -> _Prepared:
     check_data(data, host, imgsz, data_file, o.single_cls)
     if o.weights:
         print(check_weights(Path(o.weights), space, 1 if o.single_cls else data["nc"], host))
-    device = _device(o.device)
+    device = _device(o)
     Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
     population = o.population or max(2, min(16, o.trials // 3))
     options = replace(
@@ -174,14 +179,19 @@ def _read_hyp(path: Path) -> dict[str, Any]:
     return hyp
 
 
-def _device(device: str) -> str:
+def _device(o: Options) -> str:
     """`--device` resolved: "cpu", "mps" or GPU indices."""
-    if device in ("", "None"):
+    unset = o.device in ("", "None")
+    if o.engine == "ray":
+        if not unset and (o.device != "cpu" or o.gpus_per_trial):
+            raise UserError("--engine ray gets its devices by --gpus-per-trial, not by --device", got=o.device)
+        return "0" if o.gpus_per_trial else "cpu"
+    if unset:
         import torch
 
         return "0" if torch.cuda.is_available() else "cpu"
-    device_indices(device)
-    return device
+    device_indices(o.device)
+    return o.device
 
 
 def _torch_device(device: str) -> str:
@@ -296,8 +306,13 @@ def engine_of(o: Options) -> Engine:
     Raises:
         UserError: it can't run so on this machine.
     """
-    if _engine_name(o.engine) == "local":
+    name = _engine_name(o.engine)
+    if name == "local":
         return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
+    if name == "ray":
+        gpus = float(o.device not in ("cpu", "mps")) if o.gpus_per_trial is None else o.gpus_per_trial
+        files = [path for path in (o.yolov5, o.weights) if path]
+        return RayEngine(o.address, o.cpus_per_trial, gpus, o.concurrency, o.trial_minutes, o.ship_data, files)
     return NNIEngine(device_indices(o.device), o.concurrency, o.trial_minutes, o.port, o.host)
 
 
@@ -361,8 +376,7 @@ def _go(
     journal = Journal(folder / "trials.jsonl")
     strategy = _asked(strategy or _strategy(o, settings), settings.space)
     inherit = _inherit(o)
-    keeper = _Keeper(folder, journal, o.front, inherit)
-    keeper.update()
+    keeper = _Keeper(folder, journal, o.front, inherit, getattr(engine, "fetch", None))
     logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
     ending, interrupted = "interrupted", True
     reward = reward or reward_of(o)
@@ -401,23 +415,40 @@ def _go(
 
 
 class _Keeper:
-    """Keeps `best/` at the best trial so far, and weights only of trials on the front and of those to inherit from."""
+    """Keeps `best/` at the best trial so far, and weights only of trials on the front and of those to inherit from.
 
-    def __init__(self, folder: Path, journal: Journal, objectives: tuple[str, ...], inherit: parents.Choice | None):
-        self.folder, self.journal, self.objectives, self.inherit = folder, journal, objectives, inherit
+    Args:
+        fetch: brings the weights of a trial that ran elsewhere.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        objectives: tuple[str, ...],
+        inherit: parents.Choice | None = None,
+        fetch: Callable[[int], None] | None = None,
+    ):
+        self.folder, self.journal, self.objectives = folder, journal, objectives
+        self.inherit, self.fetch = inherit, fetch
+        self.kept: list[TrialRecord] = []
         self.written: int | None = None  # the trial in `best/`, once this process has put one there
+        self._take(list(journal.trials.values()))
 
     def __call__(self, record: TrialRecord) -> None:
         if record.state == "complete":
-            self.update()
+            self._take([record])
 
-    def update(self) -> None:
-        records = list(self.journal.trials.values())
-        if (winner := best(records)) is not None and winner.number != self.written:
+    def _take(self, records: list[TrialRecord]) -> None:
+        """A trial that is off the front stays off: only those that are on it are looked at again."""
+        others = parents.needed(self.journal.trials.values(), self.inherit) if self.inherit else ()
+        self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, others)
+        for record in records:
+            if self.fetch and record in self.kept:
+                self.fetch(record.number)
+        if (winner := best(self.kept)) is not None and winner.number != self.written:
             write_trial(self.folder, winner, self.folder / "best")
             self.written = winner.number
-        others = parents.needed(records, self.inherit) if self.inherit else ()
-        keep_weights(self.folder, records, self.objectives, others)
 
 
 def _counts(record: TrialRecord) -> bool:
@@ -430,8 +461,9 @@ class _Progress:
 
     def __init__(self, trials: int, journal: Journal):
         self.done = sum(_counts(record) for record in journal.trials.values())
+        self.winner = best(journal.trials.values())
         self.bar = tqdm(total=trials, initial=self.done, desc="search", unit="trial", disable=None, file=sys.stderr)
-        self.trials, self.journal = trials, journal
+        self.trials = trials
 
     def __enter__(self) -> _Progress:
         return self
@@ -440,6 +472,7 @@ class _Progress:
         self.bar.close()
 
     def __call__(self, record: TrialRecord) -> None:
+        self.winner = best([*filter(None, [self.winner]), record])
         self.done += _counts(record)
         self.bar.update(_counts(record))
         self.write(self._line(record))
@@ -454,8 +487,7 @@ class _Progress:
         if record.state != "complete":
             error = record.error or {}
             return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"
-        winner, m = best(self.journal.trials.values()), record.metrics
-        mark = "  best so far" if winner is not None and winner.number == record.number else ""
+        m, mark = record.metrics, "  best so far" if self.winner is record else ""
         if record.error:
             mark += f"  breaks a constraint: {record.error['message']}"
         if "error" in record.conditions:
