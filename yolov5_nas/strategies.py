@@ -81,7 +81,7 @@ class Strategy:
             return drawn
         parent = self.rng.choice(self.feasible).architecture if self.feasible else self.space.default()
         refused = CAUTION * self.refused
-        share = refused / (refused + len(self.feasible) + 1)
+        share = min(refused / (refused + len(self.feasible) + 1), 1 - 2 / max(2, len(drawn)))  # some two labels change
         return Architecture({k: parent[k] if self.rng.random() < share else value for k, value in drawn.items()})
 
     def _new(self) -> Architecture:
