@@ -252,6 +252,18 @@ def test_a_front_is_searched_under_a_constraint(host, digits_yaml, tmp_path):
     assert read_journal(tmp_path / "exp")[: len(records)] == records
 
 
+def test_trials_are_ended_early(host, digits_yaml, tmp_path):
+    flags = ["--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--engine", "local", "--data", digits_yaml]
+    assert search(*flags, "--project", tmp_path, "--epochs", "3", "--trials", "9", "--prune", "--concurrency", "2") == 0
+    records = read_journal(tmp_path / "exp")
+    assert [r.state for r in records[:5]] == ["complete"] * 5
+    assert {r.state for r in records} <= {"complete", "pruned"}
+    for record in records:
+        assert [point["epoch"] for point in record.curve] == list(range(1, len(record.curve) + 1))
+        assert (len(record.curve) == 3) == (record.state == "complete")
+        assert (record.error or {}).get("reason") == ("pruned" if record.state == "pruned" else None)
+
+
 def test_a_reward_of_ones_own_that_raises_fails_the_trial_with_its_reason(host, digits_yaml, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(
