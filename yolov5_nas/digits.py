@@ -27,8 +27,8 @@ def render(root: str | Path, size: int = 128, seed: int = 0) -> None:
 def render_hard(root: str | Path, size: int = 128, seed: int = 0) -> None:
     """As `render`, a set that small and large networks are told apart by.
 
-    Each image shows 7 to 12 digits of 14 to 39 pixels on `size` x `size` pixels, up to a third of one on top of
-    another, among strokes and pieces of digits, under noise.
+    Each image shows up to 10 digits of 16 to 47 pixels on `size` x `size` pixels, up to a quarter of one on top
+    of another, among strokes and pieces of digits, under noise.
     """
     _render(Path(root), HARD_SPLITS, _hard_scene, size, seed)
 
@@ -83,27 +83,27 @@ def _scene(scans: Any, target: Any, pool: Any, size: int, rng: np.random.Generat
 
 def _hard_scene(scans: Any, target: Any, pool: Any, size: int, rng: np.random.Generator) -> tuple[Any, list[str]]:
     """One image (size, size, 3) and its label lines."""
-    texture = rng.integers(0, 120, (size // 8, size // 8, 3)).astype(np.uint8)
+    texture = rng.integers(0, 110, (size // 8, size // 8, 3)).astype(np.uint8)
     image = cv2.resize(texture, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
-    for _ in range(rng.integers(3, 7)):
+    for _ in range(rng.integers(2, 5)):
         _stroke(image, rng)
-    for _ in range(rng.integers(3, 7)):
+    for _ in range(rng.integers(2, 5)):
         row, column = rng.integers(0, 5, 2)
         piece = _ink(scans[rng.choice(pool)][row : row + 4, column : column + 4], int(rng.integers(8, 19)))
         x, y = rng.integers(0, size - len(piece), 2)
         _blend(image, piece, x, y, rng)
     boxes: list[tuple[int, int, int, int]] = []
     labels = []
-    for _ in range(rng.integers(7, 13)):
+    for _ in range(rng.integers(6, 11)):
         scan = rng.choice(pool)
-        ink = _ink(scans[scan], int(14 * 2.8 ** rng.random()))  # as many from 14 to 23 pixels as from 23 to 39
+        ink = _ink(scans[scan], int(16 * 3 ** rng.random()))  # as many from 16 to 27 pixels as from 28 to 47
         for x, y, box in _places(ink, size, rng):
-            if all(_hidden(box, other) < 0.35 for other in boxes):
+            if all(_hidden(box, other) < 0.25 for other in boxes):
                 _blend(image, ink, x, y, rng)
                 boxes.append(box)
                 labels.append(_label(int(target[scan]), box, size))
                 break
-    image += rng.normal(0, rng.uniform(5, 20), image.shape)
+    image += rng.normal(0, rng.uniform(5, 15), image.shape)
     return image.clip(0, 255).astype(np.uint8), labels
 
 
@@ -123,7 +123,7 @@ def _stroke(image: Any, rng: np.random.Generator) -> None:
 def _blend(image: Any, ink: Any, x: int, y: int, rng: np.random.Generator) -> None:
     """Ink of a light colour over the image at a place."""
     region = image[y : y + len(ink), x : x + len(ink)]
-    region[:] = region * (1 - ink[..., None]) + ink[..., None] * rng.integers(120, 256, 3)
+    region[:] = region * (1 - ink[..., None]) + ink[..., None] * rng.integers(130, 256, 3)
 
 
 def _places(ink: Any, size: int, rng: np.random.Generator) -> Iterator[tuple[int, int, tuple[int, int, int, int]]]:
