@@ -44,6 +44,10 @@ from .turns import InTurns, Turns
 
 VALIDATED = ("precision", "recall", "map50", "map50_95", "val_box_loss", "val_obj_loss", "val_cls_loss")
 EMA_ATTRIBUTES = ("yaml", "nc", "hyp", "names", "stride", "class_weights")
+AUGMENTATION = (  # the hyper-parameters that a data set reads
+    *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr"),
+    *("mosaic", "mixup", "copy_paste"),
+)
 NOMINAL_BATCH = 64  # gradients are accumulated up to this many images, as in YOLOv5
 LOG = "log.txt"
 
@@ -115,6 +119,11 @@ class Settings:
     def runtime(self) -> Runtime:
         """Where latency is measured."""
         return Runtime(self.latency_backend, self.latency_batch, self.half, self.device)
+
+    @property
+    def hyp_used(self) -> Mapping[str, float]:
+        """The hyper-parameters that the training takes."""
+        return self.inherit_hyp if self.weights and self.inherit_hyp else self.hyp
 
     def of_child(self, weights: Path) -> Settings:
         """The settings of a trial that starts from the weights of another."""
@@ -264,8 +273,7 @@ class Training:
         folder: Path | None = None,
     ):
         self.host, self.settings, self.imgsz, self.batch_size, self.device = host, s, imgsz, batch_size, device
-        hyp = s.inherit_hyp if s.weights and s.inherit_hyp else s.hyp
-        self.hyp: dict[str, Any] = {**hyp, "label_smoothing": s.label_smoothing}
+        self.hyp: dict[str, Any] = {**s.hyp_used, "label_smoothing": s.label_smoothing}
         self.costs: Mapping[str, float] = {}
         self.pruned: str | None = None  # why it was ended early
         self.is_settled = True  # or batch norm statistics don't belong to the weights that were put in
@@ -507,7 +515,7 @@ def _load_weights(model: Any, space: Space, architecture: Architecture, settings
         source = read_source(host.load_checkpoint(Path(settings.weights)), space, settings.weights)
         inherited = inherit(source, space, architecture)
         taken, left = fitting(inherited.state, model.state_dict())
-        if settings.hyp.get("anchors"):  # asks for new ones
+        if settings.hyp_used.get("anchors"):  # asks for new ones
             taken = {name: value for name, value in taken.items() if "anchor" not in name}
         model.load_state_dict(taken, strict=False)
         exact = inherited.exact
@@ -532,7 +540,8 @@ def _dataset_kept(host: Host) -> Iterator[None]:
     stock = host.dataloaders.LoadImagesAndLabels
 
     def kept(path: Any, imgsz: int, batch: int, **kwargs: Any) -> Any:
-        key = repr((path, imgsz, batch, sorted(kwargs.items(), key=lambda item: item[0])))
+        hyp = [(name, kwargs["hyp"].get(name)) for name in AUGMENTATION]
+        key = repr((path, imgsz, batch, hyp, sorted((k, v) for k, v in kwargs.items() if k != "hyp")))
         if key not in _datasets:
             # Reading images draws random numbers, which a trial that finds them read does not.
             state = random.getstate()
