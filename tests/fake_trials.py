@@ -87,6 +87,12 @@ def _place() -> int:
     return crc32(Path.cwd().parts[2].encode())
 
 
+def infeasible(architecture: Mapping[str, Any], *_: Any) -> TrialResult:
+    """Refused before training, with all that such a result says."""
+    conditions = {"backend": "onnx", "trusted": True}
+    return TrialResult({"params": 2.0}, (), "infeasible", conditions, "params is 2, which breaks params<=1")
+
+
 def raises(*_: Any) -> TrialResult:
     raise ValueError("broken on purpose")
 

@@ -108,6 +108,13 @@ def test_a_broken_trial_fails_with_its_reason_and_the_search_goes_on(make_engine
     assert message in records[1].error["message"]
 
 
+def test_all_that_a_result_says_comes_through(make_engine):
+    engine = make_engine(fake_trials.infeasible)
+    engine.submit(Job(0, dict(SPACE.default()), 0))
+    (outcome,) = engine.wait(60)
+    assert outcome.result == fake_trials.infeasible({})
+
+
 def test_a_trial_past_its_limit_is_stopped(make_engine, tmp_path):
     start = time.monotonic()
     records = search(make_engine(fake_trials.sleeps, trial_minutes=1 / 60), tmp_path, 2)

@@ -331,3 +331,16 @@ def test_a_file_that_is_no_checkpoint_is_refused(host: Host, tmp_path: Path) -> 
         with pytest.raises(UserError, match=f"{name}: no YOLOv5 checkpoint of a detection model") as error:
             host.load_checkpoint(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+def test_the_first_boxes_that_nms_keeps_are_the_same_when_it_ends_early() -> None:
+    from torchvision.ops import nms
+
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(6000, 2, generator=generator) * 100
+    boxes = torch.cat([corners, corners + 5 + 20 * torch.rand(6000, 2, generator=generator)], 1)
+    scores = torch.rand(6000, generator=generator).round(decimals=2).sort(descending=True)[0]  # with ties
+    first = host_module._first_kept(nms, 50)
+    for count in (1, 150, 6000):
+        assert first(boxes[:count], scores[:count], 0.6)[:50].equal(nms(boxes[:count], scores[:count], 0.6)[:50])
+    assert len(first(boxes, scores, 0.6)) < len(nms(boxes, scores, 0.6))

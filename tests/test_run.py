@@ -306,8 +306,14 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--reward", "no_such_module:f", *data), "the module of the reward can't be imported (ModuleNotFoundError"),
         (("--reward", "json:no_such", *data), "json has no function no_such"),
         (("--reward", "raises.py:f", *data), "the module of the reward can't be imported (ValueError: on purpose)"),
-        (("--constraint", "speed<=1", *data), "a constraint must name a cost, known before training, got 'speed'"),
-        (("--constraint", "map50<=1", *data), "a constraint must name a cost, known before training, got 'map50'"),
+        (
+            ("--constraint", "speed<=1", *data),
+            "must name a cost that is known before training, got 'speed'",
+        ),
+        (
+            ("--constraint", "map50<=1", *data),
+            "must name a cost that is known before training, got 'map50'",
+        ),
         (("--constraint", "params<2e6", *data), "a constraint can't be read"),
         (("--objectives", "map50_95", "speed", *data), "an objective must be a metric, got 'speed'"),
         (("--objectives", "map50_95", *data), "--objectives must be two or more different metrics"),

@@ -1,7 +1,9 @@
 """Real trainings of small models on part of the digits."""
 
+import itertools
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ def settings(host, digits_yaml, tmp_path_factory):
     )
 
 
+CPU = torch.device("cpu")
 ACCURACIES = ("map50", "map50_95", "precision", "recall")
 
 
@@ -121,7 +124,7 @@ def test_half_the_batch_accumulates_twice_as_often(host, settings):
     results = []
     with _global_state_kept():
         for batch in (16, 8):
-            t = Training(host, cfg, settings, 64, batch, torch.device("cpu"), 0)
+            t = Training(host, cfg, settings, 64, batch, CPU, 0)
             t._prepare()
             results.append((t.accumulate, t.hyp["weight_decay"]))
     assert results == [(1, 0.0005), (2, 0.0005)]
@@ -144,6 +147,18 @@ def test_weights_reach_a_layer_that_is_written_out(host, settings, stock_result,
     run_trial(architecture, loaded, 0, tmp_path)
     before, after = (host.load_checkpoint(f / WEIGHTS).state_dict() for f in (stock_result[1], tmp_path))
     assert torch.equal(before["model.2.cv2.conv.weight"], after["model.4.conv.weight"])
+
+
+def test_validation_takes_its_time_on_a_busy_machine(host, settings):
+    hours = itertools.count(0, 3600)
+    warnings = []
+    with _global_state_kept():
+        training = Training(host, derive(settings.space, settings.space.default()), settings, 64, 16, CPU, 0)
+        training._prepare()
+        busy = SimpleNamespace(time=lambda: float(next(hours)))
+        with patched(host.general, time=busy), patched(host.general.LOGGER, warning=warnings.append):
+            training._validate()
+    assert warnings == []  # YOLOv5's own: NMS time limit exceeded
 
 
 def test_options_of_a_training_are_taken(settings):

@@ -67,7 +67,7 @@ def search(
     Args:
         resume: the folder of a run to go on with.
         strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
-        reward: metrics to a number to maximise, in place of `target` and `exponent`.
+        reward: the name of one, or metrics to a number to maximise.
         engine: the name of one, or an object, in place of the options `engine`, `device`, `concurrency`,
             `trial_minutes`, and those of NNI and Ray.
         options: those of the command line, underscores for dashes; see `options.Options`.
@@ -77,6 +77,8 @@ def search(
     """
     if isinstance(strategy, str):
         options["strategy"], strategy = strategy, None
+    if isinstance(reward, str):
+        options["reward"], reward = reward, None
     if isinstance(engine, str):
         options["engine"], engine = engine, None
     if resume:
