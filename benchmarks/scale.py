@@ -116,7 +116,7 @@ def warm_up(engine: RayEngine, slots: int) -> None:
     """One trial in each slot, so that its process is there."""
     for number in range(slots):
         engine.submit(Job(number, {}, seed=0))
-    while engine._queue or engine._busy:
+    while engine._queues[False] or engine._busy:
         engine.wait(1)
 
 

@@ -2,8 +2,8 @@
 
 `python ray_cluster.py NODES` prints a line of JSON for each: {"address"} for the head, then {"node", "pid"}. A further
 line on its standard input, the environment of one more node as JSON, adds that; the end of the input ends it all. A
-node's pid is its raylet's. The first node says that it has two GPUs. Each has a folder of its own for what it is sent,
-as machines have.
+node's pid is its raylet's. The first node says that it has two GPUs, the second that it has a `meter`. Each has a
+folder of its own for what it is sent, as machines have.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import os
 import shutil
 import sys
 import tempfile
+from typing import Any
 
+os.environ |= {"RAY_worker_niceness": "0"}  # else other programs slow the tests down
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
 from ray.cluster_utils import Cluster
@@ -35,7 +37,8 @@ def folder() -> str:
 
 
 def add(cluster: Cluster, number: int) -> None:
-    options = {"num_cpus": 1, "num_gpus": 0 if number else 2, "object_store_memory": STORE}
+    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0 if number else 2, "object_store_memory": STORE}
+    options["resources"] = {"meter": 1} if number == 1 else {}
     try:
         node = cluster.add_node(temp_dir=folder(), **options)
     except Exception:  # it must start in 30 s, which on a busy machine it may not

@@ -87,6 +87,8 @@ def test_trials_share_gpus_by_fractions(make_engine, tmp_path):
     engine = make_engine(cpus_per_trial=0.25, gpus_per_trial=0.5)
     assert engine.slots == 4
     engine.start(fake_trials.reports_process, None, tmp_path)
+    while len(engine._idle[False]) < 4:
+        engine.wait(0.1)
     search = loop(engine, tmp_path, 12)
     search.run()
     processes = {(r.metrics["pid"], r.metrics["device"]) for r in search.journal.trials.values()}
@@ -116,6 +118,20 @@ def engine_processes():
     return [own, *(p for p in own.children(recursive=True) if p.pid not in others)]
 
 
+def test_the_nodes_of_a_resource_measure_and_the_others_train(make_engine, tmp_path):
+    engine = make_engine(measure_on="meter", measure=fake_trials.measures)
+    assert engine.slots == 3  # one measures, two train
+    engine.start(fake_trials.with_costs, None, tmp_path)
+    search = loop(engine, tmp_path, 8)
+    search.run()
+    records = list(search.journal.trials.values())
+    trained = [r for r in records if r.state == "complete"]
+    assert {r.state for r in records} == {"complete", "infeasible"}
+    assert len({r.conditions["place"] for r in records}) == 1
+    assert not {r.conditions["place"] for r in records} & {r.metrics["place"] for r in trained}
+    assert all(r.metrics["latency_ratio"] == 1.5 for r in trained)
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
@@ -134,9 +150,10 @@ def test_bad_input_is_one_line_and_exit_code_2(ray_cluster, digits_yaml, tmp_pat
     cases = [
         (("--address", nobody), "no Ray answers there"),
         (("--address", "here"), "--address must be auto or HOST:PORT"),
-        (("--cpus-per-trial", "2"), "--cpus-per-trial: no node has as many, got 2.0; accepted: at most 1"),
-        (("--gpus-per-trial", "8"), "--gpus-per-trial: no node has as many, got 8.0; accepted: at most 2"),
+        (("--cpus-per-trial", "2"), "--cpus-per-trial: no node has as much, got 2.0; accepted: at most 1"),
+        (("--gpus-per-trial", "8"), "--gpus-per-trial: no node has as much, got 8.0; accepted: at most 2"),
         (("--gpus-per-trial", "1.5"), "--gpus-per-trial must be 0, a share of a GPU or a whole number"),
+        (("--measure-on", "none"), "--measure-on none: no node has as much, got 1; accepted: at most 0"),
         (("--concurrency", "50"), "--concurrency must be at most what the cluster has room for, got 50"),
         (("--trial-minutes", "0"), "the minutes of a trial must be above 0"),
         (("--device", "0"), "--engine ray gets its devices by --gpus-per-trial"),
@@ -176,7 +193,7 @@ def test_unlike_devices_are_refused(make_engine, tmp_path, monkeypatch):
     devices = iter("ABA")
     get = engine.ray.get
     monkeypatch.setattr(engine.ray, "get", lambda ref, **kwargs: get(ref, **kwargs) and next(devices))
-    with pytest.raises(UserError, match=r"latencies of unlike devices can't be compared, got 'A on .*; B on"):
+    with pytest.raises(UserError, match=r"latencies of unlike devices can't be compared: .* got 'A on .*; B on"):
         engine.start(fake_trials.noop, None, tmp_path)
 
 
@@ -185,6 +202,7 @@ def test_unlike_devices_are_refused(make_engine, tmp_path, monkeypatch):
 
 def test_a_search_on_digits_over_two_nodes_with_shipped_data(ray_cluster, digits_yaml, tmp_path):
     flags = ["--engine", "ray", "--address", ray_cluster.address, "--ship-data", "--concurrency", "2", "--trials", "3"]
+    flags += ["--measure-on", "meter"]
     flags += ["--data", str(digits_yaml), "--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--seed", "5"]
     assert main(["search", *flags, "--project", str(tmp_path)]) == 0
     run = tmp_path / "exp"
@@ -193,6 +211,7 @@ def test_a_search_on_digits_over_two_nodes_with_shipped_data(ray_cluster, digits
     kept = {best(records).number, *(r.number for r in front(records, *Options().front))}
     assert {int(path.parent.name) for path in run.glob("trials/*/weights.pt")} == kept
     assert (run / "best/weights/best.pt").exists()
+    assert len({r.conditions["device"] for r in records}) == 1
     assert all((run / f"trials/{n}/{name}").exists() for n in range(3) for name in ("log.txt", "curve.jsonl"))
     copies = list((ray_cluster.cache / "yolov5-nas/data").glob("*/"))
     assert len(copies) == 1
@@ -222,7 +241,8 @@ def test_a_node_killed_in_the_middle_of_trials(make_engine, ray_cluster, tmp_pat
     assert engine.slots == 2
 
 
-def test_a_node_that_joins_is_checked_and_used_or_left_out(make_engine, ray_cluster, digits, tmp_path, capsys, host):
+def test_a_node_that_joins_is_used_or_left_out(make_engine, ray_cluster, digits, tmp_path, capsys, host, monkeypatch):
+    monkeypatch.setattr("yolov5_nas.engines.ray.LOOK", 1.0)
     engine = make_engine(ship_data=True)
     engine.start(fake_trials.noop, settings_of(host, digits), tmp_path)
     slots, printed = engine.slots, ""

@@ -237,6 +237,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "cpus_per_trial", "cores that a trial on Ray asks for", type=float)
     add(group, "gpus_per_trial", "GPUs that a trial on Ray asks for, 0.5 for instance (default: 0)", type=float)
     add(group, "ship_data", "copy the data set to Ray's nodes; else each has it at the same path", action="store_true")
+    add(group, "measure_on", "Ray resource whose nodes measure latency; training is anywhere", metavar="RESOURCE")
     add(group, "onnx", "write each trial's model.onnx, also where NNI looks for it", action="store_true")
     group = parser.add_argument_group("run")
     add(group, "project", "where runs are kept")

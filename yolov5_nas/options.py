@@ -18,7 +18,7 @@ from .space import load_yaml
 MAY_CHANGE = (
     *("trials", "hours", "trial_minutes", "concurrency", "cache"),
     *("engine", "port", "host", "keep_portal", "onnx"),
-    *("address", "cpus_per_trial", "gpus_per_trial", "ship_data"),
+    *("address", "cpus_per_trial", "gpus_per_trial", "ship_data", "measure_on"),
 )
 ENGINES = ("nni", "local", "ray")
 ACCEPTED = {
@@ -82,6 +82,7 @@ class Options:
     cpus_per_trial: float = 1.0
     gpus_per_trial: float | None = None
     ship_data: bool = False
+    measure_on: str | None = None
     onnx: bool = False
     project: str = "runs/nas"
     name: str = "exp"

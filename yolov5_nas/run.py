@@ -35,7 +35,7 @@ from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
 from .strategies import Strategy, make_strategy
 from .tensorboard import TensorBoardLogger
-from .trial import Settings, check_weights, run_trial, run_trial_with_onnx
+from .trial import Settings, check_weights, measure_trial, run_trial, run_trial_with_onnx
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,8 @@ def engine_of(o: Options) -> Engine:
     if name == "ray":
         gpus = float(o.device not in ("cpu", "mps")) if o.gpus_per_trial is None else o.gpus_per_trial
         files = [path for path in (o.yolov5, o.weights) if path]
-        return RayEngine(o.address, o.cpus_per_trial, gpus, o.concurrency, o.trial_minutes, o.ship_data, files)
+        numbers = o.cpus_per_trial, gpus, o.concurrency, o.trial_minutes
+        return RayEngine(o.address, *numbers, o.ship_data, files, o.measure_on, measure_trial)
     return NNIEngine(device_indices(o.device), o.concurrency, o.trial_minutes, o.port, o.host)
 
 
@@ -385,6 +386,7 @@ def _go(
     engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
     with _Progress(o.trials, journal) as progress:
         try:
+            _check_device(journal, engine)
             loop = Loop(
                 strategy,
                 engine,
@@ -412,6 +414,14 @@ def _go(
     trials = tuple(record for _, record in sorted(journal.trials.items()))
     report(folder)
     return SearchResult(folder, trials, ending, interrupted)
+
+
+def _check_device(journal: Journal, engine: Engine) -> None:
+    """Raise a UserError where the run's latencies are those of another device than the engine's."""
+    device = getattr(engine, "device", None)
+    known = {r.conditions["device"] for r in journal.trials.values() if "device" in r.conditions}
+    if device and known - {device}:
+        raise UserError("latencies of unlike devices can't be compared", got=device, accepted=sorted(known))
 
 
 class _Keeper:

@@ -153,13 +153,18 @@ def preload(settings: Settings) -> None:
 
 
 def run_trial(
-    architecture: Mapping[str, Value], settings: Settings, seed: int = 0, folder: Path | None = None
+    architecture: Mapping[str, Value],
+    settings: Settings,
+    seed: int = 0,
+    folder: Path | None = None,
+    costs: TrialResult | None = None,
 ) -> TrialResult:
     """Measure, train and validate one architecture.
 
     Args:
         folder: gets `log.txt`, `curve.jsonl`, and, both stock, `model.yaml` (with the anchors it was trained with) and
             `weights.pt`.
+        costs: what `measure_trial` found; then it is not measured here.
 
     Returns:
         The metrics of the best validated epoch (by YOLOv5's fitness), and the costs. Or, where a constraint refused it
@@ -168,14 +173,35 @@ def run_trial(
     Raises:
         TrialError: with the reason `oom` (also at half the batch), `nan`, `data`, `latency` or `crash`.
     """
-    architecture = Architecture(architecture)
     if settings.base_epochs:
         settings = settings.of_base()
+    with _as_trial(settings, folder) as host:
+        costs = costs or measure_architecture(architecture, settings)
+        if costs.state == "infeasible":
+            return costs
+        return _train(Architecture(architecture), settings, seed, folder, host, costs)
+
+
+def measure_trial(
+    architecture: Mapping[str, Value], settings: Settings, seed: int = 0, folder: Path | None = None
+) -> TrialResult:
+    """The part of `run_trial` that measures, for a machine that does nothing else; what comes of it is its `costs`.
+
+    Raises:
+        TrialError: with the reason `latency` or `crash`.
+    """
+    with _as_trial(settings, folder):
+        return measure_architecture(architecture, settings)
+
+
+@contextlib.contextmanager
+def _as_trial(settings: Settings, folder: Path | None) -> Iterator[Host]:
+    """The host, logging into the folder; what is raised leaves as a TrialError."""
     with _log_to(folder), _global_state_kept():
         try:
             host = load(settings.location)
             with host.compatible():
-                return _measure_and_train(architecture, settings, seed, folder, host)
+                yield host
         except TrialError:
             traceback.print_exc()
             raise
@@ -185,9 +211,11 @@ def run_trial(
             raise TrialError(reason, f"{type(e).__name__}: {e}".splitlines()[0][:500]) from e
 
 
-def run_trial_with_onnx(architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path) -> TrialResult:
+def run_trial_with_onnx(
+    architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path, costs: TrialResult | None = None
+) -> TrialResult:
     """As `run_trial`; `folder` gets `model.onnx` too. Needs the package onnx."""
-    result = run_trial(architecture, settings, seed, folder)
+    result = run_trial(architecture, settings, seed, folder, costs)
     if (folder / WEIGHTS).exists():
         with _log_to(folder):
             host = load(settings.location)
@@ -223,12 +251,9 @@ def measure_architecture(architecture: Mapping[str, Value], settings: Settings) 
     return TrialResult(costs, (), "infeasible" if why and not is_default else "complete", conditions, why)
 
 
-def _measure_and_train(
-    architecture: Architecture, settings: Settings, seed: int, folder: Path | None, host: Host
+def _train(
+    architecture: Architecture, settings: Settings, seed: int, folder: Path | None, host: Host, costs: TrialResult
 ) -> TrialResult:
-    costs = measure_architecture(architecture, settings)
-    if costs.state == "infeasible":
-        return costs
     space, device = settings.space, torch.device(settings.device)
     cfg = derive(space, architecture)
     batch_size = settings.batch_size

@@ -17,7 +17,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -46,6 +46,7 @@ class _Node:
     id: str
     name: str
     room: int  # trials at a time
+    measures: dict[str, float]  # what its measuring takes of it, if it measures
     good: bool = False
     failures: int = 0  # slots in a row that did not start
 
@@ -56,10 +57,19 @@ class _Slot:
 
     actor: Any
     node: _Node
+    measures: bool
     job: Job | None = None
     since: float = 0.0
     files: Any = None  # reference to the light and the heavy files of its job
     heavy: Any = None
+
+
+@dataclass
+class _Task:
+    """A job that waits for a slot."""
+
+    job: Job
+    costs: str = ""  # the outcome of its measuring, where that is done elsewhere
 
 
 @dataclass
@@ -82,6 +92,9 @@ class RayEngine:
         trial_minutes: a trial that takes longer is stopped and recorded as `timeout`.
         ship_data: copy the data set to the nodes; else each must have it at the same path.
         files: what nodes need besides this package: a clone of YOLOv5, a checkpoint, a Python file of one's own.
+        measure_on: a resource of Ray's; nodes that have it measure, one architecture at a time, before it is trained
+            on whatever node. None: each trial measures where it trains.
+        measure: with `measure_on`, what measures; its result is given to the trial as a fifth argument.
 
     Raises:
         UserError: there is no Ray, it is of another version, or no node has what a trial asks for.
@@ -96,6 +109,8 @@ class RayEngine:
         trial_minutes: float | None = None,
         ship_data: bool = False,
         files: Sequence[str | Path] = (),
+        measure_on: str | None = None,
+        measure: Trial | None = None,
     ):
         check_numbers(cpus_per_trial, gpus_per_trial, concurrency, trial_minutes)
         if not find_spec("ray"):
@@ -103,15 +118,17 @@ class RayEngine:
         self.needs = {"CPU": cpus_per_trial, "GPU": gpus_per_trial} if gpus_per_trial else {"CPU": cpus_per_trial}
         self.address, self.concurrency, self.trial_minutes = address, concurrency, trial_minutes
         self.ship_data, self.files = ship_data, tuple(map(Path, files))
-        self._queue: deque[Job] = deque()
+        self.measure_on, self.measure = measure_on, measure
+        self.device = ""  # kind of those that measure
+        # Of those that measure (True) and those that run trials (False):
+        self._queues: dict[bool, deque[_Task]] = {True: deque(), False: deque()}
+        self._idle: dict[bool, list[_Slot]] = {True: [], False: []}
         self._slots: list[_Slot] = []
-        self._idle: list[_Slot] = []
         self._busy = 0  # slots with a job
         self._changed = False  # nodes or slots are others than when slots were last started
         self._nodes: dict[str, _Node] = {}
         self._news: dict[Any, _Slot | _Check] = {}  # what is awaited, by reference
         self._heavy: dict[int, Any] = {}
-        self._device = ""
         self._devices: dict[str, _Node] = {}  # kinds that answered, each with a node that has it
         self._problems: list[str] = []
         self._packed: list[Any] = []
@@ -120,11 +137,7 @@ class RayEngine:
         self._open = True
         self._connect()
         try:
-            room = self._check_room()
-            if concurrency and concurrency > room:
-                raise UserError("--concurrency must be at most what the cluster has room for", got=concurrency,
-                                accepted=f"1-{room}")  # fmt: skip
-            self.slots = concurrency or room
+            self.slots = self._check_room()
         except UserError:
             self.close()
             raise
@@ -177,22 +190,38 @@ class RayEngine:
     # Nodes ------------------------------------------------------------------------------------------------------------
 
     def _check_room(self) -> int:
-        """How many trials the cluster has room for, by what it has in all.
+        """How many trials there may be at a time, by what the cluster has in all.
 
         Raises:
             UserError: no node has room for one.
         """
         totals = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        for name, flag in (("CPU", "--cpus-per-trial"), ("GPU", "--gpus-per-trial")):
+        wanted = {"CPU": ("--cpus-per-trial", self.needs["CPU"]), "GPU": ("--gpus-per-trial", self.needs.get("GPU", 0))}
+        if self.measure_on:
+            wanted[self.measure_on] = "--measure-on " + self.measure_on, 1
+        for name, (flag, amount) in wanted.items():
             most = max((total.get(name, 0) for total in totals), default=0)
-            if most < self.needs.get(name, 0):
-                raise UserError(f"{flag}: no node has as many", got=self.needs[name], accepted=f"at most {most:g}")
-        if not (room := sum(map(self._room, totals))):
+            if most < amount:
+                raise UserError(f"{flag}: no node has as much", got=amount, accepted=f"at most {most:g}")
+        measuring = [self._measures(total) for total in totals]
+        if not (room := sum(map(self._room, totals, measuring))):
             raise UserError("no node has room for a trial", got=self.needs)
-        return room
+        if self.concurrency and self.concurrency > room:
+            got = self.concurrency
+            raise UserError(
+                "--concurrency must be at most what the cluster has room for", got=got, accepted=f"1-{room}"
+            )
+        return (self.concurrency or room) + sum(map(bool, measuring))
 
-    def _room(self, total: Mapping[str, float]) -> int:
-        return min(math.floor(total.get(name, 0) / need + 1e-6) for name, need in self.needs.items())
+    def _measures(self, total: Mapping[str, float]) -> dict[str, float]:
+        """What measuring takes of a node that has so much; nothing where it does not measure."""
+        if not self.measure_on or total.get(self.measure_on, 0) < 1:
+            return {}
+        return {self.measure_on: 1, **{name: min(need, total.get(name, 0)) for name, need in self.needs.items()}}
+
+    def _room(self, total: Mapping[str, float], measures: Mapping[str, float]) -> int:
+        left = {name: total.get(name, 0) - measures.get(name, 0) for name in self.needs}
+        return min(math.floor(left[name] / need + 1e-6) for name, need in self.needs.items())
 
     def _invite(self) -> None:
         """Ask nodes that are new whether they can run trials; forget those that are gone."""
@@ -200,23 +229,30 @@ class RayEngine:
         alive = {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
         self._nodes = {id: node for id, node in self._nodes.items() if id in alive}
         for id, entry in alive.items():
-            if id not in self._nodes and (room := self._room(entry["Resources"])):
+            measures = self._measures(entry["Resources"])
+            room = self._room(entry["Resources"], measures)
+            if id not in self._nodes and (room or measures):
                 name = f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']}, {id[:6]})"
-                self._nodes[id] = _Node(id, name, room)
+                self._nodes[id] = _Node(id, name, room, measures)
                 self._ask(_Check(self._nodes[id]))
 
     def _ask(self, check: _Check) -> None:
         pieces = self._pieces() if check.has_pieces else []
         # The process of a check ends with it, since it has YOLOv5 in its memory.
         function = self.ray.remote(max_calls=1, max_retries=0)(ray_node.check)
-        place = self._placed(function, check.node)
-        self._news[place.remote(self._parcel, self._versions, pieces, self.ray.get)] = check
+        measures = bool(check.node.measures)
+        answer = self._placed(function, check.node, measures).remote(
+            self._parcel, measures, self._versions, pieces, self.ray.get
+        )
+        self._news[answer] = check
 
-    def _placed(self, remote: Any, node: _Node) -> Any:
+    def _placed(self, remote: Any, node: _Node, measures: bool) -> Any:
         strategy = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+        needs = dict(node.measures if measures else self.needs)
         return remote.options(
-            num_cpus=self.needs["CPU"],
-            num_gpus=self.needs.get("GPU", 0),
+            num_cpus=needs.pop("CPU"),
+            num_gpus=needs.pop("GPU", 0),
+            resources=needs,
             scheduling_strategy=strategy(node_id=node.id, soft=False),
         )
 
@@ -234,11 +270,13 @@ class RayEngine:
             return
         if not device:
             self._ask(_Check(check.node, has_pieces=True))
-        elif self._device and device != self._device:
-            self._leave_out(check.node, f"its device is {device}, the others' {self._device}")
-        else:
+            return
+        if not self.measure_on or check.node.measures:
+            if self.device and device != self.device:
+                self._leave_out(check.node, f"its device is {device}, the others' {self.device}")
+                return
             self._devices.setdefault(device, check.node)
-            check.node.good = self._changed = True
+        check.node.good = self._changed = True
 
     def _leave_out(self, node: _Node, why: str) -> None:
         self._problems.append(f"node {node.name} is left out: {why}")
@@ -261,7 +299,7 @@ class RayEngine:
     def _start(self, trial: Trial, settings: Any, folder: Path) -> None:
         self.folder, self._data, self._worked = folder, getattr(settings, "data", None), time.monotonic()
         digest = content_hash(files_of(self._data)) if self.ship_data and self._data else ""
-        parcel = ray_node.Parcel.of(trial, settings, digest)
+        parcel = ray_node.Parcel.of(trial, self.measure, settings, digest)
         self._parcel, self._versions = self.ray.put(parcel), ray_node.versions(settings)
         self._invite()
         while self._news:
@@ -271,47 +309,56 @@ class RayEngine:
                     del self._news[answer]
                     self._leave_out(check.node, f"it did not answer in {PATIENCE:g} s")
         self._packed = []
-        if not self._devices:
-            raise UserError("; ".join(self._problems))
+        if not self._devices or not any(node.good and node.room for node in self._nodes.values()):
+            raise UserError("; ".join(self._problems) or "no node is there")
         if len(self._devices) > 1:
             unlike = "; ".join(f"{device} on {node.name}" for device, node in self._devices.items())
-            raise UserError("latencies of unlike devices can't be compared", got=unlike)
-        (self._device,) = self._devices
+            raise UserError("latencies of unlike devices can't be compared: name some by --measure-on", got=unlike)
+        (self.device,) = self._devices
         self._fill()
-        print(f"Ray: {self.slots} slots on {sum(n.good for n in self._nodes.values())} nodes, {self._device}")
+        print(f"Ray: {self.slots} slots on {sum(n.good for n in self._nodes.values())} nodes, {self.device}")
 
     def _fill(self) -> None:
         """Start slots until there are as many as there may be, on the nodes with the most room left."""
         self._changed = False
         good = [node for node in self._nodes.values() if node.good]
-        used = {node.id: 0 for node in good}
-        for slot in self._slots:
-            used[slot.node.id] = used.get(slot.node.id, 0) + 1
-        room = sum(node.room for node in good)
-        if not room:
+        measured = {slot.node.id for slot in self._slots if slot.measures}
+        for node in good:
+            if node.measures and node.id not in measured:
+                self._start_slot(node, measures=True)
+        used = Counter(slot.node.id for slot in self._slots if not slot.measures)
+        if not (room := sum(node.room for node in good)):
             return
-        self.slots = min(self.concurrency or room, room)
-        for _ in range(self.slots - sum(used.values())):
+        wanted = min(self.concurrency or room, room)
+        self.slots = wanted + sum(bool(node.measures) for node in good)
+        for _ in range(wanted - used.total()):
             node = max(good, key=lambda n: n.room - used[n.id])
             used[node.id] += 1
-            actor = self._placed(self.ray.remote(max_restarts=0)(ray_node.Slot), node).remote(
-                self._parcel, self.trial_minutes, max(1, int(self.needs["CPU"])), "GPU" in self.needs
-            )
-            self._slots.append(_Slot(actor, node))
-            self._news[actor.ready.remote()] = self._slots[-1]
+            self._start_slot(node, measures=False)
+
+    def _start_slot(self, node: _Node, measures: bool) -> None:
+        placed = self._placed(self.ray.remote(max_restarts=0)(ray_node.Slot), node, measures)
+        needs = node.measures if measures else self.needs
+        threads, gpu = max(1, int(needs["CPU"])), bool(needs.get("GPU"))
+        self._slots.append(
+            _Slot(placed.remote(self._parcel, measures, self.trial_minutes, threads, gpu), node, measures)
+        )
+        self._news[self._slots[-1].actor.ready.remote()] = self._slots[-1]
 
     def submit(self, job: Job) -> None:
         """Run a job in the first slot that is free."""
-        self._queue.append(job)
+        self._queues[bool(self.measure_on)].append(_Task(job))
         self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._queue and self._idle:
-            slot, job = self._idle.pop(0), self._queue.popleft()
-            outcome, slot.files, slot.heavy = slot.actor.run.options(num_returns=3).remote(job)
-            slot.job, slot.since = job, time.monotonic()
-            self._news[outcome] = slot
-            self._busy += 1
+        for measures, queue in self._queues.items():
+            while queue and self._idle[measures]:
+                slot, task = self._idle[measures].pop(0), queue.popleft()
+                run = slot.actor.run.options(num_returns=3)
+                outcome, slot.files, slot.heavy = run.remote(task.job, task.costs)
+                slot.job, slot.since = task.job, time.monotonic()
+                self._news[outcome] = slot
+                self._busy += 1
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
         """What ended; see `Engine`.
@@ -328,7 +375,7 @@ class RayEngine:
             if self._changed:
                 self._fill()
             self._hand_out()
-            if outcomes or not (self._busy or self._queue) or time.monotonic() >= deadline:
+            if outcomes or not (self._busy or any(self._queues.values())) or time.monotonic() >= deadline:
                 return sorted(outcomes, key=lambda o: o.number)
             if self._busy:
                 self._worked = time.monotonic()
@@ -349,7 +396,6 @@ class RayEngine:
                 self._take_check(asked, answer)
             elif outcome := self._take_slot(asked, answer):
                 outcomes.append(outcome)
-                self._busy -= 1
         return outcomes
 
     def _take_slot(self, slot: _Slot, answer: Any) -> Outcome | None:
@@ -365,15 +411,20 @@ class RayEngine:
         except errors.RayError as e:
             return self._lose(slot, e)
         job, slot.job, slot.node.failures = slot.job, None, 0
-        self._idle.append(slot)
+        self._idle[slot.measures].append(slot)
         if not job:
             return None
+        self._busy -= 1
         if not slot.files:  # it is back, but what it answered to its job is lost
             return _lost(job, slot, f"the connection to node {slot.node.name} broke")
-        self._write(job.number, files)
-        self._heavy[job.number], slot.files, slot.heavy = slot.heavy, None, None
         outcome = outcome_from_json(text, job)
         assert outcome
+        heavy, slot.files, slot.heavy = slot.heavy, None, None
+        if slot.measures and outcome.result and outcome.result.state == "complete":
+            self._queues[False].append(_Task(job, text))
+            return None
+        self._write(job.number, files)
+        self._heavy[job.number] = heavy
         return outcome
 
     def _lose(self, slot: _Slot, e: Exception) -> Outcome | None:
@@ -382,6 +433,7 @@ class RayEngine:
         self._changed = True
         self.ray.kill(slot.actor)
         node, job, why = slot.node, slot.job, _reason(e)
+        self._busy -= job is not None
         alive = any(entry["NodeID"] == node.id and entry["Alive"] for entry in self.ray.nodes())
         if not alive:
             if self._nodes.pop(node.id, None):
@@ -414,12 +466,13 @@ class RayEngine:
         if not self._open:
             return
         self._open = False
-        closing = [slot.actor.close.remote() for slot in self._idle]
+        closing = [slot.actor.close.remote() for idle in self._idle.values() for slot in idle]
         if closing:
             self.ray.wait(closing, num_returns=len(closing), timeout=5, fetch_local=False)
         for slot in self._slots:
             self.ray.kill(slot.actor)
-        for kept in (self._news, self._slots, self._idle, self._queue, self._heavy):
+        kept: Any
+        for kept in (self._news, self._slots, self._heavy, *self._idle.values(), *self._queues.values()):
             kept.clear()
         with _signals_kept():
             self.ray.shutdown()
@@ -458,6 +511,7 @@ def import_ray(address: str | None) -> Any:
     if address is None:
         # Ray then takes 127.0.0.1 for its own address, and binds to it alone. Read when it is imported.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default, and latencies are measured there
     elif "RAY_AUTH_MODE" not in os.environ and _has_token():
         os.environ["RAY_AUTH_MODE"] = "token"  # what a cluster whose head found a token wants
     return importlib.import_module("ray")

@@ -29,9 +29,10 @@ from ..errors import UserError
 from ..files import write_whole
 from ..journal import TrialResult
 from ..shipping import SPLITS, files_of, images_of, listed, size_hash, unpack
-from . import HEAVY, Job, Trial, outcome_to_json, trial_folder
+from . import HEAVY, Job, Trial, outcome_from_json, outcome_to_json, trial_folder
 from .local import LocalEngine, end_with
 
+COSTS = "costs.json"  # in a trial's folder on the node: the outcome of its measuring
 FOLDER = "yolov5-nas-slot-"  # of a slot, in the node's folder for temporary files
 ROOT = Path(package_file).resolve().parents[1]  # on a node the folder that Ray unpacked, with what was sent along
 
@@ -41,7 +42,7 @@ class Parcel:
     """What the nodes get of a search.
 
     Args:
-        pickled: the trial and its settings, with the paths of the driver.
+        pickled: the trial, the measuring, and the settings with the paths of the driver.
         lists: the images of the splits that a file lists, one a line.
         sizes: `size_hash` of the data set; "" where the settings have none.
         digest: `content_hash` of the data set where it is copied to the nodes, else "".
@@ -53,18 +54,21 @@ class Parcel:
     digest: str = ""
 
     @classmethod
-    def of(cls, trial: Trial, settings: Any, digest: str = "") -> Parcel:
+    def of(cls, trial: Trial, measure: Trial | None, settings: Any, digest: str = "") -> Parcel:
         """The parcel of a search."""
-        pickled, data = pickle.dumps((trial, settings)), getattr(settings, "data", None)
+        pickled, data = pickle.dumps((trial, measure, settings)), getattr(settings, "data", None)
         if data is None:
             return cls(pickled)
         lists = {s: "".join(f"{image}\n" for image in images_of(data, s)) for s in SPLITS if listed(data, s)}
         return cls(pickled, lists, size_hash(files_of(data)), digest)
 
-    def open(self) -> tuple[Trial, Any]:
-        """The trial and its settings, with the paths of this machine."""
-        trial, settings = pickle.loads(self.pickled)
-        return trial, self._at_home(settings)
+    def open(self, measures: bool = False) -> tuple[Trial, Any]:
+        """The trial (or the measuring) and its settings, as they are on this machine."""
+        trial, measure, settings = pickle.loads(self.pickled)
+        settings = self._at_home(settings)
+        if measures and not _finds_gpu(settings):
+            settings = replace(settings, device="cpu")  # it measures for all, whatever they train on
+        return measure if measures else trial, settings
 
     def _at_home(self, settings: Any) -> Any:
         changes: dict[str, Any] = {}
@@ -116,10 +120,13 @@ def _location(driver: Any) -> Any:
 # The check ------------------------------------------------------------------------------------------------------------
 
 
-def check(parcel: Parcel, wanted: Mapping[str, str], pieces: Sequence[Any], get: Callable[[Any], bytes]) -> str:
+def check(
+    parcel: Parcel, measures: bool, wanted: Mapping[str, str], pieces: Sequence[Any], get: Callable[[Any], bytes]
+) -> str:
     """Whether this node can run trials; done once on each, before its first.
 
     Args:
+        measures: whether it is one that measures.
         wanted: the `versions` of the driver.
         pieces: of the packed data set, where this node is to get a copy; `get` fetches one.
 
@@ -133,7 +140,7 @@ def check(parcel: Parcel, wanted: Mapping[str, str], pieces: Sequence[Any], get:
         if not pieces:
             return ""
         unpack(map(get, pieces), parcel.copy, parcel.digest)
-    _, settings = parcel.open()
+    _, settings = parcel.open(measures)
     for name, version in versions(settings).items():
         if version != wanted.get(name):
             raise UserError(f"{name} must be of the driver's version", got=version, accepted=wanted.get(name, "none"))
@@ -161,17 +168,23 @@ def device_kind(settings: Any) -> str:
     """What the device that trials run on is called: latencies of devices of one name may be compared.
 
     Raises:
-        UserError: there is no GPU where one is wanted.
+        UserError: there is no GPU where one is wanted, or latency can't be measured as it should be.
     """
-    if str(getattr(settings, "device", "cpu")).startswith("cuda"):
-        import torch
+    if not _finds_gpu(settings):
+        raise UserError("torch sees no GPU")
+    if not hasattr(settings, "runtime"):
+        return platform.machine()
+    settings.runtime.check()
+    return settings.runtime.conditions(settings.imgsz)["device"]
 
-        if not torch.cuda.is_available():
-            raise UserError("torch sees no GPU")
-        return torch.cuda.get_device_name(0)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+
+def _finds_gpu(settings: Any) -> bool:
+    """Whether there is a GPU, where one is wanted."""
+    if not str(getattr(settings, "device", "cpu")).startswith("cuda"):
+        return True
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _check_data(parcel: Parcel, settings: Any) -> None:
@@ -193,9 +206,9 @@ def _check_data(parcel: Parcel, settings: Any) -> None:
 
 
 class Slot:
-    """Runs trials one at a time, as an actor."""
+    """Runs trials, or measures architectures, one at a time, as an actor."""
 
-    def __init__(self, parcel: Parcel, trial_minutes: float | None, threads: int, gpu: bool):
+    def __init__(self, parcel: Parcel, measures: bool, trial_minutes: float | None, threads: int, gpu: bool):
         # Ray ends it with its node, but not where only the node's Ray was killed.
         threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
         self.folder, self.lock = _own_folder()
@@ -203,16 +216,24 @@ class Slot:
         file.write_bytes(pickle.dumps(parcel))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # Ray's choice
         self.engine = LocalEngine((visible,) if gpu and visible else (), 1, trial_minutes, threads)
-        self.engine.start(run_here, str(file), self.folder)
+        self.engine.start(measure_here if measures else run_here, str(file), self.folder)
 
     def ready(self) -> None:
         """Answers when the slot can take a trial."""
 
-    def run(self, job: Job) -> tuple[str, dict[str, bytes], dict[str, bytes]]:
-        """A job's outcome as JSON, its files, and its heavy files, which the driver fetches if it wants them."""
+    def run(self, job: Job, costs: str) -> tuple[str, dict[str, bytes], dict[str, bytes]]:
+        """A job's outcome as JSON, its files, and its heavy files, which the driver fetches if it wants them.
+
+        Args:
+            costs: the outcome of its measuring, where that was done elsewhere.
+        """
+        folder = trial_folder(self.folder, job.number)
+        if costs:
+            folder.mkdir(parents=True)
+            (folder / COSTS).write_text(costs)
         self.engine.submit(job)
         (outcome,) = self.engine.wait()
-        folder = trial_folder(self.folder, job.number)
+        (folder / COSTS).unlink(missing_ok=True)
         found = {f.name: f.read_bytes() for f in folder.glob("*") if f.is_file() and f.suffix != ".tmp"}
         shutil.rmtree(folder, ignore_errors=True)
         heavy = {name: found.pop(name) for name in HEAVY if name in found}
@@ -247,11 +268,21 @@ def _remove(folder: Path) -> None:
 
 def run_here(architecture: Mapping[str, Value], parcel: str, seed: int, folder: Path) -> TrialResult:
     """The search's trial, with its settings as they are on this machine."""
-    trial, settings = _opened(parcel)
-    return trial(architecture, settings, seed, folder)
+    trial, settings = _opened(parcel, False)
+    if not (folder / COSTS).exists():
+        return trial(architecture, settings, seed, folder)
+    measured = outcome_from_json((folder / COSTS).read_text(), Job(int(folder.name), architecture, seed))
+    assert measured
+    return trial(architecture, settings, seed, folder, measured.result)  # type: ignore[call-arg]
+
+
+def measure_here(architecture: Mapping[str, Value], parcel: str, seed: int, folder: Path) -> TrialResult:
+    """The measuring alone."""
+    measure, settings = _opened(parcel, True)
+    return measure(architecture, settings, seed, folder)
 
 
 @lru_cache(maxsize=1)
-def _opened(file: str) -> tuple[Trial, Any]:
+def _opened(file: str, measures: bool) -> tuple[Trial, Any]:
     parcel: Parcel = pickle.loads(Path(file).read_bytes())
-    return parcel.open()
+    return parcel.open(measures)
