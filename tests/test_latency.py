@@ -1,5 +1,6 @@
 """Latency on real runtimes, and turns with trainings."""
 
+import os
 import subprocess
 import sys
 import time
@@ -111,7 +112,7 @@ for batch in InTurns(range(10**6), Turns(sys.argv[1])):
 
 def test_no_batch_of_any_process_runs_while_a_measurement_does():
     device = f"test-{time.monotonic_ns()}"
-    env = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", TRAINS, device]
     processes = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     spans = []
@@ -148,7 +149,7 @@ def test_a_loader_left_in_the_middle_gives_its_turn_back():
 
 def test_a_dead_training_keeps_nobody_waiting():
     device = f"test-{time.monotonic_ns()}"
-    env = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", TRAINS, device], env=env, stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.kill()
