@@ -11,7 +11,8 @@ import pytest
 from yolov5_nas.engines.local import LocalEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.space import Space
+from yolov5_nas.space import Space, read_model_yaml
+from yolov5_nas.trial import Settings
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks/tables/make_table.py"
 spec = importlib.util.spec_from_file_location("make_table", SCRIPT)
@@ -89,3 +90,17 @@ def test_trainings_under_other_conditions_do_not_mix(tmp_path, work):
     fill(path, work[:1])
     with pytest.raises(UserError, match="must have the same epochs, got 12"):
         fill(path, work, conditions={**CONDITIONS, "epochs": 12})
+
+
+def test_costs_are_measured_round_by_round(host, space, tmp_path):
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")
+    settings = Settings(model, {"nc": 10}, {}, host.location, imgsz=64)
+    architectures = table.pick(space, 2, cost)
+    table.measure_costs(tmp_path / "costs.json", architectures, settings, 3)
+    costs = json.loads((tmp_path / "costs.json").read_text())
+    assert list(costs) == [a.id for a in architectures]
+    stock, smallest = costs.values()
+    assert stock["params"] == 1777447
+    assert smallest["gflops"] < stock["gflops"]
+    assert smallest["latency_ratios"] == sorted(smallest["latency_ratios"])
+    assert smallest["latency_ratio"] == smallest["latency_ratios"][1]
