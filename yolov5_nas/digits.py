@@ -25,7 +25,7 @@ def render(root: str | Path, size: int = 128, seed: int = 0) -> None:
 
 
 def render_hard(root: str | Path, size: int = 128, seed: int = 0) -> None:
-    """As `render`, a set that small and large networks are told apart by.
+    """As `render`, a harder set.
 
     Each image shows up to 10 digits of 16 to 47 pixels on `size` x `size` pixels, up to a quarter of one on top
     of another, among strokes and pieces of digits, under noise.
