@@ -23,7 +23,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[yolov5,nni,onnx,openvino,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[yolov5,nni,onnx,openvino,ray,dev]'
 	touch $@
 
 clean:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported: tests run side by side, and threads that spin while they wait fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Before Ray is imported: it keeps to 127.0.0.1, and the tests' cluster asks for its token.
+os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
+import psutil
 import pytest
 import yaml
 
@@ -37,3 +45,58 @@ def digits_yaml(digits: Path) -> Path:
     path = digits / "digits.yaml"
     path.write_text(yaml.safe_dump({**data, "path": str(digits)}))
     return path
+
+
+class RayCluster:
+    """A Ray cluster of a head and nodes of one core each, on this machine; see `ray_cluster.py`."""
+
+    def __init__(self, nodes: int, cache: Path):
+        script = Path(__file__).with_name("ray_cluster.py")
+        command = [sys.executable, str(script), str(nodes)]
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        pipe, env = subprocess.PIPE, {**os.environ, "XDG_CACHE_HOME": str(cache)}
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.log, text=True, env=env)
+        self.cache = cache  # of all nodes
+        self.address: str = self._read()["address"]
+        self.pids: dict[str, int] = {}  # of the nodes' raylets
+        for _ in range(nodes):
+            self._take_node()
+
+    def add(self, **env: str) -> str:
+        """Start one more node, and return its id."""
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(env) + "\n")
+        self.process.stdin.flush()
+        return self._take_node()
+
+    def kill(self, node: str) -> None:
+        """Kill a node, and wait until its processes are gone."""
+        process = psutil.Process(self.pids.pop(node))
+        children = process.children(recursive=True)
+        process.kill()
+        psutil.wait_procs(children, 10)
+
+    def _take_node(self) -> str:
+        entry = self._read()
+        self.pids[entry["node"]] = entry["pid"]
+        return entry["node"]
+
+    def _read(self) -> dict:
+        assert self.process.stdout
+        if not (line := self.process.stdout.readline()):
+            self.log.seek(0)
+            raise RuntimeError(f"the cluster did not start: {self.log.read()[-3000:]}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """A head and three nodes."""
+    cluster = RayCluster(3, tmp_path_factory.mktemp("cache"))
+    yield cluster
+    cluster.close()

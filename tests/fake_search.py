@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import fake_trials
 
 from yolov5_nas.engines.local import LocalEngine
 from yolov5_nas.engines.nni import NNIEngine
+from yolov5_nas.engines.ray import RayEngine
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import Journal
 from yolov5_nas.reward import SoftReward, Target
@@ -19,8 +22,9 @@ from yolov5_nas.strategies import Evolution
 
 def main(folder: Path, trials: int, slots: int, engine_name: str, trial: str) -> None:
     space = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
-    engine = {"local": LocalEngine, "nni": NNIEngine}[engine_name](concurrency=slots)
-    engine.start(getattr(fake_trials, trial), None, folder)
+    ray = partial(RayEngine, os.environ.get("RAY_ADDRESS"), files=[fake_trials.__file__])
+    engine = {"local": LocalEngine, "nni": NNIEngine, "ray": ray}[engine_name](concurrency=slots)
+    engine.start(getattr(fake_trials, trial), folder, folder)
     reward = SoftReward([Target("latency_ratio", 1.0)])
     try:
         journal = Journal(folder / "trials.jsonl")

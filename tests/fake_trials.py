@@ -9,13 +9,23 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.engines import CURVE
 from yolov5_nas.errors import TrialError
+from yolov5_nas.files import WEIGHTS
 from yolov5_nas.journal import TrialResult
+
+
+@dataclass
+class NeedsGPU:
+    """Settings of trials on a GPU."""
+
+    device: str = "cuda:0"
 
 
 def score(architecture: Mapping[str, Any]) -> float:
@@ -24,10 +34,10 @@ def score(architecture: Mapping[str, Any]) -> float:
 
 
 def quick(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
-    """Sleeps a little and notes in the run's folder that it ran to its end."""
+    """Sleeps a little and notes in the run's folder that it ran to its end; the settings may say where that is."""
     time.sleep(0.02 + 0.1 * score(architecture))
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent.parent / "ran.txt").open("a") as file:
+    with ((settings or folder.parent.parent) / "ran.txt").open("a") as file:
         file.write(f"{folder.name}\n")
     return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0}, ({"epoch": 1, "map50_95": 0.1},))
 
@@ -47,6 +57,34 @@ def with_curve(architecture: Mapping[str, Any], settings: Any, seed: int, folder
     points = tuple({"epoch": i, "map50_95": i / 10} for i in (1, 2, 3))
     (folder / CURVE).write_text("".join(json.dumps(point) + "\n" for point in points))
     return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0}, points)
+
+
+def with_weights(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """Leaves a log and weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.txt").write_text("a line\n")
+    (folder / WEIGHTS).write_bytes(bytes(300_000))
+    return noop(architecture)
+
+
+def measures(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """Measures, and refuses one in three."""
+    refused = Architecture(architecture).id[0] in "01234"
+    conditions = {"place": _place()}
+    return TrialResult({"latency_ratio": 1.5}, (), "infeasible" if refused else "complete", conditions)
+
+
+def with_costs(
+    architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path, costs: TrialResult
+) -> TrialResult:
+    """Trains with costs that were measured elsewhere."""
+    metrics = {"map50_95": score(architecture), "place": _place(), **costs.metrics}
+    return replace(costs, metrics=metrics)
+
+
+def _place() -> int:
+    """A number for the node that this is: each of the tests' cluster has a folder of its own."""
+    return crc32(Path.cwd().parts[2].encode())
 
 
 def infeasible(architecture: Mapping[str, Any], *_: Any) -> TrialResult:

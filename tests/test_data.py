@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -6,7 +7,7 @@ import pytest
 import yaml
 
 from yolov5_nas.data import check_data, find_data, read_data, resolve_data, take_subset
-from yolov5_nas.digits import SPLITS, render
+from yolov5_nas.digits import HARD_SPLITS, SPLITS, render, render_hard
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import find_file, increment_path, make_folder, shipped
 
@@ -34,6 +35,49 @@ def test_digits_are_the_same_on_every_machine(tmp_path):
     assert first[0] == "1 0.328125 0.144531 0.125000 0.195312"
 
 
+def test_digits_stay_what_they_were(digits):
+    labels = b"".join(file.read_bytes() for file in sorted((digits / "labels").glob("*/*.txt")))
+    assert hashlib.sha1(labels).hexdigest() == "4e6aa9d2ec02ca61ccc65b7c4de43a04c8affeb5"
+    images = [cv2.imread(str(file)) for file in sorted((digits / "images").glob("*/*.png"))]
+    assert sum(image.sum(dtype=np.int64) for image in images) == pytest.approx(2_585_851_260, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def hard_digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "hard"
+    render_hard(folder)
+    return folder
+
+
+def boxes_of(file):
+    """Corners of an image's labels: x1, y1, x2, y2."""
+    labels = np.array([line.split() for line in file.read_text().splitlines()], float)
+    return np.hstack([labels[:, 1:3] - labels[:, 3:] / 2, labels[:, 1:3] + labels[:, 3:] / 2])
+
+
+def test_hard_digits_are_the_same_on_every_machine(hard_digits):
+    for split, count in HARD_SPLITS.items():
+        assert len(list((hard_digits / "images" / split).iterdir())) == count
+    labels = b"".join(file.read_bytes() for file in sorted((hard_digits / "labels").glob("*/*.txt")))
+    assert hashlib.sha1(labels).hexdigest() == "c1a41172a2a5df88265425abf73a56cd14d6129e"
+    assert cv2.imread(str(hard_digits / "images/val/00000.png")).shape == (128, 128, 3)
+
+
+def test_hard_digits_are_more_and_smaller_and_overlap(digits, hard_digits):
+    easy, hard = ([boxes_of(f) for f in sorted((root / "labels/val").iterdir())] for root in (digits, hard_digits))
+    assert np.mean([len(b) for b in hard]) > 1.3 * np.mean([len(b) for b in easy])
+    heights = [np.vstack(boxes)[:, 3] - np.vstack(boxes)[:, 1] for boxes in (easy, hard)]
+    assert np.median(heights[1]) < 0.85 * np.median(heights[0])
+    low, high = np.vstack(hard)[:, :2], np.vstack(hard)[:, 2:]
+    assert low.min() >= -1e-6
+    assert high.max() <= 1 + 1e-6
+    overlapping = [
+        b for b in hard for i in range(len(b)) for j in range(i)
+        if (np.minimum(b[i, 2:], b[j, 2:]) > np.maximum(b[i, :2], b[j, :2]) + 1e-5).all()
+    ]  # fmt: skip
+    assert len(overlapping) > len(hard)
+
+
 def test_digits_labels_lie_inside_their_images_and_do_not_overlap(digits):
     for file in sorted((digits / "labels/val").iterdir()):
         boxes = np.array([line.split() for line in file.read_text().splitlines()], float)
@@ -47,12 +91,13 @@ def test_digits_labels_lie_inside_their_images_and_do_not_overlap(digits):
                 assert apart.any(), file
 
 
-def test_the_data_yaml_makes_its_own_images_through_the_host(host, tmp_path, monkeypatch):
-    data = yaml.safe_load((shipped("data") / "digits.yaml").read_text())
-    path = tmp_path / "digits.yaml"
+@pytest.mark.parametrize(("name", "splits"), [("digits.yaml", SPLITS), ("digits_hard.yaml", HARD_SPLITS)])
+def test_the_data_yaml_makes_its_own_images_through_the_host(host, tmp_path, name, splits):
+    data = yaml.safe_load((shipped("data") / name).read_text())
+    path = tmp_path / name
     path.write_text(yaml.safe_dump({**data, "path": str(tmp_path / "made")}))
     resolved = resolve_data(path, host)
-    assert check_data(resolved, host, 128, path) == SPLITS
+    assert check_data(resolved, host, 128, path) == splits
     assert (tmp_path / "made/labels/train.cache").is_file()
 
 

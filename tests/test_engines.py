@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from yolov5_nas.engines import Job
 from yolov5_nas.engines.local import LocalEngine, device_indices
 from yolov5_nas.engines.nni import NNIEngine
+from yolov5_nas.engines.ray import RayEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import REASONS, Journal
@@ -22,25 +24,46 @@ from yolov5_nas.strategies import RandomSearch
 
 ENGINES = {"local": LocalEngine, "nni": NNIEngine}
 NEEDS_NNI = pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed")
+NEEDS_RAY = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 ONLY_LOCAL = pytest.mark.parametrize("make_engine", ["local"], indirect=True)
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 
 
-@pytest.fixture(params=["local", pytest.param("nni", marks=NEEDS_NNI)])
+class RayEngineOfTest(RayEngine):
+    """Trials of `fake_trials`, in processes that are known by their environment."""
+
+    def runtime_env(self):
+        return super().runtime_env() | {"env_vars": {"OF_ENGINE_TEST": os.environ["OF_ENGINE_TEST"]}}
+
+
+@pytest.fixture(
+    params=[
+        "local",
+        pytest.param("nni", marks=NEEDS_NNI),
+        pytest.param("ray", marks=NEEDS_RAY),
+    ]
+)
 def make_engine(request, tmp_path, monkeypatch):
     """Makes started engines; afterwards none of their processes is left, wherever it hangs in the tree."""
+    engines = dict(ENGINES)
+    if request.param == "ray":
+        address = request.getfixturevalue("ray_cluster").address
+        engines["ray"] = partial(RayEngineOfTest, address, files=[fake_trials.__file__])
     monkeypatch.setenv("OF_ENGINE_TEST", str(tmp_path))  # processes inherit it
     made = []
 
     def make(trial, **kwargs):
-        made.append(ENGINES[request.param](**kwargs))
+        made.append(engines[request.param](**kwargs))
         made[-1].start(trial, None, tmp_path)
         return made[-1]
 
     yield make
     for engine in made:
         engine.close()
-    assert not (left := processes_of(tmp_path)), left
+    left = processes_of(tmp_path)
+    if request.param == "ray":
+        _, left = psutil.wait_procs(left, 5)  # Ray's nodes end them
+    assert not left
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:

@@ -306,6 +306,28 @@ def test_a_checkpoint_names_classes_of_yolov5_torch_and_python_only(saved: Calla
     assert not any("yolov5_nas" in str(arg) for _, arg in found)
 
 
+PACKAGE_SAVES = """
+import torch, yolov5.models.yolo as yolo
+from pathlib import Path
+model = yolo.Model(str(Path(yolo.__file__).parent / "yolov5n.yaml"))
+torch.save({"model": model.half(), "ema": None}, "theirs.pt")
+"""
+LOADS = """
+from pathlib import Path
+from yolov5_nas.host import load
+host = load()
+model = host.load_checkpoint(Path("theirs.pt"))
+print(type(model) is host.yolo.Model, type(model.model[0]) is host.common.Conv)
+"""
+
+
+@pytest.mark.skipif("package" not in HOSTS, reason="the package yolov5 is not installed")
+@pytest.mark.parametrize("reader", HOSTS)
+def test_a_checkpoint_that_the_package_itself_wrote_is_read_by_each_host(tmp_path: Path, reader: str) -> None:
+    python("from yolov5_nas.host import load; load()\n" + PACKAGE_SAVES, tmp_path, "package")
+    assert python(LOADS, tmp_path, reader).split()[-2:] == ["True", "True"]
+
+
 def test_saving_and_loading_leave_the_process_as_it_was(host: Host, tmp_path: Path) -> None:
     def state() -> list[Any]:
         return [sorted(n for n in sys.modules if n.split(".")[0] in ("models", "utils")), host.common.Conv.__module__]

@@ -16,14 +16,15 @@ import yolov5_nas
 PACKAGE = Path(__file__).parents[1] / "yolov5_nas"
 LEVELS = {
     **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
-    **dict.fromkeys(("space", "architecture", "files", "metrics", "turns"), 1),
+    **dict.fromkeys(("space", "architecture", "files", "metrics", "turns", "shipping"), 1),
     **dict.fromkeys(("derive", "journal", "reward", "options"), 2),
-    "ranking": 3,
+    **dict.fromkeys(("ranking", "parents", "pruning"), 3),
     **dict.fromkeys(("strategies", "host", "engines"), 3),
     **dict.fromkeys(("modules", "latency", "proof", "data", "effects"), 4),
-    **dict.fromkeys(("engines.warm", "engines.nni_space"), 4),
-    **dict.fromkeys(("measure", "plots", "engines.nni_experiment", "engines.nni_strategy"), 5),
-    **dict.fromkeys(("trial", "page", "engines.local", "engines.nni"), 6),
+    **dict.fromkeys(("engines.local", "engines.warm", "engines.nni_space"), 4),
+    **dict.fromkeys(("measure", "inherit", "plots"), 5),
+    **dict.fromkeys(("engines.nni_experiment", "engines.nni_strategy", "engines.ray_node"), 5),
+    **dict.fromkeys(("trial", "page", "engines.nni", "engines.ray"), 6),
     **dict.fromkeys(("search", "tensorboard", "report", "export"), 7),
     "run": 8,
     **dict.fromkeys(("prove", "remeasure"), 9),
@@ -33,7 +34,7 @@ LEVELS = {
 SAME_LEVEL = {("space", "architecture")}  # a space hands out architectures
 ONLY_ERRORS = {"host"}  # level 3, but it may import level 0 only
 LIGHT = {name for name, level in LEVELS.items() if level <= 3} - {"host", "digits"}
-HEAVY = ["torch", "nni", "optuna", "numpy", "cv2", "pandas", "ultralytics", "yolov5"]
+HEAVY = ["torch", "ray", "nni", "optuna", "numpy", "cv2", "pandas", "ultralytics", "yolov5"]
 YOLOV5 = {"yolov5", "models", "utils", "ultralytics"}
 
 

@@ -76,3 +76,25 @@ def test_front_holds_what_nothing_beats_at_less_cost():
 def test_a_folder_without_a_journal_is_no_run(tmp_path):
     with pytest.raises(UserError, match="no journal"):
         read_journal(tmp_path)
+
+
+def test_trials_are_kept_up_with_the_lines(tmp_path):
+    journal = Journal(tmp_path / "trials.jsonl")
+    for r in (record(0, "started"), record(1, "started"), record(0, reward=0.1)):
+        journal.append(r)
+        assert journal.trials == latest(journal.records) == Journal(journal.path).trials
+
+
+def test_the_front_and_the_best_of_those_kept_so_far_are_those_of_all(tmp_path):
+    from random import Random
+
+    from yolov5_nas.export import keep_weights
+
+    axes = ("map50_95", "latency_ratio")
+    rng, kept, seen = Random(0), [], []
+    for number in range(300):
+        metrics = {"map50_95": rng.randint(0, 20) / 20, "latency_ratio": rng.randint(0, 20) / 10}
+        seen.append(record(number, reward=rng.randint(0, 50) / 50, **metrics))
+        kept = keep_weights(tmp_path, [*kept, seen[-1]], axes)
+        assert front(kept, *axes) == front(seen, *axes)
+        assert best(kept) == best(seen)

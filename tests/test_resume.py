@@ -16,6 +16,7 @@ from yolov5_nas.journal import Journal
 
 SCRIPT = Path(__file__).with_name("fake_search.py")
 TRIALS = 80
+NEEDS_RAY = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 
 
 def start(folder, slots, engine="local", trials=TRIALS):
@@ -25,17 +26,17 @@ def start(folder, slots, engine="local", trials=TRIALS):
     return subprocess.Popen(command, env=env, start_new_session=True)
 
 
-def kill_and_resume(folder, slots, rng, kills):
+def kill_and_resume(folder, slots, engine, rng, kills):
     """Kill it so many times, each a random number of journal lines and a random moment after its start; let it end."""
     for _ in range(kills):
-        process = start(folder, slots)
+        process = start(folder, slots, engine)
         wait_for_lines(folder, lines_in(folder) + rng.randint(0, 8), process)
         time.sleep(rng.uniform(0, 0.15))
         assert process.poll() is None, "it ended before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
         _workers_are_gone(process.pid)
-    assert start(folder, slots).wait(120) == 0
+    assert start(folder, slots, engine).wait(120) == 0
 
 
 def lines_in(folder):
@@ -65,13 +66,20 @@ def _session(pid):
         return None
 
 
+@pytest.fixture(params=["local", pytest.param("ray", marks=NEEDS_RAY)])
+def engine(request, monkeypatch):
+    if request.param == "ray":
+        monkeypatch.setenv("RAY_ADDRESS", request.getfixturevalue("ray_cluster").address)
+    return request.param
+
+
 @pytest.mark.parametrize("slots", [1, 2])
-def test_killed_at_random_moments_and_resumed(tmp_path, slots):
+def test_killed_at_random_moments_and_resumed(tmp_path, slots, engine):
     whole = tmp_path / "whole"
     assert start(whole, slots).wait(120) == 0
     rng = random.Random(slots)
     killed = tmp_path / "killed"
-    kill_and_resume(killed, slots, rng, kills=12)
+    kill_and_resume(killed, slots, engine, rng, kills=12)
     expected, got = Journal(whole / "trials.jsonl"), Journal(killed / "trials.jsonl")
     ended = [r.number for r in got.records if r.done]
     assert sorted(ended) == list(range(TRIALS))  # none lost, none twice

@@ -19,6 +19,7 @@ from yolov5_nas.export import export
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import front, read_journal
 from yolov5_nas.options import Options
+from yolov5_nas.parents import nearest
 from yolov5_nas.run import _prepare, frozen_layers
 
 FLAGS = ["--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
@@ -227,6 +228,60 @@ def test_a_second_search_in_the_same_folder_is_refused(tmp_path, digits_yaml, ca
         process.communicate()
 
 
+# Inherited weights ----------------------------------------------------------------------------------------------------
+
+
+def test_all_start_from_the_base_which_survives_a_kill(host, digits_yaml, tmp_path, capsys):
+    flags = [*FLAGS, "--engine", "local", "--data", str(digits_yaml), "--project", str(tmp_path), "--trials", "3"]
+    flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1"]
+    process = subprocess.Popen([sys.executable, "-m", "yolov5_nas", "search", *flags], start_new_session=True)
+    journal, folder = tmp_path / "exp/trials.jsonl", tmp_path / "exp"
+    while not (folder / "trials/0/curve.jsonl").exists():  # the base trains
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert journal.read_bytes().count(b"\n") == 1
+    assert search("--resume", folder, "--concurrency", 2) == 0
+    records = read_journal(folder)
+    assert [(r.state, r.parent) for r in records] == [("complete", None), ("complete", 0), ("complete", 0)]
+    assert [p["epoch"] for p in records[0].curve] == [1, 2]
+    assert [p["epoch"] for p in records[1].curve] == [1]
+    assert (records[0].attempt, records[1].attempt) == (2, 1)
+    weights = folder / "trials/0/weights.pt"
+    assert f"tensors from {weights}" in (folder / "trials/1/log.txt").read_text()
+    assert yaml.safe_load((folder / "hyp.inherit.yaml").read_text())["warmup_iterations"] == 8
+    options = yaml.safe_load((folder / "search.yaml").read_text())
+    assert (options["inherit"], Path(options["hyp"]).name) == ("base", "hyp.short.yaml")
+    assert weights.exists()  # for those to come
+    capsys.readouterr()
+    assert search("--resume", folder, "--base-epochs", 3) == 2
+    assert "a resumed run keeps its options: base_epochs is 2" in capsys.readouterr().err
+    assert search("--resume", folder, "--trials", 4) == 0
+    assert read_journal(folder)[3].parent == 0
+
+
+def test_the_nearest_inherits_from_a_run_of_another_space_and_says_what_it_leaves(
+    host, run, digits_yaml, tmp_path, capsys
+):
+    weights = run / "best/weights/best.pt"
+    flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "4"]
+    assert (
+        search(*flags, "--cfg", "yolov5n_elastic.yaml", "--weights", weights, "--inherit", "parent", "--single-cls")
+        == 0
+    )
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(str(weights)))
+    assert said.endswith("tensors are inherited; the detection layer is for 10 classes, not 1, and starts anew")
+    records = read_journal(tmp_path / "exp")
+    assert [r.state for r in records] == ["complete"] * 4
+    assert [r.parent for r in records] == [None, *(nearest(r.architecture, records[: r.number]) for r in records[1:])]
+    for record in records:
+        log = (tmp_path / f"exp/trials/{record.number}/log.txt").read_text()
+        source = tmp_path / f"exp/trials/{record.parent}/weights.pt" if record.number else weights
+        assert f"tensors from {source}" in log
+        assert (tmp_path / f"exp/trials/{record.number}/weights.pt").exists()
+
+
 def test_a_latency_backend_whose_package_is_missing_is_said_with_what_to_install(digits_yaml, monkeypatch, capsys):
     monkeypatch.setattr(latency, "find_spec", lambda name: None if name == "onnxruntime" else True)
     assert search("--latency-backend", "onnx", "--data", digits_yaml, "--device", "cpu") == 2
@@ -249,6 +304,18 @@ def test_a_front_is_searched_under_a_constraint(host, digits_yaml, tmp_path):
     assert {r.number for r in front(records, "map50_95", "params", "gflops")} <= kept
     assert search("--resume", tmp_path / "exp", "--trials", "4") == 0
     assert read_journal(tmp_path / "exp")[: len(records)] == records
+
+
+def test_trials_are_ended_early(host, digits_yaml, tmp_path):
+    flags = ["--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--engine", "local", "--data", digits_yaml]
+    assert search(*flags, "--project", tmp_path, "--epochs", "3", "--trials", "9", "--prune", "--concurrency", "2") == 0
+    records = read_journal(tmp_path / "exp")
+    assert [r.state for r in records[:5]] == ["complete"] * 5
+    assert {r.state for r in records} <= {"complete", "pruned"}
+    for record in records:
+        assert [point["epoch"] for point in record.curve] == list(range(1, len(record.curve) + 1))
+        assert (len(record.curve) == 3) == (record.state == "complete")
+        assert (record.error or {}).get("reason") == ("pruned" if record.state == "pruned" else None)
 
 
 def test_a_reward_of_ones_own_that_raises_fails_the_trial_with_its_reason(host, digits_yaml, tmp_path, monkeypatch):
@@ -276,6 +343,10 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
     )
     (tmp_path / "broken.yaml").write_text("backbone: [\n  oops: {\n")
     (tmp_path / "weights.pt").write_text("no checkpoint")
+    for name in ("yolov5s", "hub/yolov5n6", "segment/yolov5n-seg"):
+        cfg = yaml.safe_load((host.location.root / f"models/{name}.yaml").read_text())
+        kind = host.yolo.SegmentationModel if "seg" in name else host.yolo.Model
+        host.save_checkpoint(kind(cfg), tmp_path / f"{Path(name).name}.pt")
     hyp = yaml.safe_load((host.location.root / "data/hyps/hyp.scratch-low.yaml").read_text())
     (tmp_path / "hyp.yaml").write_text(yaml.safe_dump({k: v for k, v in hyp.items() if k != "warmup_bias_lr"}))
     (tmp_path / "raises.py").write_text("raise ValueError('on purpose')\n")
@@ -295,6 +366,13 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--hyp", "hyp.yaml", *data), "must have YOLOv5's keys"),
         (("--weights", "none.pt", *data), "none.pt: the weights file does not exist"),
         (("--weights", "weights.pt", *data), "weights.pt: no YOLOv5 checkpoint"),
+        (("--weights", "yolov5s.pt", *data), "layer 0 has 32 channels in them, not 16 (is it of another size?)"),
+        (("--weights", "yolov5n6.pt", *data), "the weights must be of yolov5n_nas.yaml or its stock form: layer"),
+        (("--weights", "yolov5n-seg.pt", *data), "layer 24 is Segment in them, not Detect"),
+        (("--inherit", "parent", *data), "--inherit parent needs --weights or --base-epochs"),
+        (("--inherit", "none", "--base-epochs", "2", *data), "--inherit none goes with neither --weights nor"),
+        (("--base-epochs", "0", *data), "--base-epochs must be at least 1"),
+        (("--base-epochs", "1", "--inherit-hyp", "none.yaml", *data), "hyper-parameter YAML (--inherit-hyp) not found"),
         (("--project", "file/runs", *data), "the folder can't be written"),
         (("--yolov5", tmp_path, *data), "--yolov5 must be a clone"),
         (("--device", "99", *data), "--device must name devices of this machine"),

@@ -5,6 +5,7 @@ from collections import deque
 import fake_trials
 import pytest
 
+from yolov5_nas import parents
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.engines import Job, Outcome, trial_folder
 from yolov5_nas.errors import TrialError
@@ -153,8 +154,8 @@ def refusing(architecture, settings, seed, folder):
     params = fake_trials.score(architecture)
     why = broken([LIMIT], {"params": params})
     if why and Architecture(architecture) != SPACE.default():
-        return TrialResult({"params": params}, state="infeasible", broken=why)
-    return TrialResult({"map50_95": params, "latency_ratio": 1.0, "params": params}, broken=why)
+        return TrialResult({"params": params}, state="infeasible", why=why)
+    return TrialResult({"map50_95": params, "latency_ratio": 1.0, "params": params}, why=why)
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -179,7 +180,7 @@ def test_the_default_architecture_is_trained_though_it_breaks_a_constraint_but_d
     def breaking(architecture, *_):
         default = Architecture(architecture) == SPACE.default()
         metrics = {"map50_95": 0.9 if default else 0.1, "latency_ratio": 1.0}
-        return TrialResult(metrics, broken="latency_ratio is 1, which breaks latency_ratio<=0.9" if default else None)
+        return TrialResult(metrics, why="latency_ratio is 1, which breaks latency_ratio<=0.9" if default else None)
 
     search = loop(tmp_path, trials=3, trial=breaking)
     search.run()
@@ -192,7 +193,7 @@ def test_the_default_architecture_is_trained_though_it_breaks_a_constraint_but_d
 
 def test_it_gives_up_when_every_architecture_breaks_a_constraint(tmp_path):
     def refuse(*_):
-        return TrialResult({"params": 1.0}, state="infeasible", broken="params is 1, which breaks params<=0")
+        return TrialResult({"params": 1.0}, state="infeasible", why="params is 1, which breaks params<=0")
 
     search = loop(tmp_path, trial=refuse)
     assert search.run() == "the last 100 architectures all broke a constraint"
@@ -219,3 +220,94 @@ def test_metrics_are_plain_numbers_and_those_not_measured_absent():
     record = judged({"map50_95": np.float32(0.5), "latency_ratio": 1, "gflops": None, "params": float("inf")})
     assert dict(record.metrics) == {"map50_95": 0.5, "latency_ratio": 1}
     assert type(record.metrics["map50_95"]) is float
+
+
+class LosingEngine(InlineEngine):
+    """Loses the first tries of some trials, as when their machine dies."""
+
+    def __init__(self, *args, losses):
+        super().__init__(*args)
+        self.losses = dict(losses)
+
+    def wait(self, timeout=None):
+        number = self.jobs[-1].number
+        if self.losses.get(number, 0) > 0:
+            self.losses[number] -= 1
+            self.jobs.pop()
+            return [Outcome(number, 0.1, error={"reason": "killed", "message": "its machine is gone"}, lost=True)]
+        return super().wait(timeout)
+
+
+def test_a_lost_trial_is_started_again_once_with_the_attempt_in_the_journal(tmp_path):
+    search = loop(tmp_path, trials=5, slots=2)
+    search.engine = LosingEngine(fake_trials.noop, tmp_path, 2, losses={1: 1, 3: 2, 4: 1})  # 4 is the last one
+    assert search.run() == "all 5 trials are done"
+    trials = search.journal.trials
+    assert {n: (r.state, r.attempt) for n, r in trials.items()} == {
+        0: ("complete", 1),
+        1: ("complete", 2),
+        2: ("complete", 1),
+        3: ("failed", 2),
+        4: ("complete", 2),
+    }
+    assert trials[3].error == {"reason": "killed", "message": "its machine is gone"}
+    started = [(r.number, r.attempt) for r in search.journal.records if not r.done]
+    assert sorted(started) == [(0, 1), (1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (4, 1), (4, 2)]
+    fresh = Evolution(SPACE, seed=1, population=4, sample=2)
+    assert replay(search.journal.records, fresh) == []
+    assert fresh.ask() == search.strategy.ask()
+
+
+# Whose weights a trial starts from ------------------------------------------------------------------------------------
+
+
+def inheriting(folder, inherit, **kwargs):
+    return loop(folder, trials=8, strategy=RandomSearch(SPACE, seed=1), inherit=inherit, **kwargs)
+
+
+def test_nothing_starts_before_the_base_is_there_and_then_all_start_from_it(tmp_path):
+    search = inheriting(tmp_path, parents.base, slots=3)
+    search.run()
+    assert [(r.number, r.state) for r in search.journal.records[:5]] == [
+        *((0, "started"), (0, "complete")),
+        *((1, "started"), (2, "started"), (3, "started")),
+    ]
+    assert [r.parent for _, r in sorted(search.journal.trials.items())] == [None] + [0] * 7
+    assert '"parent":0' in search.journal.path.read_text().splitlines()[-1]
+
+
+def test_each_starts_from_the_nearest_that_was_complete(tmp_path):
+    search = inheriting(tmp_path, parents.nearest)
+    search.run()
+    records = [r for _, r in sorted(search.journal.trials.items())]
+    assert [r.parent for r in records[1:]] == [
+        parents.nearest(r.architecture, records[: r.number]) for r in records[1:]
+    ]
+    assert len({r.parent for r in records[1:]}) > 1
+
+
+def test_a_resume_repeats_the_parent_that_the_journal_has(tmp_path):
+    search = inheriting(tmp_path, parents.nearest)
+    search.run()
+    path = search.journal.path
+    cut = path.read_text().splitlines()[:-1]  # killed in the last trial
+    chosen = search.journal.trials[7].parent
+    path.write_text("\n".join(cut) + "\n")
+    seen = []
+    again = inheriting(tmp_path, lambda *_: pytest.fail("chosen already"))
+    submit = again.engine.submit
+    again.engine.submit = lambda job: (seen.append(job), submit(job))
+    again.run()
+    assert [(job.number, job.parent) for job in seen] == [(7, chosen)]
+    assert (again.journal.trials[7].parent, again.journal.trials[7].attempt) == (chosen, 2)
+
+
+def test_killed_in_the_base_it_starts_again_and_failed_it_ends_the_search(tmp_path):
+    Journal(tmp_path / "trials.jsonl").append(TrialRecord(0, dict(SPACE.default()), "started"))
+    search = inheriting(tmp_path, parents.base, trial=fake_trials.out_of_memory)
+    expected = "trial 0, whose weights all others start from, has failed (no memory at half the batch)"
+    assert search.run() == expected
+    assert [(r.number, r.state, r.attempt) for r in search.journal.records] == [
+        *((0, "started", 1), (0, "started", 2), (0, "failed", 2)),
+    ]
+    assert inheriting(tmp_path, parents.base).run() == expected

@@ -10,14 +10,25 @@ import pytest
 import torch
 import yaml
 
+from yolov5_nas.architecture import Architecture
 from yolov5_nas.data import check_data, resolve_data, take_subset
 from yolov5_nas.derive import derive
-from yolov5_nas.errors import TrialError
+from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import MODEL, WEIGHTS, shipped
 from yolov5_nas.host import patched
-from yolov5_nas.reward import Constraint
-from yolov5_nas.space import read_model_yaml
-from yolov5_nas.trial import LOG, Settings, Training, _global_state_kept, measure_architecture, run_trial
+from yolov5_nas.pruning import Pruner
+from yolov5_nas.reward import Constraint, accuracy
+from yolov5_nas.space import Space, read_model_yaml
+from yolov5_nas.trial import (
+    LOG,
+    Settings,
+    Training,
+    _global_state_kept,
+    _load_weights,
+    check_weights,
+    measure_architecture,
+    run_trial,
+)
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +141,11 @@ def test_half_the_batch_accumulates_twice_as_often(host, settings):
     assert results == [(1, 0.0005), (2, 0.0005)]
 
 
-def test_weights_are_taken_where_they_fit_and_frozen_layers_stay(host, settings, stock_result, tmp_path):
+def test_weights_are_inherited_and_frozen_layers_stay(host, settings, stock_result, tmp_path):
     weights = stock_result[1] / WEIGHTS
     frozen = replace(settings, epochs=1, weights=str(weights), freeze=(0, 1, 2))
     run_trial(settings.space.default(), frozen, 0, tmp_path)
-    assert "transferred 3" in (tmp_path / LOG).read_text()
+    assert f"inherited 349/349 tensors from {weights}, exactly" in (tmp_path / LOG).read_text()
     before, after = (host.load_checkpoint(f / WEIGHTS).state_dict() for f in (stock_result[1], tmp_path))
     kept = [name for name, value in before.items() if "weight" in name and torch.equal(value, after[name])]
     assert {".".join(name.split(".")[:2]) for name in kept} == {"model.0", "model.1", "model.2"}
@@ -159,6 +170,73 @@ def test_validation_takes_its_time_on_a_busy_machine(host, settings):
         with patched(host.general, time=busy), patched(host.general.LOGGER, warning=warnings.append):
             training._validate()
     assert warnings == []  # YOLOv5's own: NMS time limit exceeded
+
+
+def prepared(host, settings, architecture):
+    """A training that has inherited its weights, before its first step."""
+    training = Training(host, derive(settings.space, architecture), settings, 64, 16, torch.device("cpu"), 0)
+    training.is_settled = _load_weights(training.model, settings.space, architecture, settings, host)
+    training._prepare()
+    return training
+
+
+def test_before_the_first_step_outputs_are_the_checkpoints(host, settings, stock_result):
+    weights = stock_result[1] / WEIGHTS
+    settings = replace(settings, weights=str(weights))
+    trained, default = host.load_checkpoint(weights).eval(), settings.space.default()
+    widths = {label: 1.5 for label in default if label.startswith("c3_")}
+    images = torch.rand(2, 3, 64, 64)
+    with _global_state_kept(), torch.no_grad():
+        expected = trained(images)[0]
+        for architecture, most in ((default, 1e-5), (Architecture({**default, **widths}), 1e-4)):
+            training = prepared(host, settings, architecture)
+            assert training.is_settled
+            for model in (training.model, training.ema.ema):
+                torch.testing.assert_close(model.eval()(images)[0], expected, rtol=most, atol=most)
+
+
+def test_batch_norm_is_estimated_again_without_a_change_to_the_random_numbers(host, settings, stock_result):
+    settings = replace(settings, weights=str(stock_result[1] / WEIGHTS))
+    architecture = settings.space.default().with_value("nasconv_1_act", "ReLU")
+    with _global_state_kept():
+        training = prepared(host, settings, architecture)
+        assert not training.is_settled
+        before = training.model.model[1].bn.running_mean.clone()
+        state = random.getstate(), torch.get_rng_state().tolist()
+        training._settle()
+        assert (random.getstate(), torch.get_rng_state().tolist()) == state
+    assert torch.equal(training.model.model[0].bn.weight, training.ema.ema.model[0].bn.weight)
+    assert not torch.equal(training.model.model[1].bn.running_mean, before)
+    for name, value in training.model.state_dict().items():
+        assert torch.equal(value, training.ema.ema.state_dict()[name])
+
+
+def test_a_child_has_its_own_hyper_parameters_and_the_base_its_own_epochs(host, settings, tmp_path):
+    still = {**settings.hyp, "lr0": 0.0, "warmup_bias_lr": 0.0}
+    settings = replace(settings, epochs=1, base_epochs=3, inherit_hyp=still)
+    base = run_trial(settings.space.default(), settings, 0, tmp_path / "0")
+    assert [p["epoch"] for p in base.curve] == [1, 2, 3]
+    child = run_trial(settings.space.default(), settings.of_child(tmp_path / "0" / WEIGHTS), 0, tmp_path / "1")
+    assert [p["epoch"] for p in child.curve] == [1]
+    before, after = (host.load_checkpoint(tmp_path / n / WEIGHTS) for n in ("0", "1"))
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
+
+
+def test_weights_for_other_classes_or_of_another_space_or_size(host, settings, stock_result, tmp_path):
+    weights, space = stock_result[1] / WEIGHTS, settings.space
+    assert check_weights(weights, space, 10, host) == f"{weights}: 349 of 349 tensors are inherited"
+    assert check_weights(weights, space, 3, host) == (
+        f"{weights}: 342 of 349 tensors are inherited;"
+        " the detection layer is for 10 classes, not 3, and starts anew"
+    )  # fmt: skip
+    small = Space.from_yaml(shipped("models") / "yolov5s_nas.yaml")
+    with pytest.raises(
+        UserError, match=r"weights\.pt: .* yolov5s_nas.yaml .*: layer 0 has 16 channels in them, not 32"
+    ):
+        check_weights(weights, small, 10, host)
+    result = run_trial(space.default(), replace(settings, epochs=1, single_cls=True, weights=str(weights)), 0, tmp_path)
+    assert "inherited 342/349" in (tmp_path / LOG).read_text()
+    assert result.state == "complete"
 
 
 def test_options_of_a_training_are_taken(settings):
@@ -187,7 +265,7 @@ def test_what_breaks_a_constraint_is_not_trained_and_cheap_costs_are_looked_at_f
     dear = replace(settings, constraints=(Constraint("params", 2e6), Constraint("latency_ratio", 99.0)))
     result = run_trial(architecture, dear, 0, tmp_path)
     assert result.state == "infeasible"
-    assert result.broken.startswith("params is ")
+    assert result.why.startswith("params is ")
     assert set(result.metrics) == {"params", "gflops"}
     assert result.curve == ()
     assert not (tmp_path / WEIGHTS).exists()
@@ -196,7 +274,7 @@ def test_what_breaks_a_constraint_is_not_trained_and_cheap_costs_are_looked_at_f
 def test_the_default_architecture_is_trained_all_the_same(settings):
     result = run_trial(settings.space.default(), replace(settings, epochs=1, constraints=(Constraint("params", 1.0),)))
     assert result.state == "complete"
-    assert result.broken.endswith("which breaks params<=1")
+    assert result.why.endswith("which breaks params<=1")
     assert "map50_95" in result.metrics
 
 
@@ -238,3 +316,14 @@ def test_the_input_size_is_a_choice_that_the_trial_and_its_latency_follow(host, 
     with patched(Training, _loss=noted):
         run_trial(default.with_value("imgsz", 64), settings)
     assert sizes == {(64, 64)}
+
+
+def test_a_pruner_ends_a_training_and_its_result_says_why(settings, tmp_path):
+    medians = {1: 0.0, 2: 2.0}  # no reward is so high
+    pruner = Pruner(accuracy, medians)
+    result = run_trial(settings.space.default(), replace(settings, epochs=3, pruner=pruner), 3, tmp_path)
+    assert result.state == "pruned"
+    assert result.why.endswith("the median 2.0000")
+    assert [point["epoch"] for point in result.curve] == [1, 2]
+    assert set(result.metrics) >= {"map50_95", "params", "latency_ratio"}
+    assert not (tmp_path / WEIGHTS).exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from .architecture import Architecture
@@ -63,14 +64,21 @@ def load_space(run: Path) -> Space:
     return Space.from_yaml(run / "space.yaml")
 
 
-def keep_weights(run: Path, records: list[TrialRecord], objectives: tuple[str, ...]) -> None:
-    """Delete the weights of trials that are neither the best nor on the front of the objectives."""
-    kept = {r.number for r in front(records, *objectives)}
+def keep_weights(
+    run: Path, records: list[TrialRecord], objectives: tuple[str, ...], others: Collection[int] = ()
+) -> list[TrialRecord]:
+    """Delete the weights of trials that are not the best, on the front of the objectives or among the others.
+
+    Returns:
+        Those whose weights are kept.
+    """
+    kept = {r.number: r for r in [*front(records, *objectives), *(r for r in records if r.number in others)]}
     if (winner := best(records)) is not None:
-        kept.add(winner.number)
+        kept[winner.number] = winner
     for record in complete(records):
         if record.number not in kept:
             (trial_folder(run, record.number) / WEIGHTS).unlink(missing_ok=True)
+    return list(kept.values())
 
 
 def _imgsz(run: Path, record: TrialRecord) -> object:

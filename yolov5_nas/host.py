@@ -278,13 +278,13 @@ class Host:
 
     @contextlib.contextmanager
     def _clone_names(self) -> Iterator[None]:
-        """The host's classes go by a clone's names while a checkpoint is written or read."""
-        if self.location.kind == "clone":
-            yield
-            return
+        """The host's classes go by a clone's names while a checkpoint is written or read; by the package's too."""
         with contextlib.ExitStack() as stack:
             for name in MODULES[:4]:
                 module = self.modules[name]
+                if self.location.kind == "clone":
+                    stack.enter_context(_module_entry(f"yolov5.{name}", module))
+                    continue
                 stack.enter_context(_module_entry(name, module))
                 for value in vars(module).values():
                     if isinstance(value, type) and value.__module__ == f"yolov5.{name}":

@@ -28,17 +28,17 @@ class TrialResult:
     Args:
         metrics: by name.
         curve: one `{"epoch": ..., metric: ...}` for each validation.
-        state: "complete", or "infeasible" if a constraint refused it before training.
+        state: "complete", "infeasible" if a constraint refused it before training, or "pruned" if it was ended early.
         conditions: of the latency: runtime and version, device, dtype, batch, image size, runs, whether to be trusted.
-        broken: the constraint that it breaks, in words; a complete trial may break one if it is the default
-            architecture, which is trained for comparison.
+        why: it is not complete, or which constraint it breaks, in words; a complete trial may break one if it is the
+            default architecture, which is trained for comparison.
     """
 
     metrics: Mapping[str, float]
     curve: tuple[Mapping[str, float], ...] = ()
     state: str = "complete"
     conditions: Mapping[str, Any] = field(default_factory=dict)
-    broken: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class TrialRecord:
         seed: of the training.
         attempt: 1, or more where the trial was started again after a kill.
         error: `{"reason": one of REASONS, "message": ...}` where it failed; with the reason "constraint" where it
-            breaks one.
+            breaks one, "pruned" where it was ended early.
         conditions: of the latency measurement.
+        parent: the number of the trial whose weights it started from, if it did from one's.
     """
 
     number: int
@@ -71,6 +72,7 @@ class TrialRecord:
     attempt: int = 1
     error: Mapping[str, str] | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    parent: int | None = None
 
     @property
     def id(self) -> str:
@@ -87,6 +89,8 @@ class TrialRecord:
         line = {"version": VERSION, "number": self.number, "id": self.id, **asdict(self)}
         if not self.conditions:
             del line["conditions"]
+        if self.parent is None:
+            del line["parent"]
         return json.dumps(line, separators=(",", ":"), allow_nan=False)
 
     @classmethod
@@ -109,7 +113,9 @@ class TrialRecord:
 
 
 class Journal:
-    """The journal of a run, open for appending; `records` holds its lines in order.
+    """The journal of a run, open for appending.
+
+    `records` holds its lines in order, `trials` each trial's last record by number.
 
     Raises:
         UserError: a line that is not the last can't be read (file and line given).
@@ -118,6 +124,7 @@ class Journal:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.records = read_lines(self.path)
+        self.trials = latest(self.records)
         self._drop_torn_line()
 
     def append(self, record: TrialRecord) -> None:
@@ -127,11 +134,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.records.append(record)
-
-    @property
-    def trials(self) -> dict[int, TrialRecord]:
-        """Each trial's last record, by number."""
-        return latest(self.records)
+        self.trials[record.number] = record
 
     def _drop_torn_line(self) -> None:
         """Cut off what a kill in the middle of a write left after the last newline."""

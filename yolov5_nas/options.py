@@ -18,9 +18,11 @@ from .space import load_yaml
 MAY_CHANGE = (
     *("trials", "hours", "trial_minutes", "concurrency", "cache"),
     *("engine", "port", "host", "keep_portal", "onnx"),
+    *("address", "cpus_per_trial", "gpus_per_trial", "ship_data", "measure_on"),
 )
-ENGINES = ("nni", "local")
+ENGINES = ("nni", "local", "ray")
 ACCEPTED = {
+    "inherit": ("base", "parent", "none"),
     "cache": ("ram", "disk", "val", "none"),
     "engine": ENGINES,
     "optimizer": ("SGD", "Adam", "AdamW"),
@@ -35,7 +37,10 @@ class Options:
     cfg: str = "yolov5n_nas.yaml"
     data: str = "digits.yaml"
     weights: str | None = None
-    hyp: str = "hyp.short.yaml"
+    base_epochs: int | None = None
+    inherit: str | None = None
+    hyp: str | None = None
+    inherit_hyp: str | None = None
     yolov5: str | None = None
     trials: int = 20
     strategy: str | None = None
@@ -61,6 +66,7 @@ class Options:
     freeze: tuple[int, ...] = ()
     subset: float = 1.0
     val_period: int | None = None
+    prune: bool = False
     seed: int = 0
     device: str = ""
     concurrency: int | None = None
@@ -72,6 +78,11 @@ class Options:
     port: int | None = None
     host: str = "127.0.0.1"
     keep_portal: bool = False
+    address: str | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float | None = None
+    ship_data: bool = False
+    measure_on: str | None = None
     onnx: bool = False
     project: str = "runs/nas"
     name: str = "exp"
@@ -85,7 +96,14 @@ class Options:
             check_objectives(self.objectives)
         if self.cache in ("none", "None", ""):
             object.__setattr__(self, "cache", None)
-        for name, least in (("trials", 1), ("epochs", 1), ("batch_size", 1), ("val_period", 1), ("population", 1)):
+        for name, least in (
+            ("trials", 1),
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("val_period", 1),
+            ("population", 1),
+            ("base_epochs", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{_flag(name)} must be at least {least}", got=value)
@@ -96,6 +114,14 @@ class Options:
         for name, accepted in ACCEPTED.items():
             if getattr(self, name) not in (None, *accepted):
                 raise UserError(f"unknown {_flag(name)}", got=getattr(self, name), accepted=accepted)
+        self._check_inherit()
+
+    def _check_inherit(self) -> None:
+        given = self.weights or self.base_epochs
+        if self.inherit == "none" and given:
+            raise UserError("--inherit none goes with neither --weights nor --base-epochs")
+        if self.inherit in ("base", "parent") and not given:
+            raise UserError(f"--inherit {self.inherit} needs --weights or --base-epochs")
 
     @property
     def front(self) -> tuple[str, ...]:

@@ -76,9 +76,10 @@ def prove(
     run = Path(run)
     records = read_journal(run)
     o = Options().with_given(load_options(run / "search.yaml")).with_given(options)
-    settings = replace(settings_of(run, o), epochs=epochs or 3 * o.epochs, constraints=(), needed=())
+    settings = replace(settings_of(run, o), epochs=epochs or 3 * (o.base_epochs or o.epochs), constraints=(), needed=())
     settings = replace(settings, val_period=max(1, -(-settings.epochs // 4)))
-    engine = engine or engine_of(o)
+    settings = replace(settings, weights=None, base_epochs=None)  # of another scale they would not fit stock
+    engine = engine or engine_of(replace(o, measure_on=None))
     folder = run / FOLDER
     cost = o.cost
     candidates = _candidates(records, o, top)
@@ -189,12 +190,14 @@ def depth_of(width: float, settings: Settings) -> float:
 
 
 def _train(folder: Path, plan: list[Architecture], settings: Settings, engine: Engine) -> None:
-    journal = Journal(folder / "trials.jsonl")
+    journal, fetch = Journal(folder / "trials.jsonl"), getattr(engine, "fetch", None)
 
     def tell(record: TrialRecord) -> None:
         done = sum(r.done for r in journal.trials.values())
         score = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
         a = record.architecture
+        if fetch and record.state == "complete":
+            fetch(record.number)
         print(f"[{done}/{len(plan)}] {a['contestant']}, seed {a['seed']}: {score}, {record.seconds:.0f} s", flush=True)
 
     engine.start(prove_trial, settings, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,11 +14,13 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from . import host as hosts
+from . import parents
 from .data import check_data, find_data, read_data, resolve_data, take_subset
 from .derive import dump_model
 from .engines import Engine, EngineError
 from .engines.local import LocalEngine, device_indices
 from .engines.nni import NNIEngine, has_nni
+from .engines.ray import RayEngine
 from .errors import UserError
 from .export import keep_weights, write_trial
 from .files import find_file, increment_path, make_folder, shipped
@@ -26,13 +28,14 @@ from .journal import Journal, TrialRecord, best
 from .latency import Runtime
 from .options import MAY_CHANGE, Options, check_names, load_options
 from .page import COLUMNS
+from .pruning import Curves
 from .report import closing_table, report
 from .reward import Constraint, Reward, Target, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
 from .strategies import Strategy, make_strategy
 from .tensorboard import TensorBoardLogger
-from .trial import Settings, run_trial, run_trial_with_onnx
+from .trial import Settings, check_weights, measure_trial, run_trial, run_trial_with_onnx
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def search(
         strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
         reward: the name of one, or metrics to a number to maximise.
         engine: the name of one, or an object, in place of the options `engine`, `device`, `concurrency`,
-            `trial_minutes`, `port` and `host`.
+            `trial_minutes`, and those of NNI and Ray.
         options: those of the command line, underscores for dashes; see `options.Options`.
 
     Raises:
@@ -103,6 +106,7 @@ class _Prepared:
     options: Options  # every one resolved
     model: dict[str, Any]
     hyp: dict[str, Any]
+    inherit_hyp: dict[str, Any] | None
     data: dict[str, Any]
     host: hosts.Host
 
@@ -114,6 +118,10 @@ def _prepare(o: Options) -> _Prepared:
     if o.objectives and strategy in ("evolution", "tpe"):
         accepted = ("nsga2", "random", "grid")
         raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
+    if o.engine == "ray" and o.base_epochs:
+        raise UserError(
+            "--base-epochs are not for --engine ray, whose nodes don't have the trials' weights; --weights are"
+        )
     if o.onnx and not find_spec("onnx"):
         raise UserError("--onnx needs the package onnx: pip install onnx")
     location = hosts.find(o.yolov5)
@@ -123,15 +131,18 @@ def _prepare(o: Options) -> _Prepared:
     space = Space.from_yaml(cfg, imgsz=o.imgsz)
     wanted = space.imgsz.default if space.imgsz else o.imgsz or read_data(data_file).get("imgsz") or 640
     imgsz = make_divisible(int(wanted), STRIDE)
-    hyp_file = find_file(o.hyp, [shipped("data"), location.root / "data"], "hyper-parameter YAML (--hyp)")
+    hyp_file = _find_hyp(o.hyp or "hyp.short.yaml", "--hyp", location)
     hyp = _read_hyp(hyp_file)
+    inherits = bool(o.weights or o.base_epochs)
+    inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
+    inherit_hyp = _read_hyp(inherit_file) if inherits else None
     host = hosts.load(location)
     print(f"{location}, torch {host.torch_utils.torch.__version__}")
     data = resolve_data(data_file, host)
     check_data(data, host, imgsz, data_file, o.single_cls)
     if o.weights:
-        host.load_checkpoint(Path(o.weights))
-    device = _device(o.device)
+        print(check_weights(Path(o.weights), space, 1 if o.single_cls else data["nc"], host))
+    device = _device(o)
     Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
     population = o.population or max(2, min(16, o.trials // 3))
     options = replace(
@@ -139,18 +150,24 @@ def _prepare(o: Options) -> _Prepared:
         cfg=str(cfg),
         data=str(data_file),
         hyp=str(hyp_file),
+        inherit=o.inherit or ("base" if inherits else "none"),
+        inherit_hyp=str(inherit_file) if inherits else None,
         weights=str(Path(o.weights).resolve()) if o.weights else None,
         yolov5=str(location.root) if location.kind == "clone" else None,
         imgsz=imgsz,
         optimizer=o.optimizer or hyp.get("optimizer", "SGD"),
-        val_period=o.val_period or max(1, -(-o.epochs // 4)),
+        val_period=o.val_period or max(1, -(-o.epochs // (12 if o.prune else 4))),
         strategy=strategy,
         population=population,
         device=device,
         engine=_engine_name(o.engine),
         workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
     )
-    return _Prepared(options, model, hyp, data, host)
+    return _Prepared(options, model, hyp, inherit_hyp, data, host)
+
+
+def _find_hyp(name: str, flag: str, location: hosts.Location) -> Path:
+    return find_file(name, [shipped("data"), location.root / "data"], f"hyper-parameter YAML ({flag})")
 
 
 def _read_hyp(path: Path) -> dict[str, Any]:
@@ -162,14 +179,19 @@ def _read_hyp(path: Path) -> dict[str, Any]:
     return hyp
 
 
-def _device(device: str) -> str:
+def _device(o: Options) -> str:
     """`--device` resolved: "cpu", "mps" or GPU indices."""
-    if device in ("", "None"):
+    unset = o.device in ("", "None")
+    if o.engine == "ray":
+        if not unset and (o.device != "cpu" or o.gpus_per_trial):
+            raise UserError("--engine ray gets its devices by --gpus-per-trial, not by --device", got=o.device)
+        return "0" if o.gpus_per_trial else "cpu"
+    if unset:
         import torch
 
         return "0" if torch.cuda.is_available() else "cpu"
-    device_indices(device)
-    return device
+    device_indices(o.device)
+    return o.device
 
 
 def _torch_device(device: str) -> str:
@@ -189,6 +211,8 @@ def _write_run(folder: Path, prepared: _Prepared) -> Settings:
     prepared.options.save(folder / "search.yaml")
     (folder / "space.yaml").write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}))
     (folder / "hyp.yaml").write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
+    if prepared.inherit_hyp:
+        (folder / "hyp.inherit.yaml").write_text(yaml.safe_dump(prepared.inherit_hyp, sort_keys=False))
     return _settings(folder, prepared.options, prepared.data, prepared.host)
 
 
@@ -204,10 +228,10 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         data = take_subset(data, host, o.imgsz or 640, o.subset, o.seed, folder)
         check_data(data, host, o.imgsz or 640, Path(o.data), o.single_cls)
     model, _ = read_model_yaml(folder / "space.yaml")
-    hyp = yaml.safe_load((folder / "hyp.yaml").read_text())
     names = {n for n in Settings.__dataclass_fields__ if n in Options.__dataclass_fields__} - {
         "data",
         "hyp",
+        "inherit_hyp",
         "device",
         "freeze",
     }
@@ -215,7 +239,8 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
     return Settings(
         model=model,
         data=data,
-        hyp={k: v for k, v in hyp.items() if k != "optimizer"},
+        hyp=_saved_hyp(folder / "hyp.yaml"),
+        inherit_hyp=_saved_hyp(folder / "hyp.inherit.yaml") if o.inherit_hyp else None,
         location=host.location,
         device=_torch_device(o.device),
         freeze=frozen_layers(o.freeze),
@@ -223,6 +248,10 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         needed=_needed(o),
         **{name: getattr(o, name) for name in names},
     )
+
+
+def _saved_hyp(path: Path) -> dict[str, Any]:
+    return {k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "optimizer"}
 
 
 def frozen_layers(freeze: tuple[int, ...]) -> tuple[int, ...]:
@@ -252,7 +281,7 @@ def _resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
 
 def _same(name: str, old: Any, new: Any) -> bool:
     """Whether two values of an option mean the same; a file named bare is the one that was found by that name."""
-    if name in ("cfg", "data", "hyp", "weights", "yolov5") and old and new:
+    if name in ("cfg", "data", "hyp", "inherit_hyp", "weights", "yolov5") and old and new:
         return Path(old) == Path(new).expanduser().resolve() or Path(old).name == new
     return bool(old == new)
 
@@ -277,8 +306,14 @@ def engine_of(o: Options) -> Engine:
     Raises:
         UserError: it can't run so on this machine.
     """
-    if _engine_name(o.engine) == "local":
+    name = _engine_name(o.engine)
+    if name == "local":
         return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
+    if name == "ray":
+        gpus = float(o.device not in ("cpu", "mps")) if o.gpus_per_trial is None else o.gpus_per_trial
+        files = [path for path in (o.yolov5, o.weights) if path]
+        numbers = o.cpus_per_trial, gpus, o.concurrency, o.trial_minutes
+        return RayEngine(o.address, *numbers, o.ship_data, files, o.measure_on, measure_trial)
     return NNIEngine(device_indices(o.device), o.concurrency, o.trial_minutes, o.port, o.host)
 
 
@@ -304,6 +339,11 @@ def _asked(strategy: Any, space: Space) -> AskTell:
     from .engines.nni_strategy import NNIStrategy
 
     return NNIStrategy(strategy, space)
+
+
+def _inherit(o: Options) -> parents.Choice | None:
+    """How a trial's parent is chosen; None where all start from a file, or from nothing."""
+    return parents.nearest if o.inherit == "parent" else parents.base if o.base_epochs else None
 
 
 def reward_of(o: Options) -> Reward:
@@ -336,8 +376,8 @@ def _go(
     """Run the loop, with the listeners that keep the folder up to date, and close the run."""
     journal = Journal(folder / "trials.jsonl")
     strategy = _asked(strategy or _strategy(o, settings), settings.space)
-    keeper = _Keeper(folder, journal, o.front)
-    keeper.update()
+    inherit = _inherit(o)
+    keeper = _Keeper(folder, journal, o.front, inherit, getattr(engine, "fetch", None))
     logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
     ending, interrupted = "interrupted", True
     reward = reward or reward_of(o)
@@ -346,6 +386,7 @@ def _go(
     engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
     with _Progress(o.trials, journal) as progress:
         try:
+            _check_device(journal, engine)
             loop = Loop(
                 strategy,
                 engine,
@@ -353,6 +394,8 @@ def _go(
                 reward,
                 o.trials,
                 seed=o.seed,
+                inherit=inherit,
+                curves=Curves(reward, o.objectives) if o.prune else None,
                 hours=o.hours,
                 listeners=(keeper, logger, progress),
             )
@@ -373,23 +416,49 @@ def _go(
     return SearchResult(folder, trials, ending, interrupted)
 
 
-class _Keeper:
-    """Keeps `best/` at the best trial so far, and weights only of trials on the front."""
+def _check_device(journal: Journal, engine: Engine) -> None:
+    """Raise a UserError where the run's latencies are those of another device than the engine's."""
+    device = getattr(engine, "device", None)
+    known = {r.conditions["device"] for r in journal.trials.values() if "device" in r.conditions}
+    if device and known - {device}:
+        raise UserError("latencies of unlike devices can't be compared", got=device, accepted=sorted(known))
 
-    def __init__(self, folder: Path, journal: Journal, objectives: tuple[str, ...]):
+
+class _Keeper:
+    """Keeps `best/` at the best trial so far, and weights only of trials on the front and of those to inherit from.
+
+    Args:
+        fetch: brings the weights of a trial that ran elsewhere.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        objectives: tuple[str, ...],
+        inherit: parents.Choice | None = None,
+        fetch: Callable[[int], None] | None = None,
+    ):
         self.folder, self.journal, self.objectives = folder, journal, objectives
+        self.inherit, self.fetch = inherit, fetch
+        self.kept: list[TrialRecord] = []
         self.written: int | None = None  # the trial in `best/`, once this process has put one there
+        self._take(list(journal.trials.values()))
 
     def __call__(self, record: TrialRecord) -> None:
         if record.state == "complete":
-            self.update()
+            self._take([record])
 
-    def update(self) -> None:
-        records = list(self.journal.trials.values())
-        if (winner := best(records)) is not None and winner.number != self.written:
+    def _take(self, records: list[TrialRecord]) -> None:
+        """A trial that is off the front stays off: only those that are on it are looked at again."""
+        others = parents.needed(self.journal.trials.values(), self.inherit) if self.inherit else ()
+        self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, others)
+        for record in records:
+            if self.fetch and record in self.kept:
+                self.fetch(record.number)
+        if (winner := best(self.kept)) is not None and winner.number != self.written:
             write_trial(self.folder, winner, self.folder / "best")
             self.written = winner.number
-        keep_weights(self.folder, records, self.objectives)
 
 
 def _counts(record: TrialRecord) -> bool:
@@ -402,8 +471,9 @@ class _Progress:
 
     def __init__(self, trials: int, journal: Journal):
         self.done = sum(_counts(record) for record in journal.trials.values())
+        self.winner = best(journal.trials.values())
         self.bar = tqdm(total=trials, initial=self.done, desc="search", unit="trial", disable=None, file=sys.stderr)
-        self.trials, self.journal = trials, journal
+        self.trials = trials
 
     def __enter__(self) -> _Progress:
         return self
@@ -412,6 +482,7 @@ class _Progress:
         self.bar.close()
 
     def __call__(self, record: TrialRecord) -> None:
+        self.winner = best([*filter(None, [self.winner]), record])
         self.done += _counts(record)
         self.bar.update(_counts(record))
         self.write(self._line(record))
@@ -426,8 +497,7 @@ class _Progress:
         if record.state != "complete":
             error = record.error or {}
             return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"
-        winner, m = best(self.journal.trials.values()), record.metrics
-        mark = "  best so far" if winner is not None and winner.number == record.number else ""
+        m, mark = record.metrics, "  best so far" if self.winner is record else ""
         if record.error:
             mark += f"  breaks a constraint: {record.error['message']}"
         if "error" in record.conditions:

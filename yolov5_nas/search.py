@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,8 @@ from .architecture import Architecture
 from .engines import Engine, Job, Outcome
 from .journal import Journal, TrialRecord
 from .metrics import LATENCIES
+from .parents import Choice
+from .pruning import Curves
 from .reward import Reward
 from .strategies import SpaceExhausted
 
@@ -33,6 +35,8 @@ class AskTell(Protocol):
 class Loop:
     """One search over a journal, which may hold the beginning of it already.
 
+    A trial whose machine is gone (`Outcome.lost`) is started again, once; the journal shows it as the next attempt.
+
     Args:
         strategy: proposes architectures; brought to where the journal ends by playing it back.
         engine: started.
@@ -40,6 +44,9 @@ class Loop:
         reward: metrics to the number to maximise.
         trials: how many to train in all, those in the journal included; what a constraint refuses does not count.
         seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone.
+        inherit: chooses whose weights a trial starts from; then nothing else starts until the first trial, which starts
+            from none, is complete.
+        curves: with it trials are ended early.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
         listeners: called with the record of each trial that ended, after it is in the journal.
     """
@@ -50,6 +57,8 @@ class Loop:
     reward: Reward
     trials: int
     seed: int = 0
+    inherit: Choice | None = None
+    curves: Curves | None = None
     hours: float | None = None
     listeners: Sequence[Listener] = ()
 
@@ -58,6 +67,12 @@ class Loop:
         self.deadline = math.inf if self.hours is None else time.monotonic() + self.hours * 3600
         self.waiting = deque(replay(self.journal.records, self.strategy))
         self.running: dict[int, TrialRecord] = {}
+        if self.curves:
+            for ended in self.journal.records:
+                self.curves.observe(ended)
+        self.lost: set[int] = set()
+        self.taken = sorted(r.seconds for r in self.journal.trials.values() if r.state == "complete" and r.seconds)
+        self.counted = sum(r.state != "infeasible" for r in self.journal.trials.values())
         self.ending = ""
         while True:
             while len(self.running) < self.engine.slots and (record := self._next()):
@@ -71,37 +86,62 @@ class Loop:
 
     def _next(self) -> TrialRecord | None:
         """The next trial to start, or None for now or for ever."""
-        if self.ending or not self._time_for_another():
+        if (self.ending and not self.waiting) or not self._time_for_another():
             return None
         if self.waiting:
             return self.waiting.popleft()
-        records = self.journal.trials.values()
-        if sum(r.state != "infeasible" for r in records) >= self.trials:
+        if self.inherit and not self._base_is_there():
+            return None
+        if self.counted >= self.trials:
             if not self.running:  # one that runs may prove infeasible, and leave room for another
                 self.ending = f"all {self.trials} trials are done"
             return None
-        if len(records) > REFUSED_IN_A_ROW and all(
-            r.state == "infeasible" for r in sorted(records, key=lambda r: r.number)[-REFUSED_IN_A_ROW:]
-        ):
+        number = len(self.journal.trials)
+        if number > REFUSED_IN_A_ROW and self._is_refused(range(number - REFUSED_IN_A_ROW, number)):
             self.ending = f"the last {REFUSED_IN_A_ROW} architectures all broke a constraint"
             return None
-        number = len(records)
         try:
             architecture = self.strategy.ask()
         except SpaceExhausted as e:
             self.ending = str(e)
             return None
-        return TrialRecord(number, dict(architecture), "started", seed=self.seed)
+        self.counted += 1
+        parent = self.inherit(architecture, self.journal.trials.values()) if self.inherit and number else None
+        return TrialRecord(number, dict(architecture), "started", seed=self.seed, parent=parent)
+
+    def _base_is_there(self) -> bool:
+        """Whether the first trial may start or is complete; where it failed, the search is over."""
+        first = self.journal.trials.get(0)
+        if first is None or first.state == "complete":
+            return True
+        if first.done:
+            error = first.error or {}
+            self.ending = f"trial 0, whose weights all others start from, has {first.state} ({error.get('message')})"
+        return False
+
+    def _is_refused(self, numbers: Iterable[int]) -> bool:
+        return all(self.journal.trials[number].state == "infeasible" for number in numbers)
 
     def _start(self, record: TrialRecord) -> None:
         self.journal.append(record)
         self.running[record.number] = record
-        self.engine.submit(Job(record.number, record.architecture, record.seed))
+        pruner = self.curves.pruner() if self.curves else None
+        self.engine.submit(Job(record.number, record.architecture, record.seed, record.parent, pruner))
 
     def _end(self, outcome: Outcome) -> None:
-        record = judge(self.running.pop(outcome.number), outcome, self.reward)
+        record = self.running.pop(outcome.number)
+        if outcome.lost and record.number not in self.lost:
+            self.lost.add(record.number)
+            self.waiting.append(replace(record, attempt=record.attempt + 1))
+            return
+        record = judge(record, outcome, self.reward)
         self.journal.append(record)
+        self.counted -= record.state == "infeasible"
+        if record.state == "complete":
+            insort(self.taken, record.seconds or 0.0)
         self.strategy.tell(record)
+        if self.curves:
+            self.curves.observe(record)
         for listener in self.listeners:
             listener(record)
 
@@ -109,8 +149,7 @@ class Loop:
         """Whether a trial as long as the others so far would end before the deadline."""
         if self.hours is None:
             return True
-        taken = [r.seconds for r in self.journal.trials.values() if r.state == "complete" and r.seconds]
-        if time.monotonic() + (statistics.median(taken) if taken else 0.0) < self.deadline:
+        if time.monotonic() + (self.taken[len(self.taken) // 2] if self.taken else 0.0) < self.deadline:
             return True
         self._out_of_time()
         return False
@@ -146,10 +185,11 @@ def judge(record: TrialRecord, outcome: Outcome, reward: Reward) -> TrialRecord:
         return replace(record, state="failed", error=outcome.error)
     metrics = _finite(result.metrics)
     record = replace(record, metrics=metrics, curve=tuple(map(_finite, result.curve)), conditions=result.conditions)
-    if result.broken:
-        record = replace(record, error={"reason": "constraint", "message": result.broken})
-    if result.state == "infeasible":
-        return replace(record, state="infeasible")
+    if result.why:
+        reason = "pruned" if result.state == "pruned" else "constraint"
+        record = replace(record, error={"reason": reason, "message": result.why})
+    if result.state != "complete":
+        return replace(record, state=result.state)
     try:
         value = float(reward(metrics))
     except KeyError as e:

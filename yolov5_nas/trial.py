@@ -29,19 +29,25 @@ from tqdm import tqdm
 from .architecture import Architecture, Value
 from .derive import derive, dump_model, weight_names
 from .engines import CURVE, ONNX
-from .errors import TrialError
+from .errors import TrialError, UserError
 from .files import MODEL, WEIGHTS, write_whole
 from .host import Host, Location, load, patched
+from .inherit import BATCHES, estimate_batch_norm, fitting, inherit, read_source
 from .journal import TrialResult
 from .latency import Runtime
 from .measure import measure
 from .metrics import LATENCIES
+from .pruning import Pruner
 from .reward import Constraint, broken
 from .space import Space
 from .turns import InTurns, Turns
 
 VALIDATED = ("precision", "recall", "map50", "map50_95", "val_box_loss", "val_obj_loss", "val_cls_loss")
 EMA_ATTRIBUTES = ("yaml", "nc", "hyp", "names", "stride", "class_weights")
+AUGMENTATION = (  # the hyper-parameters that a data set reads
+    *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr"),
+    *("mosaic", "mixup", "copy_paste"),
+)
 NOMINAL_BATCH = 64  # gradients are accumulated up to this many images, as in YOLOv5
 LOG = "log.txt"
 
@@ -61,8 +67,11 @@ class Settings:
         latency_backend, latency_batch, half: see `latency.Runtime`.
         constraints: costs that must be met, or the architecture is not trained; the default one always is.
         needed: metrics that rewards and the like name; a trial whose latency is among them and can't be measured fails.
+        pruner: ends the training early.
         stock: the searchable YAML whose default architecture latency is compared with; by default `model`.
-        weights: a stock checkpoint to start from; what fits the architecture by name and shape is taken.
+        weights: a checkpoint to inherit from: stock YOLOv5 of the space, or any architecture of it.
+        inherit_hyp: hyper-parameters where weights are given, in place of `hyp`.
+        base_epochs: epochs of a trial that has no parent, where others start from its weights.
         freeze: layers (in the searchable YAML's numbers) that are not trained.
     """
 
@@ -85,12 +94,15 @@ class Settings:
     noautoanchor: bool = False
     freeze: tuple[int, ...] = ()
     weights: str | None = None
+    inherit_hyp: Mapping[str, float] | None = None
+    base_epochs: int | None = None
     val_period: int = 4
     latency_backend: str = "pytorch"
     latency_batch: int = 1
     half: bool = False
     constraints: tuple[Constraint, ...] = ()
     needed: tuple[str, ...] = ()
+    pruner: Pruner | None = None
     stock: Mapping[str, Any] | None = None
 
     @property
@@ -107,6 +119,20 @@ class Settings:
     def runtime(self) -> Runtime:
         """Where latency is measured."""
         return Runtime(self.latency_backend, self.latency_batch, self.half, self.device)
+
+    @property
+    def hyp_used(self) -> Mapping[str, float]:
+        """The hyper-parameters that the training takes."""
+        return self.inherit_hyp if self.weights and self.inherit_hyp else self.hyp
+
+    def of_child(self, weights: Path) -> Settings:
+        """The settings of a trial that starts from the weights of another."""
+        return replace(self, weights=str(weights), base_epochs=None)
+
+    def of_base(self) -> Settings:
+        """The settings of a trial that has no parent."""
+        epochs = self.base_epochs or self.epochs
+        return replace(self, epochs=epochs, val_period=max(self.val_period, -(-epochs // 4)), base_epochs=None)
 
     def imgsz_of(self, architecture: Mapping[str, Value]) -> int:
         """The input size of an architecture, in pixels."""
@@ -127,13 +153,18 @@ def preload(settings: Settings) -> None:
 
 
 def run_trial(
-    architecture: Mapping[str, Value], settings: Settings, seed: int = 0, folder: Path | None = None
+    architecture: Mapping[str, Value],
+    settings: Settings,
+    seed: int = 0,
+    folder: Path | None = None,
+    costs: TrialResult | None = None,
 ) -> TrialResult:
     """Measure, train and validate one architecture.
 
     Args:
         folder: gets `log.txt`, `curve.jsonl`, and, both stock, `model.yaml` (with the anchors it was trained with) and
             `weights.pt`.
+        costs: what `measure_trial` found; then it is not measured here.
 
     Returns:
         The metrics of the best validated epoch (by YOLOv5's fitness), and the costs. Or, where a constraint refused it
@@ -142,12 +173,35 @@ def run_trial(
     Raises:
         TrialError: with the reason `oom` (also at half the batch), `nan`, `data`, `latency` or `crash`.
     """
-    architecture = Architecture(architecture)
+    if settings.base_epochs:
+        settings = settings.of_base()
+    with _as_trial(settings, folder) as host:
+        costs = costs or measure_architecture(architecture, settings)
+        if costs.state == "infeasible":
+            return costs
+        return _train(Architecture(architecture), settings, seed, folder, host, costs)
+
+
+def measure_trial(
+    architecture: Mapping[str, Value], settings: Settings, seed: int = 0, folder: Path | None = None
+) -> TrialResult:
+    """The part of `run_trial` that measures, for a machine that does nothing else; what comes of it is its `costs`.
+
+    Raises:
+        TrialError: with the reason `latency` or `crash`.
+    """
+    with _as_trial(settings, folder):
+        return measure_architecture(architecture, settings)
+
+
+@contextlib.contextmanager
+def _as_trial(settings: Settings, folder: Path | None) -> Iterator[Host]:
+    """The host, logging into the folder; what is raised leaves as a TrialError."""
     with _log_to(folder), _global_state_kept():
         try:
             host = load(settings.location)
             with host.compatible():
-                return _measure_and_train(architecture, settings, seed, folder, host)
+                yield host
         except TrialError:
             traceback.print_exc()
             raise
@@ -157,9 +211,11 @@ def run_trial(
             raise TrialError(reason, f"{type(e).__name__}: {e}".splitlines()[0][:500]) from e
 
 
-def run_trial_with_onnx(architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path) -> TrialResult:
+def run_trial_with_onnx(
+    architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path, costs: TrialResult | None = None
+) -> TrialResult:
     """As `run_trial`; `folder` gets `model.onnx` too. Needs the package onnx."""
-    result = run_trial(architecture, settings, seed, folder)
+    result = run_trial(architecture, settings, seed, folder, costs)
     if (folder / WEIGHTS).exists():
         with _log_to(folder):
             host = load(settings.location)
@@ -195,19 +251,17 @@ def measure_architecture(architecture: Mapping[str, Value], settings: Settings) 
     return TrialResult(costs, (), "infeasible" if why and not is_default else "complete", conditions, why)
 
 
-def _measure_and_train(
-    architecture: Architecture, settings: Settings, seed: int, folder: Path | None, host: Host
+def _train(
+    architecture: Architecture, settings: Settings, seed: int, folder: Path | None, host: Host, costs: TrialResult
 ) -> TrialResult:
-    costs = measure_architecture(architecture, settings)
-    if costs.state == "infeasible":
-        return costs
     space, device = settings.space, torch.device(settings.device)
     cfg = derive(space, architecture)
     batch_size = settings.batch_size
     for last in (False, True):
         try:
             training = Training(host, cfg, settings, settings.imgsz_of(architecture), batch_size, device, seed, folder)
-            _load_weights(training.model, space, architecture, settings, host)
+            training.costs = costs.metrics
+            training.is_settled = _load_weights(training.model, space, architecture, settings, host)
             training.run()
             break
         except Exception as e:
@@ -217,10 +271,12 @@ def _measure_and_train(
             batch_size //= 2
         training = None  # type: ignore[assignment]  # its memory goes before the next attempt
         torch.cuda.empty_cache()
+    metrics = {**training.results, **costs.metrics, "batch_size": batch_size}
+    if training.pruned:
+        return replace(costs, metrics=metrics, curve=tuple(training.curve), state="pruned", why=training.pruned)
     if folder:
         host.save_checkpoint(training.best, folder / WEIGHTS)
         write_model_yaml(training.best, cfg, folder / MODEL)
-    metrics = {**training.results, **costs.metrics, "batch_size": batch_size}
     return replace(costs, metrics=metrics, curve=tuple(training.curve))
 
 
@@ -242,7 +298,10 @@ class Training:
         folder: Path | None = None,
     ):
         self.host, self.settings, self.imgsz, self.batch_size, self.device = host, s, imgsz, batch_size, device
-        self.hyp: dict[str, Any] = {**s.hyp, "label_smoothing": s.label_smoothing}
+        self.hyp: dict[str, Any] = {**s.hyp_used, "label_smoothing": s.label_smoothing}
+        self.costs: Mapping[str, float] = {}
+        self.pruned: str | None = None  # why it was ended early
+        self.is_settled = True  # or batch norm statistics don't belong to the weights that were put in
         self.seed, self.curve = seed, []  # type: ignore[var-annotated]
         self.curve_file = folder / CURVE if folder else None
         host.general.init_seeds(seed, deterministic=True)
@@ -259,6 +318,8 @@ class Training:
         if self.curve_file:
             self.curve_file.write_text("")  # of an attempt that a kill cut off, or that had no memory
         try:
+            if not self.is_settled:
+                self._settle()
             self._train()
         finally:
             self.loader.close()
@@ -281,6 +342,9 @@ class Training:
                 if fitness > best_fitness:
                     best_fitness, self.best = fitness, deepcopy(self.ema.ema)
                     self.results = {name: point[name] for name in ("map50", "map50_95", "precision", "recall")}
+                if s.pruner and epoch + 1 < s.epochs and (why := s.pruner.why(self.curve, self.costs)):
+                    self.pruned = why
+                    return
 
     def _write_point(self, point: Mapping[str, float]) -> None:
         """A validation as a line of `curve.jsonl`, for whoever follows the trial."""
@@ -299,17 +363,18 @@ class Training:
         )
         self.scheduler = lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self._schedule)
         self.ema = host.torch_utils.ModelEMA(model)
-        self.loader, dataset = self._loader("train")
+        self.loader, self.dataset = self._loader("train")
         self.val_loader, _ = self._loader("val")
         if not s.noautoanchor:
-            host.autoanchor.check_anchors(dataset, model=model, thr=hyp["anchor_t"], imgsz=self.imgsz)
-        model.half().float()  # anchors get the precision that a checkpoint holds
+            host.autoanchor.check_anchors(self.dataset, model=model, thr=hyp["anchor_t"], imgsz=self.imgsz)
+        # Anchors get the precision that a checkpoint holds; so do weights, as in train.py, but not what was shared out.
+        (model.model[-1] if s.weights else model).half().float()
         layers = model.model[-1].nl
         hyp["box"] *= 3 / layers
         hyp["cls"] *= s.nc / 80 * 3 / layers
         hyp["obj"] *= (self.imgsz / 640) ** 2 * 3 / layers
         model.nc, model.hyp = s.nc, hyp
-        model.class_weights = host.general.labels_to_class_weights(dataset.labels, s.nc).to(self.device) * s.nc
+        model.class_weights = host.general.labels_to_class_weights(self.dataset.labels, s.nc).to(self.device) * s.nc
         model.names = {0: "item"} if s.single_cls and len(s.data["names"]) != 1 else dict(s.data["names"])
         batches = len(self.loader)
         self.warmup = int(hyp.get("warmup_iterations", max(round(hyp["warmup_epochs"] * batches), 100)))
@@ -317,6 +382,20 @@ class Training:
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp)
         self.compute_loss = host.ComputeLoss(model)
         self.last_step = -1
+
+    def _settle(self) -> None:
+        """Estimate batch norm statistics on training images, which leaves the training's random numbers alone."""
+        size, order = self.batch_size, list(range(len(self.dataset)))
+        random.Random(self.seed).shuffle(order)
+
+        def images() -> Iterator[torch.Tensor]:
+            for i in range(0, min(len(order), BATCHES * size), size):
+                batch = self.dataset.collate_fn([self.dataset[j] for j in order[i : i + size]])[0]
+                yield batch.to(self.device).float() / 255  # (B, 3, H, W)
+
+        with _global_state_kept():
+            estimate_batch_norm(self.model, images())
+        self.ema.ema.load_state_dict(self.model.state_dict())
 
     def _schedule(self, epoch: float) -> float:
         """Share of the first learning rate: linear or cosine from 1 to `lrf`."""
@@ -428,23 +507,51 @@ def write_model_yaml(model: Any, cfg: Mapping[str, Any], path: Path) -> None:
     write_whole(path, dump_model({**cfg, "anchors": anchors}))
 
 
-def _load_weights(model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host) -> None:
-    """Start from a checkpoint where one is given, and freeze layers."""
-    names = weight_names(space, architecture)
+def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
+    """What trials will inherit of a checkpoint, in words.
+
+    Args:
+        nc: number of classes of the data.
+
+    Raises:
+        UserError: there is no such file, or it is no checkpoint of this space.
+    """
+    model = host.load_checkpoint(weights)
+    source = read_source(model, space, weights)
+    own = host.build(derive(space, space.default()), nc=nc).state_dict()
+    taken, left = fitting(inherit(source, space, space.default()).state, own)
+    detection = f"model.{max(int(name.split('.')[1]) for name in own)}."
+    if any(not name.startswith(detection) for name in left):
+        raise UserError(
+            "the weights must be of a model of the same size and channels as --cfg", got=left[0], file=weights
+        )
+    said = f"{weights}: {len(taken)} of {len(own)} tensors are inherited"
+    return f"{said}; the detection layer is for {model.nc} classes, not {nc}, and starts anew" if left else said
+
+
+def _load_weights(model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host) -> bool:
+    """Inherit from a checkpoint where one is given, and freeze layers; whether batch norm statistics belong to it.
+
+    Raises:
+        UserError: the checkpoint is none of the space.
+    """
+    exact = True
     if settings.weights:
-        given = host.load_checkpoint(Path(settings.weights)).state_dict()
-        own, taken = model.state_dict(), {}
-        for key, value in own.items():
-            module = max((m for m in names if key.startswith(m + ".")), key=len)
-            source = given.get(names[module] + key[len(module) :])
-            if source is not None and source.shape == value.shape and "anchor" not in key:
-                taken[key] = source
+        source = read_source(host.load_checkpoint(Path(settings.weights)), space, settings.weights)
+        inherited = inherit(source, space, architecture)
+        taken, left = fitting(inherited.state, model.state_dict())
+        if settings.hyp_used.get("anchors"):  # asks for new ones
+            taken = {name: value for name, value in taken.items() if "anchor" not in name}
         model.load_state_dict(taken, strict=False)
-        print(f"transferred {len(taken)}/{len(own)} items from {settings.weights}")
+        exact = inherited.exact
+        how = "exactly" if exact else "batch norm estimated again"
+        print(f"inherited {len(taken)}/{len(taken) + len(left)} tensors from {settings.weights}, {how}")
+    names = weight_names(space, architecture)
     frozen = {f"model.{i}" for i in settings.freeze}
     for key, parameter in model.named_parameters():
         origin = names[".".join(key.split(".")[:2])]
         parameter.requires_grad = ".".join(origin.split(".")[:2]) not in frozen
+    return exact
 
 
 # The process ----------------------------------------------------------------------------------------------------------
@@ -458,7 +565,8 @@ def _dataset_kept(host: Host) -> Iterator[None]:
     stock = host.dataloaders.LoadImagesAndLabels
 
     def kept(path: Any, imgsz: int, batch: int, **kwargs: Any) -> Any:
-        key = repr((path, imgsz, batch, sorted(kwargs.items(), key=lambda item: item[0])))
+        hyp = [(name, kwargs["hyp"].get(name)) for name in AUGMENTATION]
+        key = repr((path, imgsz, batch, hyp, sorted((k, v) for k, v in kwargs.items() if k != "hyp")))
         if key not in _datasets:
             # Reading images draws random numbers, which a trial that finds them read does not.
             state = random.getstate()

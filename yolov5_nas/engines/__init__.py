@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..architecture import Value
+from ..architecture import Architecture, Value
 from ..errors import TrialError, UserError
+from ..files import WEIGHTS
 from ..journal import TrialResult
 
 # (architecture, settings, seed, folder) -> result; raises TrialError. Importable by name, since processes pickle it.
 Trial = Callable[[Mapping[str, Value], Any, int, Path], TrialResult]
 
 CURVE, ONNX = "curve.jsonl", "model.onnx"  # in a trial's folder: its validations so far; its model, where asked for
+HEAVY = (WEIGHTS, ONNX)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One trial to run."""
+    """One trial to run; `parent` is the number of the trial whose weights it starts from, `pruner` may end it early."""
 
     number: int
     architecture: Mapping[str, Value]
     seed: int
+    parent: int | None = None
+    pruner: Any = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with a result, or with an error `{"reason": ..., "message": ...}`."""
+    """How a job ended: with a result, or with an error `{"reason": ..., "message": ...}`.
+
+    `lost` says that the error is none of the trial's: the machine it ran on is gone, and another try is worth it.
+    """
 
     number: int
     seconds: float
     result: TrialResult | None = None
     error: Mapping[str, str] | None = None
+    lost: bool = False
 
 
 class EngineError(RuntimeError):
@@ -48,6 +57,9 @@ class Engine(Protocol):
     what has ended since the last call, [] after `timeout` seconds without news. A job that is submitted always ends in
     exactly one outcome, whatever happens to its process. `close` stops what still runs; it may come at any time, twice
     too.
+
+    By then a trial's files are in its folder (`trial_folder`). An engine whose trials run elsewhere may leave the heavy
+    ones (`HEAVY`) there, and then has `fetch(number)`, which brings them; it may be called until the next `wait`.
     """
 
     slots: int
@@ -100,14 +112,18 @@ def pin(slot: int, device: str | None, threads: int) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def call_trial(trial: Trial, architecture: Mapping[str, Value], settings: Any, seed: int, folder: Path) -> TrialResult:
+def call_trial(trial: Trial, job: Job, settings: Any, run: Path) -> TrialResult:
     """Run a trial.
 
     Raises:
         TrialError: whatever went wrong in it.
     """
     try:
-        result = trial(architecture, settings, seed, folder)
+        if job.parent is not None:
+            settings = settings.of_child(trial_folder(run, job.parent) / WEIGHTS)
+        if job.pruner is not None:
+            settings = replace(settings, pruner=job.pruner)
+        result = trial(job.architecture, settings, job.seed, trial_folder(run, job.number))
     except TrialError:
         raise
     except MemoryError as e:
@@ -117,3 +133,35 @@ def call_trial(trial: Trial, architecture: Mapping[str, Value], settings: Any, s
     if not isinstance(result, TrialResult):
         raise TrialError("crash", f"the trial returned no TrialResult but {type(result).__name__}")
     return result
+
+
+def outcome_to_json(job: Job, outcome: Outcome) -> str:
+    """An outcome as JSON, with what tells whose it is."""
+    entries = {
+        "id": Architecture(job.architecture).id,
+        "seed": job.seed,
+        "seconds": outcome.seconds,
+        "result": asdict(outcome.result) if outcome.result else None,
+        "error": outcome.error,
+    }
+    return json.dumps(entries, default=_plain)
+
+
+def outcome_from_json(text: str, job: Job) -> Outcome | None:
+    """The outcome that `outcome_to_json` wrote of exactly this job; None if it is none or another's."""
+    try:
+        entries = json.loads(text)
+        if (entries["id"], entries["seed"]) != (Architecture(job.architecture).id, job.seed):
+            return None
+        result = entries["result"]
+        result = TrialResult(**{**result, "curve": tuple(result["curve"])}) if result else None
+        return Outcome(job.number, entries["seconds"], result, entries["error"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch, and mappings that are no dict."""
+    if hasattr(value, "item"):
+        return value.item()
+    return dict(value) if isinstance(value, Mapping) else str(value)

@@ -16,7 +16,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from ..errors import TrialError, UserError
 from ..journal import TrialResult
-from . import Job, Outcome, Trial, call_trial, check_slots, cores, pin, trial_folder
+from . import Job, Outcome, Trial, call_trial, check_slots, cores, pin
 
 
 class LocalEngine:
@@ -26,18 +26,23 @@ class LocalEngine:
         devices: GPU indices as in `CUDA_VISIBLE_DEVICES`; none for the CPU.
         concurrency: trials at a time; by default one for each device.
         trial_minutes: a trial that takes longer is stopped and recorded as `timeout`.
+        threads: of each trial; by default its share of the cores.
 
     Raises:
         UserError: more trials at a time than this machine has cores, or no time for a trial.
     """
 
     def __init__(
-        self, devices: tuple[str, ...] = (), concurrency: int | None = None, trial_minutes: float | None = None
+        self,
+        devices: tuple[str, ...] = (),
+        concurrency: int | None = None,
+        trial_minutes: float | None = None,
+        threads: int | None = None,
     ):
         self.slots = check_slots(devices, concurrency, trial_minutes)
         self.devices = devices
         self.seconds = trial_minutes * 60 if trial_minutes else None
-        self.threads = max(1, cores() // self.slots)
+        self.threads = threads or max(1, cores() // self.slots)
         self._pools: dict[int, ProcessPool] = {}
         self._running: dict[concurrent.futures.Future[TrialResult], tuple[Job, int, float]] = {}
 
@@ -48,7 +53,7 @@ class LocalEngine:
     def submit(self, job: Job) -> None:
         """Run a job in the first free slot."""
         slot = min(set(range(self.slots)) - {slot for _, slot, _ in self._running.values()})
-        args = (self.trial, job.architecture, self.settings, job.seed, trial_folder(self.folder, job.number))
+        args = (self.trial, job, self.settings, self.folder)
         future = self._pool(slot).schedule(call_trial, args, timeout=self.seconds)
         self._running[future] = job, slot, time.monotonic()
 
@@ -131,11 +136,11 @@ def _start_worker(slot: int, device: str | None, threads: int, parent: int) -> N
     # way to change that for the process one is in.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the search ends its workers itself
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after the search's was killed."""
+def end_with(parent: int) -> None:
+    """End this process soon after its parent was killed."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -7,24 +7,19 @@ whose outcomes are in their folders (`outcome.json`), where a resumed search fin
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ..architecture import Architecture
 from ..errors import TrialError
-from ..journal import TrialResult
-from . import Job, Outcome, Trial, call_trial, pin, trial_folder
+from . import Job, Outcome, Trial, call_trial, outcome_from_json, outcome_to_json, pin, trial_folder
 
 OUTCOME = "outcome.json"
 PROCESSES = "processes.txt"  # in the engine's folder: a line `pid start kind` for each process of a run
@@ -104,7 +99,7 @@ def _run(
     own = trial_folder(folder.parent, job.number)
     result, error = None, None
     try:
-        result = call_trial(trial, job.architecture, settings, job.seed, own)
+        result = call_trial(trial, job, settings, folder.parent)
     except TrialError as e:
         error = {"reason": e.reason, "message": e.message}
     write_outcome(own, job, Outcome(job.number, time.monotonic() - start, result, error))
@@ -116,17 +111,9 @@ def _run(
 def write_outcome(folder: Path, job: Job, outcome: Outcome) -> None:
     """Keep how a trial ended in its folder, so that it isn't lost with the search; whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    result = asdict(outcome.result) if outcome.result else None
-    entries = {
-        "id": Architecture(job.architecture).id,
-        "seed": job.seed,
-        "seconds": outcome.seconds,
-        "result": result,
-        "error": outcome.error,
-    }
     temporary = folder / (OUTCOME + ".tmp")
     with temporary.open("w") as file:
-        json.dump(entries, file, default=_plain)
+        file.write(outcome_to_json(job, outcome))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / OUTCOME)
@@ -135,21 +122,9 @@ def write_outcome(folder: Path, job: Job, outcome: Outcome) -> None:
 def read_outcome(folder: Path, job: Job) -> Outcome | None:
     """The outcome that a process of this run left for exactly this job, if any."""
     try:
-        entries = json.loads((folder / OUTCOME).read_text())
-        if (entries["id"], entries["seed"]) != (Architecture(job.architecture).id, job.seed):
-            return None
-        result = entries["result"]
-        result = TrialResult(**{**result, "curve": tuple(result["curve"])}) if result else None
-        return Outcome(job.number, entries["seconds"], result, entries["error"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return outcome_from_json((folder / OUTCOME).read_text(), job)
+    except (OSError, ValueError):
         return None
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of numpy and torch, and mappings that are no dict."""
-    if hasattr(value, "item"):
-        return value.item()
-    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def note_process(folder: Path, pid: int, kind: str) -> None:

@@ -1,0 +1,158 @@
+"""Early stopping: the rules on curves made by hand, in the loop, in a real training and on every engine's way."""
+
+import pickle
+from dataclasses import dataclass
+
+import fake_trials
+import pytest
+from test_search import SPACE, loop
+
+from yolov5_nas.architecture import Architecture
+from yolov5_nas.engines import Job, call_trial
+from yolov5_nas.journal import Journal, TrialRecord, TrialResult
+from yolov5_nas.pruning import LEAST, Curves, Pruner, best_so_far
+from yolov5_nas.reward import SoftReward, Target, accuracy, make_reward
+from yolov5_nas.strategies import RandomSearch
+
+EPOCHS = 10
+
+
+def curve(final, epochs=EPOCHS):
+    """Rises evenly to the final score."""
+    return tuple({"epoch": e, "map50_95": final * e / EPOCHS, "map50": 0.9} for e in range(1, epochs + 1))
+
+
+def record(number, final, cost=1.0):
+    metrics = {"map50_95": final, "map50": 0.9, "latency_ratio": cost}
+    return TrialRecord(number, {"a": number}, "complete", final, metrics, curve(final))
+
+
+def learnt(records, objectives=(), reward=accuracy):
+    curves = Curves(reward, objectives)
+    for r in records:
+        curves.observe(r)
+    return curves.pruner()
+
+
+def test_nothing_is_pruned_while_little_is_known():
+    assert learnt([record(n, 0.5) for n in range(LEAST - 1)]) is None
+    assert learnt([record(n, 0.5) for n in range(LEAST)]) is not None
+
+
+def test_the_median_rule_worked_out_by_hand():
+    pruner = learnt([record(n, score) for n, score in enumerate((0.1, 0.2, 0.3, 0.4, 0.5))])
+    assert pruner.medians[5] == pytest.approx(0.15)
+    assert pruner.why(curve(0.31, epochs=5), {}) is None
+    assert pruner.why(curve(0.29, epochs=5), {}) == "its best reward up to epoch 5 is 0.1450, the median 0.1500"
+
+
+def test_a_dip_does_not_count_since_the_best_so_far_does():
+    pruner = learnt([record(n, score) for n, score in enumerate((0.1, 0.2, 0.3, 0.4, 0.5))])
+    dipped = (*curve(0.4, epochs=4), {"epoch": 5, "map50_95": 0.0, "map50": 0.0})
+    assert best_so_far(dipped) == {"map50_95": pytest.approx(0.16), "map50": 0.9}
+    assert pruner.why(dipped, {}) is None
+
+
+def test_the_reward_weighs_the_cost_that_is_known_already():
+    reward = SoftReward([Target("latency_ratio", 1.0)], -1.0)
+    pruner = learnt([record(n, 0.3) for n in range(5)], reward=reward)
+    assert pruner.why(curve(0.5, epochs=5), {"latency_ratio": 1.5}) is None
+    assert pruner.why(curve(0.5, epochs=5), {"latency_ratio": 2.0})
+
+
+def test_with_several_objectives_an_optimistic_outlook_must_be_dominated():
+    known = [
+        record(n, score, cost)
+        for n, (score, cost) in enumerate(((0.5, 1.0), (0.4, 0.8), (0.3, 0.6), (0.3, 1.2), (0.2, 0.9)))
+    ]
+    pruner = learnt(known, ("map50_95", "latency_ratio"))
+    assert [point["latency_ratio"] for point in pruner.front] == [1.0, 0.8, 0.6]
+    assert pruner.rises["map50_95"][5] == pytest.approx(0.2)  # of 0.25, 0.2, 0.15, 0.15, 0.1: the 0.9 quantile
+    assert pruner.why(curve(0.3, epochs=5), {"latency_ratio": 0.7}) is None  # 0.15 + 0.2 is more than 0.3 at 0.6
+    why = pruner.why(curve(0.3, epochs=5), {"latency_ratio": 0.9})
+    assert why == "even an optimistic outlook at epoch 5 (map50_95 0.35, latency_ratio 0.9) is dominated"
+    assert pruner.why(curve(0.1, epochs=5), {"latency_ratio": 0.5}) is None  # none is as cheap
+
+
+def test_pruned_and_failed_trials_teach_nothing():
+    curves = Curves(accuracy)
+    for state in ("pruned", "failed", "infeasible", "started"):
+        curves.observe(TrialRecord(0, {}, state, curve=curve(0.5)))
+    assert curves.count == 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    pruner: Pruner | None = None
+
+
+def curved(architecture, settings, seed, folder):
+    """A trial with a curve that asks its pruner, as the real one does."""
+    final = fake_trials.score(architecture)
+    points = []
+    for point in curve(final):
+        points.append(point)
+        if settings.pruner and point["epoch"] < EPOCHS and (why := settings.pruner.why(points, {"latency_ratio": 1.0})):
+            metrics = {**best_so_far(points), "latency_ratio": 1.0}
+            return TrialResult(metrics, tuple(points), "pruned", {}, why)
+    return TrialResult({"map50_95": final, "map50": 0.9, "latency_ratio": 1.0}, tuple(points))
+
+
+class Engine:
+    """Calls trials as engines do, jobs pickled on the way."""
+
+    slots = 1
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def submit(self, job):
+        self.job = pickle.loads(pickle.dumps(job))
+
+    def wait(self, timeout=None):
+        from yolov5_nas.engines import Outcome
+
+        return [Outcome(self.job.number, 1.0, call_trial(curved, self.job, Settings(), self.folder))]
+
+
+def search(folder, trials=30):
+    made = loop(folder, trials=trials, strategy=RandomSearch(SPACE, 2))
+    made.engine, made.curves = Engine(folder), Curves(made.reward)
+    return made
+
+
+def test_in_a_search_epochs_are_saved_and_the_best_is_found_all_the_same(tmp_path):
+    made = search(tmp_path)
+    made.run()
+    records = list(made.journal.trials.values())
+    pruned = [r for r in records if r.state == "pruned"]
+    assert len(pruned) > 8
+    assert all(r.reward is None and r.error["reason"] == "pruned" and r.metrics["map50_95"] > 0 for r in pruned)
+    assert sum(len(r.curve) for r in records) < 0.75 * EPOCHS * len(records)
+    best = max(records, key=lambda r: fake_trials.score(r.architecture))
+    assert best.state == "complete"
+
+
+@pytest.mark.parametrize("cut", [1, 20, 33, 44, 59])
+def test_cut_off_and_resumed_the_same_trials_are_pruned_at_the_same_epochs(tmp_path, cut):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "part").mkdir()
+    whole = search(tmp_path / "whole")
+    whole.run()
+    lines = whole.journal.path.read_text().splitlines(keepends=True)
+    (tmp_path / "part" / "trials.jsonl").write_text("".join(lines[:cut]))
+    search(tmp_path / "part").run()
+    ended = [
+        [(r.number, r.id, r.state, len(r.curve)) for r in Journal(tmp_path / name / "trials.jsonl").records if r.done]
+        for name in ("whole", "part")
+    ]
+    assert ended[0] == ended[1]
+
+
+def test_a_reward_of_the_users_own_travels_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("def f(metrics):\n    return metrics['map50_95'] * 2\n")
+    pruner = learnt([record(n, 0.3) for n in range(5)], reward=make_reward("own.py:f"))
+    again = pickle.loads(pickle.dumps(Job(0, Architecture({"a": 1}), 0, None, pruner))).pruner
+    assert again.medians == pruner.medians
+    assert again.why(curve(0.1, epochs=5), {}) == "its best reward up to epoch 5 is 0.1000, the median 0.3000"

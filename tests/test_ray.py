@@ -1,0 +1,257 @@
+"""The Ray engine beyond the contract of all engines: nodes that die or can't serve, files, devices, bad input."""
+
+import shutil
+import socket
+import time
+from importlib.util import find_spec
+
+import fake_trials
+import psutil
+import pytest
+
+from yolov5_nas.cli import main
+from yolov5_nas.engines import Job, trial_folder
+from yolov5_nas.engines.ray import LOOPBACK, RayEngine
+from yolov5_nas.errors import UserError
+from yolov5_nas.files import WEIGHTS, shipped
+from yolov5_nas.journal import Journal, best, front, read_journal
+from yolov5_nas.options import Options
+from yolov5_nas.reward import SoftReward, Target
+from yolov5_nas.search import Loop
+from yolov5_nas.space import Space
+from yolov5_nas.strategies import RandomSearch
+
+pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
+SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
+
+
+@pytest.fixture
+def make_engine(ray_cluster):
+    made = []
+
+    def make(**kwargs):
+        made.append(RayEngine(**{"address": ray_cluster.address, "files": [fake_trials.__file__], **kwargs}))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def loop(engine, folder, trials, listener=lambda record: None):
+    reward, journal = SoftReward([Target("latency_ratio", 1.0)]), Journal(folder / "trials.jsonl")
+    return Loop(RandomSearch(SPACE), engine, journal, reward, trials, listeners=[listener])
+
+
+def run_one(engine, number):
+    engine.submit(Job(number, dict(SPACE.default()), 0))
+    while not (outcomes := engine.wait(5)):
+        pass
+    return outcomes[0]
+
+
+def test_files_come_back_and_weights_when_they_are_fetched(make_engine, tmp_path):
+    engine = make_engine(concurrency=1)
+    engine.start(fake_trials.with_weights, None, tmp_path)
+    folders = [trial_folder(tmp_path, number) for number in range(3)]
+    run_one(engine, 0)
+    engine.fetch(0)
+    run_one(engine, 1)
+    run_one(engine, 2)
+    engine.fetch(1)  # too late: it was for as long as the outcome was new
+    assert [(folder / "log.txt").read_text() for folder in folders] == ["a line\n"] * 3
+    assert [(folder / WEIGHTS).exists() for folder in folders] == [True, False, False]
+    assert (folders[0] / WEIGHTS).stat().st_size == 300_000
+
+
+def test_a_slot_that_is_killed_is_replaced_and_its_trial_has_failed(make_engine, tmp_path):
+    engine = make_engine(concurrency=1)
+    engine.start(fake_trials.reports_process, None, tmp_path)
+    pid = int(run_one(engine, 0).result.metrics["pid"])
+    assert run_one(engine, 1).result.metrics["pid"] == pid  # it stays warm
+    engine.submit(Job(2, dict(SPACE.default()), 0))
+    trial = psutil.Process(pid)
+    trial.parent().kill()
+    while not (outcomes := engine.wait(5)):
+        pass
+    assert not outcomes[0].lost
+    assert outcomes[0].error["reason"] == "killed"
+    assert run_one(engine, 3).result.metrics["pid"] != pid
+    assert psutil.wait_procs([trial], 5)[1] == []
+
+
+def test_trials_share_gpus_by_fractions(make_engine, tmp_path):
+    engine = make_engine(cpus_per_trial=0.25, gpus_per_trial=0.5)
+    assert engine.slots == 4
+    engine.start(fake_trials.reports_process, None, tmp_path)
+    while len(engine._idle[False]) < 4:
+        engine.wait(0.1)
+    search = loop(engine, tmp_path, 12)
+    search.run()
+    processes = {(r.metrics["pid"], r.metrics["device"]) for r in search.journal.trials.values()}
+    assert sorted(device for _, device in processes) == [0, 0, 1, 1]
+    assert {r.metrics["threads"] for r in search.journal.trials.values()} == {1}
+
+
+def test_a_ray_of_our_own_keeps_to_this_machine_and_leaves_nothing(make_engine, tmp_path):
+    engine = make_engine(address=None, concurrency=1)
+    engine.start(fake_trials.noop, None, tmp_path)
+    assert run_one(engine, 0).result
+    processes = engine_processes()
+    ours = [p for p in processes if p.name() in ("raylet", "gcs_server")]
+    assert len(ours) == 2
+    sockets = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert sockets
+    assert set(sockets) <= set(LOOPBACK)
+    engine.close()
+    assert psutil.wait_procs(ours, 10)[1] == []
+
+
+def engine_processes():
+    """This process and its children, without those of the tests' cluster."""
+    own = psutil.Process()
+    clusters = [p for p in own.children() if any("ray_cluster.py" in part for part in p.cmdline())]
+    others = {child.pid for p in clusters for child in [p, *p.children(recursive=True)]}
+    return [own, *(p for p in own.children(recursive=True) if p.pid not in others)]
+
+
+def test_the_nodes_of_a_resource_measure_and_the_others_train(make_engine, ray_cluster, tmp_path):
+    engine = make_engine(measure_on="meter", measure=fake_trials.measures)
+    assert engine.slots == len(ray_cluster.pids)  # one measures, the others train
+    engine.start(fake_trials.with_costs, None, tmp_path)
+    search = loop(engine, tmp_path, 8)
+    search.run()
+    records = list(search.journal.trials.values())
+    trained = [r for r in records if r.state == "complete"]
+    assert {r.state for r in records} == {"complete", "infeasible"}
+    assert len({r.conditions["place"] for r in records}) == 1
+    assert not {r.conditions["place"] for r in records} & {r.metrics["place"] for r in trained}
+    assert all(r.metrics["latency_ratio"] == 1.5 for r in trained)
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+def cli(capsys, *flags):
+    """A search on digits; its exit code and the last line of its errors."""
+    code = main(["search", "--engine", "ray", "--trials", "1", "--epochs", "1", *map(str, flags)])
+    return code, capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_bad_input_is_one_line_and_exit_code_2(ray_cluster, digits_yaml, tmp_path, capsys, monkeypatch):
+    import ray
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{closed.getsockname()[1]}"
+    cases = [
+        (("--address", nobody), "no Ray answers there"),
+        (("--address", "here"), "--address must be auto or HOST:PORT"),
+        (("--cpus-per-trial", "2"), "--cpus-per-trial: no node has as much, got 2.0; accepted: at most 1"),
+        (("--gpus-per-trial", "8"), "--gpus-per-trial: no node has as much, got 8.0; accepted: at most 2"),
+        (("--gpus-per-trial", "1.5"), "--gpus-per-trial must be 0, a share of a GPU or a whole number"),
+        (("--measure-on", "none"), "--measure-on none: no node has as much, got 1; accepted: at most 0"),
+        (("--concurrency", "50"), "--concurrency must be at most what the cluster has room for, got 50"),
+        (("--trial-minutes", "0"), "the minutes of a trial must be above 0"),
+        (("--device", "0"), "--engine ray gets its devices by --gpus-per-trial"),
+    ]
+    common = ("--data", digits_yaml, "--project", tmp_path / "runs")
+    for flags, message in cases:
+        code, error = cli(capsys, *common, "--address", ray_cluster.address, *flags)
+        assert (code, error[:7]) == (2, "error: "), (flags, error)
+        assert message in error, (flags, error)
+    monkeypatch.setattr(ray, "__version__", "1.0.0")
+    code, error = cli(capsys, *common, "--address", ray_cluster.address)
+    assert code == 2
+    assert "Ray: 1.0.0" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nodes_that_lack_a_device_or_the_data(make_engine, ray_cluster, digits, tmp_path, monkeypatch, host):
+    with pytest.raises(UserError, match=r"node .* is left out: torch sees no GPU.*; node") as e:
+        make_engine().start(fake_trials.noop, fake_trials.NeedsGPU(), tmp_path)
+    assert str(e.value).count("is left out") == len(ray_cluster.pids)
+    copy = shutil.copytree(digits, tmp_path / "digits")
+    engine = make_engine()
+    monkeypatch.setattr(engine, "_invite", lambda: (shutil.rmtree(copy), RayEngine._invite(engine)))
+    with pytest.raises(UserError, match="is left out: the data is missing"):
+        engine.start(fake_trials.noop, settings_of(host, copy), tmp_path)
+
+
+def settings_of(host, digits):
+    from yolov5_nas.trial import Settings
+
+    data = {"path": str(digits), "train": f"{digits}/images/train", "val": f"{digits}/images/val", "nc": 10}
+    return Settings(model={}, data=data, hyp={}, location=host.location, imgsz=64)
+
+
+def test_unlike_devices_are_refused(make_engine, tmp_path, monkeypatch):
+    engine = make_engine()
+    devices = iter("AB" * 9)
+    get = engine.ray.get
+    monkeypatch.setattr(engine.ray, "get", lambda ref, **kwargs: get(ref, **kwargs) and next(devices))
+    with pytest.raises(UserError, match=r"latencies of unlike devices can't be compared: .* got 'A on .*; B on"):
+        engine.start(fake_trials.noop, None, tmp_path)
+
+
+# Whole searches, and nodes that come and go ---------------------------------------------------------------------------
+
+
+def test_a_search_on_digits_over_two_nodes_with_shipped_data(ray_cluster, digits_yaml, tmp_path):
+    flags = ["--engine", "ray", "--address", ray_cluster.address, "--ship-data", "--concurrency", "2", "--trials", "3"]
+    flags += ["--measure-on", "meter"]
+    flags += ["--data", str(digits_yaml), "--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--seed", "5"]
+    assert main(["search", *flags, "--project", str(tmp_path)]) == 0
+    run = tmp_path / "exp"
+    records = read_journal(run)
+    assert [r.state for r in records] == ["complete"] * 3
+    kept = {best(records).number, *(r.number for r in front(records, *Options().front))}
+    assert {int(path.parent.name) for path in run.glob("trials/*/weights.pt")} == kept
+    assert (run / "best/weights/best.pt").exists()
+    assert len({r.conditions["device"] for r in records}) == 1
+    assert all((run / f"trials/{n}/{name}").exists() for n in range(3) for name in ("log.txt", "curve.jsonl"))
+    copies = list((ray_cluster.cache / "yolov5-nas/data").glob("*/"))
+    assert len(copies) == 1
+    val = copies[0] / str(digits_yaml.parent)[1:] / "labels/val"
+    assert len(list(val.glob("*.txt"))) == 160
+    assert val.with_suffix(".cache").exists()  # it was the copy that the nodes read
+
+
+def test_a_node_killed_in_the_middle_of_trials(make_engine, ray_cluster, tmp_path, capsys):
+    engine, killed = make_engine(), []
+    slots = engine.slots
+    engine.start(fake_trials.slow, None, tmp_path)
+
+    def kill_one(record):
+        if not killed:
+            slot = max((s for s in engine._slots if s.job), key=lambda s: s.since)
+            killed.append(slot.node.id)
+            ray_cluster.kill(slot.node.id)
+
+    search = loop(engine, tmp_path, 9, kill_one)
+    search.run()
+    trials = search.journal.trials
+    assert [r.state for _, r in sorted(trials.items())] == ["complete"] * 9
+    assert sorted(r.attempt for r in trials.values()) == [1] * 8 + [2]
+    assert sorted(r.number for r in search.journal.records if r.done) == list(range(9))
+    assert len([r for r in search.journal.records if not r.done]) == 10
+    assert f"{killed[0][:6]}) is gone" in capsys.readouterr().out
+    assert engine.slots == slots - 1
+
+
+def test_a_node_that_joins_is_used_or_left_out(make_engine, ray_cluster, digits, tmp_path, capsys, host, monkeypatch):
+    monkeypatch.setattr("yolov5_nas.engines.ray.LOOK", 1.0)
+    engine = make_engine(ship_data=True)
+    engine.start(fake_trials.noop, settings_of(host, digits), tmp_path)
+    slots, printed = engine.slots, ""
+    bad = ray_cluster.add(XDG_CACHE_HOME="/proc/nowhere")
+    ray_cluster.add(XDG_CACHE_HOME=str(ray_cluster.cache))
+    for number in range(300):
+        assert run_one(engine, number).result
+        printed += capsys.readouterr().out
+        if engine.slots > slots and "left out" in printed:
+            break
+        time.sleep(0.2)
+    ray_cluster.kill(bad)
+    assert engine.slots == slots + 1
+    assert f"{bad[:6]}) is left out" in printed
