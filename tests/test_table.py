@@ -104,3 +104,7 @@ def test_costs_are_measured_round_by_round(host, space, tmp_path):
     assert smallest["gflops"] < stock["gflops"]
     assert smallest["latency_ratios"] == sorted(smallest["latency_ratios"])
     assert smallest["latency_ratio"] == smallest["latency_ratios"][1]
+
+
+def test_a_number_that_is_none_is_written_as_null():
+    assert make_table.rounded({"loss": [float("nan"), 1 / 3], "epoch": 1}) == {"loss": [None, 0.333333], "epoch": 1}

@@ -278,9 +278,9 @@ def read_table(path: Path, conditions: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def rounded(value: Any) -> Any:
-    """The same with six significant digits, which is more than any of these numbers means."""
+    """The same with six significant digits, which is more than any of these numbers means; null for one that is none."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
     return [rounded(v) for v in value] if isinstance(value, list) else value
