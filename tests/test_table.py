@@ -107,4 +107,4 @@ def test_costs_are_measured_round_by_round(host, space, tmp_path):
 
 
 def test_a_number_that_is_none_is_written_as_null():
-    assert make_table.rounded({"loss": [float("nan"), 1 / 3], "epoch": 1}) == {"loss": [None, 0.333333], "epoch": 1}
+    assert table.rounded({"loss": [float("nan"), 1 / 3], "epoch": 1}) == {"loss": [None, 0.333333], "epoch": 1}

@@ -278,7 +278,7 @@ def read_table(path: Path, conditions: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def rounded(value: Any) -> Any:
-    """The same with six significant digits, which is more than any of these numbers means; null for one that is none."""
+    """The same with six significant digits, more than any of them means; None for one that is none."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
