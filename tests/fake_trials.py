@@ -84,7 +84,7 @@ def with_costs(
 
 def _place() -> int:
     """A number for the node that this is: each of the tests' cluster has a folder of its own."""
-    return crc32(Path.cwd().parts[2].encode())
+    return crc32(Path.cwd().parts[3].encode())
 
 
 def infeasible(architecture: Mapping[str, Any], *_: Any) -> TrialResult:

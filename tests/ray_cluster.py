@@ -13,13 +13,20 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
-os.environ |= {"RAY_worker_niceness": "0"}  # else other programs slow the tests down
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+os.environ |= {
+    "RAY_TMPDIR": tempfile.mkdtemp(prefix="r", dir="/tmp"),  # of a short name, since sockets lie in it
+    "RAY_worker_niceness": "0",  # else other programs slow the tests down
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+}
 
 from ray.cluster_utils import Cluster
 
+TEMPORARY = Path(os.environ["RAY_TMPDIR"])
 STORE = 80 * 2**20
 
 
@@ -27,27 +34,23 @@ def say(**entries: object) -> None:
     print(json.dumps(entries), flush=True)
 
 
-FOLDERS: list[str] = []
-
-
-def folder() -> str:
-    """Of a short name, since sockets lie in it."""
-    FOLDERS.append(tempfile.mkdtemp(prefix="r", dir="/tmp"))
-    return FOLDERS[-1]
-
-
 def add(cluster: Cluster, number: int) -> None:
     options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0 if number else 2, "object_store_memory": STORE}
     options["resources"] = {"meter": 1} if number == 1 else {}
     try:
-        node = cluster.add_node(temp_dir=folder(), **options)
+        node = cluster.add_node(temp_dir=tempfile.mkdtemp(dir=TEMPORARY), **options)
     except Exception:  # it must start in 30 s, which on a busy machine it may not
-        node = cluster.add_node(temp_dir=folder(), **options)
+        node = cluster.add_node(temp_dir=tempfile.mkdtemp(dir=TEMPORARY), **options)
     say(node=node.node_id, pid=node.all_processes["raylet"][0].process.pid)
 
 
 def main(nodes: int) -> None:
-    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "temp_dir": folder()}
+    head = {
+        "num_cpus": 0,
+        "include_dashboard": False,
+        "object_store_memory": STORE,
+        "temp_dir": tempfile.mkdtemp(dir=TEMPORARY),
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     say(address=cluster.address)
     for number in range(nodes):
@@ -56,8 +59,7 @@ def main(nodes: int) -> None:
         os.environ |= json.loads(line)
         add(cluster, number)
     cluster.shutdown()
-    for name in FOLDERS:
-        shutil.rmtree(name, ignore_errors=True)
+    shutil.rmtree(TEMPORARY, ignore_errors=True)
 
 
 if __name__ == "__main__":
