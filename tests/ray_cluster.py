@@ -45,12 +45,9 @@ def add(cluster: Cluster, number: int) -> None:
 
 
 def main(nodes: int) -> None:
-    head = {
-        "num_cpus": 0,
-        "include_dashboard": False,
-        "object_store_memory": STORE,
-        "temp_dir": tempfile.mkdtemp(dir=TEMPORARY),
-    }
+    (TEMPORARY / "ray").mkdir()  # where Ray writes its address down without making the folder
+    folder = tempfile.mkdtemp(dir=TEMPORARY)
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "temp_dir": folder}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     say(address=cluster.address)
     for number in range(nodes):
