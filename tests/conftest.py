@@ -22,9 +22,12 @@ import psutil
 import pytest
 import yaml
 
+from yolov5_nas.data import check_data, resolve_data, take_subset
 from yolov5_nas.digits import render
 from yolov5_nas.files import shipped
 from yolov5_nas.host import Host, load
+from yolov5_nas.space import read_model_yaml
+from yolov5_nas.trial import Settings
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +50,21 @@ def digits_yaml(digits: Path) -> Path:
     path = digits / "digits.yaml"
     path.write_text(yaml.safe_dump({**data, "path": str(digits)}))
     return path
+
+
+@pytest.fixture(scope="session")
+def small_settings(host: Host, digits_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """yolov5n at 64 px on 64 training images, for two epochs."""
+    folder = tmp_path_factory.mktemp("subset")
+    data = resolve_data(digits_yaml, host)
+    check_data(data, host, 64, digits_yaml)
+    data = {k: v for k, v in take_subset(data, host, 64, 0.1, 0, folder).items() if k != "download"}
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")
+    hyp = yaml.safe_load((shipped("data") / "hyp.short.yaml").read_text())
+    hyp.pop("optimizer")
+    return Settings(
+        model, data, hyp, host.location, epochs=2, batch_size=16, imgsz=64, cache="ram", optimizer="AdamW", val_period=1
+    )
 
 
 class RayCluster:

@@ -11,39 +11,27 @@ import torch
 import yaml
 
 from yolov5_nas.architecture import Architecture
-from yolov5_nas.data import check_data, resolve_data, take_subset
 from yolov5_nas.derive import derive
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import MODEL, WEIGHTS, shipped
 from yolov5_nas.host import patched
 from yolov5_nas.pruning import Pruner
 from yolov5_nas.reward import Constraint, accuracy
-from yolov5_nas.space import Space, read_model_yaml
+from yolov5_nas.space import Space
 from yolov5_nas.trial import (
     LOG,
-    Settings,
     Training,
-    _global_state_kept,
     _load_weights,
     check_weights,
+    global_state_kept,
     measure_architecture,
     run_trial,
 )
 
 
 @pytest.fixture(scope="module")
-def settings(host, digits_yaml, tmp_path_factory):
-    """yolov5n at 64 px on 64 training images, for two epochs."""
-    folder = tmp_path_factory.mktemp("subset")
-    data = resolve_data(digits_yaml, host)
-    check_data(data, host, 64, digits_yaml)
-    data = {k: v for k, v in take_subset(data, host, 64, 0.1, 0, folder).items() if k != "download"}
-    model, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")
-    hyp = yaml.safe_load((shipped("data") / "hyp.short.yaml").read_text())
-    hyp.pop("optimizer")
-    return Settings(
-        model, data, hyp, host.location, epochs=2, batch_size=16, imgsz=64, cache="ram", optimizer="AdamW", val_period=1
-    )
+def settings(small_settings):
+    return small_settings
 
 
 CPU = torch.device("cpu")
@@ -133,7 +121,7 @@ def test_out_of_memory_at_half_the_batch_too(host, settings):
 def test_half_the_batch_accumulates_twice_as_often(host, settings):
     cfg = derive(settings.space, settings.space.default())
     results = []
-    with _global_state_kept():
+    with global_state_kept():
         for batch in (16, 8):
             t = Training(host, cfg, settings, 64, batch, CPU, 0)
             t._prepare()
@@ -163,7 +151,7 @@ def test_weights_reach_a_layer_that_is_written_out(host, settings, stock_result,
 def test_validation_takes_its_time_on_a_busy_machine(host, settings):
     hours = itertools.count(0, 3600)
     warnings = []
-    with _global_state_kept():
+    with global_state_kept():
         training = Training(host, derive(settings.space, settings.space.default()), settings, 64, 16, CPU, 0)
         training._prepare()
         busy = SimpleNamespace(time=lambda: float(next(hours)))
@@ -186,7 +174,7 @@ def test_before_the_first_step_outputs_are_the_checkpoints(host, settings, stock
     trained, default = host.load_checkpoint(weights).eval(), settings.space.default()
     widths = {label: 1.5 for label in default if label.startswith("c3_")}
     images = torch.rand(2, 3, 64, 64)
-    with _global_state_kept(), torch.no_grad():
+    with global_state_kept(), torch.no_grad():
         expected = trained(images)[0]
         for architecture, most in ((default, 1e-5), (Architecture({**default, **widths}), 1e-4)):
             training = prepared(host, settings, architecture)
@@ -198,7 +186,7 @@ def test_before_the_first_step_outputs_are_the_checkpoints(host, settings, stock
 def test_batch_norm_is_estimated_again_without_a_change_to_the_random_numbers(host, settings, stock_result):
     settings = replace(settings, weights=str(stock_result[1] / WEIGHTS))
     architecture = settings.space.default().with_value("nasconv_1_act", "ReLU")
-    with _global_state_kept():
+    with global_state_kept():
         training = prepared(host, settings, architecture)
         assert not training.is_settled
         before = training.model.model[1].bn.running_mean.clone()

@@ -39,6 +39,8 @@ class Options:
     weights: str | None = None
     base_epochs: int | None = None
     inherit: str | None = None
+    one_shot: int | None = None
+    scores: int = 1000
     hyp: str | None = None
     inherit_hyp: str | None = None
     yolov5: str | None = None
@@ -103,6 +105,8 @@ class Options:
             ("val_period", 1),
             ("population", 1),
             ("base_epochs", 1),
+            ("one_shot", 0),
+            ("scores", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -115,6 +119,7 @@ class Options:
             if getattr(self, name) not in (None, *accepted):
                 raise UserError(f"unknown {_flag(name)}", got=getattr(self, name), accepted=accepted)
         self._check_inherit()
+        self._check_one_shot()
 
     def _check_inherit(self) -> None:
         given = self.weights or self.base_epochs
@@ -122,6 +127,14 @@ class Options:
             raise UserError("--inherit none goes with neither --weights nor --base-epochs")
         if self.inherit in ("base", "parent") and not given:
             raise UserError(f"--inherit {self.inherit} needs --weights or --base-epochs")
+
+    def _check_one_shot(self) -> None:
+        if self.one_shot is None:
+            return
+        if self.base_epochs or self.inherit == "parent":
+            raise UserError("--one-shot goes with neither --base-epochs nor --inherit parent: it gives the weights")
+        if self.one_shot == 0 and not self.weights:
+            raise UserError("--one-shot 0 trains nothing, so it needs the --weights of a shared network")
 
     @property
     def front(self) -> tuple[str, ...]:

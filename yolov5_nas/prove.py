@@ -23,33 +23,12 @@ from .reward import accuracy
 from .run import engine_of, hold, settings_of
 from .search import Loop
 from .space import ConvLayer, Layer, load_yaml
-from .strategies import SpaceExhausted
+from .strategies import Plan
 from .trial import Settings, measure_architecture, preload, run_trial  # noqa: F401  # preload: engines look for it here
 
 FAMILY = ((0.25, 0.5, 0.75, 1.0, 1.25), (0.33, 0.33, 0.67, 1.0, 1.33))  # YOLOv5's n, s, m, l, x: width, depth multiple
 STEPS = 8  # of the search for a scale
 PLAN = "prove.yaml"
-
-
-class Plan:
-    """An ask/tell that goes through a list; what it is told it needn't know."""
-
-    def __init__(self, architectures: list[Architecture]):
-        self.waiting = iter(architectures)
-
-    def ask(self) -> Architecture:
-        """The next one.
-
-        Raises:
-            SpaceExhausted: there is none.
-        """
-        try:
-            return next(self.waiting)
-        except StopIteration:
-            raise SpaceExhausted("everything is trained") from None
-
-    def tell(self, record: TrialRecord) -> None:
-        """Nothing to learn."""
 
 
 def prove(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from . import host as hosts
-from . import parents
+from . import parents, supernet
 from .data import check_data, find_data, read_data, resolve_data, take_subset
 from .derive import dump_model
 from .engines import Engine, EngineError
@@ -33,7 +34,8 @@ from .report import closing_table, report
 from .reward import Constraint, Reward, Target, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
-from .strategies import Strategy, make_strategy
+from .stages import StageError, finalists, scores, shared_network
+from .strategies import Plan, Strategy, make_strategy
 from .tensorboard import TensorBoardLogger
 from .trial import Settings, check_weights, measure_trial, run_trial, run_trial_with_onnx
 
@@ -83,6 +85,8 @@ def search(
         options["reward"], reward = reward, None
     if isinstance(engine, str):
         options["engine"], engine = engine, None
+    if engine and (options.get("one_shot") is not None or (resume and Path(resume, "shared").exists())):
+        raise UserError("a one-shot search starts several engines: give the name of one")
     if resume:
         folder = Path(resume)
         chosen = _resumed_options(folder, check_names(options))
@@ -122,6 +126,8 @@ def _prepare(o: Options) -> _Prepared:
         raise UserError(
             "--base-epochs are not for --engine ray, whose nodes don't have the trials' weights; --weights are"
         )
+    if o.one_shot is not None and o.weights and not supernet.is_shared(Path(o.weights)):
+        raise UserError("--one-shot goes on with the weights of a shared network only", got=o.weights)
     if o.onnx and not find_spec("onnx"):
         raise UserError("--onnx needs the package onnx: pip install onnx")
     location = hosts.find(o.yolov5)
@@ -133,7 +139,8 @@ def _prepare(o: Options) -> _Prepared:
     imgsz = make_divisible(int(wanted), STRIDE)
     hyp_file = _find_hyp(o.hyp or "hyp.short.yaml", "--hyp", location)
     hyp = _read_hyp(hyp_file)
-    inherits = bool(o.weights or o.base_epochs)
+    has_base = bool(o.weights or o.base_epochs)
+    inherits = has_base or o.one_shot is not None
     inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
     inherit_hyp = _read_hyp(inherit_file) if inherits else None
     host = hosts.load(location)
@@ -150,7 +157,7 @@ def _prepare(o: Options) -> _Prepared:
         cfg=str(cfg),
         data=str(data_file),
         hyp=str(hyp_file),
-        inherit=o.inherit or ("base" if inherits else "none"),
+        inherit=o.inherit or ("base" if has_base else "none"),
         inherit_hyp=str(inherit_file) if inherits else None,
         weights=str(Path(o.weights).resolve()) if o.weights else None,
         yolov5=str(location.root) if location.kind == "clone" else None,
@@ -374,6 +381,18 @@ def _go(
     engine: Engine,
 ) -> SearchResult:
     """Run the loop, with the listeners that keep the folder up to date, and close the run."""
+    if o.one_shot is not None:
+        engine.close()
+        try:
+            settings, strategy = _by_shared_network(folder, o, settings, strategy, reward or reward_of(o))
+        except StageError as e:
+            return SearchResult(folder, (), str(e))
+        except KeyboardInterrupt:
+            print(f"stopped; go on with: yolov5-nas search --resume {folder}")
+            return SearchResult(folder, (), "interrupted", True)
+        except EngineError as e:
+            raise EngineError(f"{e}; go on with: yolov5-nas search --resume {folder}") from e
+        engine = engine_of(replace(o, weights=settings.weights, inherit="base"))
     journal = Journal(folder / "trials.jsonl")
     strategy = _asked(strategy or _strategy(o, settings), settings.space)
     inherit = _inherit(o)
@@ -414,6 +433,28 @@ def _go(
     trials = tuple(record for _, record in sorted(journal.trials.items()))
     report(folder)
     return SearchResult(folder, trials, ending, interrupted)
+
+
+def _by_shared_network(
+    folder: Path, o: Options, settings: Settings, strategy: AskTell | None, reward: Reward
+) -> tuple[Settings, AskTell]:
+    """Train the shared network, score architectures by it, and say from what and which the trials start."""
+    weights = Path(o.weights) if o.weights else None
+    if o.one_shot:
+        alone = replace(o, concurrency=1, measure_on=None)
+        print(f"shared network: {o.one_shot} epochs, in {folder}/shared")
+        weights = shared_network(folder, settings, o.one_shot, o.seed, lambda: engine_of(alone))
+    own = replace(o, weights=str(weights), inherit="base")
+    settings = replace(settings, weights=str(weights))
+    strategy = _asked(strategy or _strategy(o, settings), settings.space)
+    print(f"scores of {o.scores} architectures, in {folder}/scores")
+    with contextlib.ExitStack() as stack:
+
+        def listeners(journal: Journal) -> list[_Progress]:
+            return [stack.enter_context(_Progress(o.scores, journal, "scores", only_best=True))]
+
+        found = scores(folder, settings, strategy, reward, o.scores, o.seed, lambda: engine_of(own), listeners)
+    return settings, Plan(finalists(found, settings.space.default(), o.objectives))
 
 
 def _check_device(journal: Journal, engine: Engine) -> None:
@@ -469,11 +510,11 @@ def _counts(record: TrialRecord) -> bool:
 class _Progress:
     """A bar over all trials with the time left, and a line for each that ended."""
 
-    def __init__(self, trials: int, journal: Journal):
+    def __init__(self, trials: int, journal: Journal, name: str = "search", only_best: bool = False):
         self.done = sum(_counts(record) for record in journal.trials.values())
         self.winner = best(journal.trials.values())
-        self.bar = tqdm(total=trials, initial=self.done, desc="search", unit="trial", disable=None, file=sys.stderr)
-        self.trials = trials
+        self.bar = tqdm(total=trials, initial=self.done, desc=name, unit="trial", disable=None, file=sys.stderr)
+        self.trials, self.only_best = trials, only_best
 
     def __enter__(self) -> _Progress:
         return self
@@ -485,7 +526,8 @@ class _Progress:
         self.winner = best([*filter(None, [self.winner]), record])
         self.done += _counts(record)
         self.bar.update(_counts(record))
-        self.write(self._line(record))
+        if not self.only_best or self.winner is record:
+            self.write(self._line(record))
 
     def write(self, text: str) -> None:
         """A line above the bar."""

@@ -26,17 +26,19 @@ from torch import nn
 from torch.optim import lr_scheduler
 from tqdm import tqdm
 
+from . import supernet
 from .architecture import Architecture, Value
 from .derive import derive, dump_model, weight_names
 from .engines import CURVE, ONNX
 from .errors import TrialError, UserError
 from .files import MODEL, WEIGHTS, write_whole
 from .host import Host, Location, load, patched
-from .inherit import BATCHES, estimate_batch_norm, fitting, inherit, read_source
+from .inherit import BATCHES, Inherited, estimate_batch_norm, fitting, inherit, read_source
 from .journal import TrialResult
 from .latency import Runtime
 from .measure import measure
 from .metrics import LATENCIES
+from .modules import extract
 from .pruning import Pruner
 from .reward import Constraint, broken
 from .space import Space
@@ -69,7 +71,7 @@ class Settings:
         needed: metrics that rewards and the like name; a trial whose latency is among them and can't be measured fails.
         pruner: ends the training early.
         stock: the searchable YAML whose default architecture latency is compared with; by default `model`.
-        weights: a checkpoint to inherit from: stock YOLOv5 of the space, or any architecture of it.
+        weights: a checkpoint to inherit from: stock YOLOv5 of the space, any architecture of it, or a shared network.
         inherit_hyp: hyper-parameters where weights are given, in place of `hyp`.
         base_epochs: epochs of a trial that has no parent, where others start from its weights.
         freeze: layers (in the searchable YAML's numbers) that are not trained.
@@ -175,7 +177,7 @@ def run_trial(
     """
     if settings.base_epochs:
         settings = settings.of_base()
-    with _as_trial(settings, folder) as host:
+    with as_trial(settings, folder) as host:
         costs = costs or measure_architecture(architecture, settings)
         if costs.state == "infeasible":
             return costs
@@ -190,14 +192,14 @@ def measure_trial(
     Raises:
         TrialError: with the reason `latency` or `crash`.
     """
-    with _as_trial(settings, folder):
+    with as_trial(settings, folder):
         return measure_architecture(architecture, settings)
 
 
 @contextlib.contextmanager
-def _as_trial(settings: Settings, folder: Path | None) -> Iterator[Host]:
+def as_trial(settings: Settings, folder: Path | None) -> Iterator[Host]:
     """The host, logging into the folder; what is raised leaves as a TrialError."""
-    with _log_to(folder), _global_state_kept():
+    with _log_to(folder), global_state_kept():
         try:
             host = load(settings.location)
             with host.compatible():
@@ -226,7 +228,9 @@ def run_trial_with_onnx(
     return result
 
 
-def measure_architecture(architecture: Mapping[str, Value], settings: Settings) -> TrialResult:
+def measure_architecture(
+    architecture: Mapping[str, Value], settings: Settings, with_latency: bool = True
+) -> TrialResult:
     """What an architecture costs, without training: params, gflops and latency, the state `infeasible` where it breaks
     a constraint.
 
@@ -241,7 +245,7 @@ def measure_architecture(architecture: Mapping[str, Value], settings: Settings) 
     sizes = settings.imgsz_of(architecture), stock_imgsz
 
     def refused(costs: Mapping[str, float]) -> bool:
-        return not is_default and broken(settings.constraints, costs) is not None
+        return not with_latency or (not is_default and broken(settings.constraints, costs) is not None)
 
     is_default = architecture.id == settings.space.default().id
     costs, conditions = measure(model, host.build(stock), sizes, settings.runtime, host, refused)
@@ -305,8 +309,12 @@ class Training:
         self.seed, self.curve = seed, []  # type: ignore[var-annotated]
         self.curve_file = folder / CURVE if folder else None
         host.general.init_seeds(seed, deterministic=True)
-        self.model = host.build(cfg, nc=s.nc, anchors=self.hyp.get("anchors")).to(device)
+        self.model = self._build(cfg).to(device)
+        self.first = 0  # epoch
         self.best, self.results = self.model, {}  # type: ignore[var-annotated]
+
+    def _build(self, cfg: Mapping[str, Any]) -> Any:
+        return self.host.build(cfg, nc=self.settings.nc, anchors=self.hyp.get("anchors"))
 
     def run(self) -> None:
         """Train all epochs.
@@ -315,7 +323,7 @@ class Training:
             TrialError: the loss is not finite.
         """
         self._prepare()
-        if self.curve_file:
+        if self.curve_file and not self.first:
             self.curve_file.write_text("")  # of an attempt that a kill cut off, or that had no memory
         try:
             if not self.is_settled:
@@ -329,7 +337,7 @@ class Training:
         best_fitness = -1.0
         start = time.perf_counter()
         s = self.settings
-        for epoch in range(s.epochs):
+        for epoch in range(self.first, s.epochs):
             loss = self._train_epoch(epoch)
             self.scheduler.step()
             self.ema.update_attr(self.model, include=list(EMA_ATTRIBUTES))
@@ -385,17 +393,16 @@ class Training:
 
     def _settle(self) -> None:
         """Estimate batch norm statistics on training images, which leaves the training's random numbers alone."""
+        with global_state_kept():
+            estimate_batch_norm(self.model, (images.to(self.device).float() / 255 for images in self._some_images()))
+        self.ema.ema.load_state_dict(self.model.state_dict())
+
+    def _some_images(self) -> Iterator[torch.Tensor]:
+        """Some batches of training images, (B, 3, H, W) of 0 to 255, drawn at random by the seed."""
         size, order = self.batch_size, list(range(len(self.dataset)))
         random.Random(self.seed).shuffle(order)
-
-        def images() -> Iterator[torch.Tensor]:
-            for i in range(0, min(len(order), BATCHES * size), size):
-                batch = self.dataset.collate_fn([self.dataset[j] for j in order[i : i + size]])[0]
-                yield batch.to(self.device).float() / 255  # (B, 3, H, W)
-
-        with _global_state_kept():
-            estimate_batch_norm(self.model, images())
-        self.ema.ema.load_state_dict(self.model.state_dict())
+        for i in range(0, min(len(order), BATCHES * size), size):
+            yield self.dataset.collate_fn([self.dataset[j] for j in order[i : i + size]])[0]
 
     def _schedule(self, epoch: float) -> float:
         """Share of the first learning rate: linear or cosine from 1 to `lrf`."""
@@ -440,19 +447,21 @@ class Training:
                 if iteration <= self.warmup:
                     self._warm_up(iteration, epoch)
                 images = images.to(self.device, non_blocking=True).float() / 255  # (B, 3, H, W)
-                loss, items = self._loss(self._rescaled(images), targets.to(self.device))
-                if not torch.isfinite(loss):
-                    raise TrialError("nan", f"the loss became {float(loss)} in epoch {epoch + 1}, batch {i + 1}")
+                loss, items = self._backward(self._rescaled(images), targets.to(self.device), iteration)
+                if not math.isfinite(loss):
+                    raise TrialError("nan", f"the loss became {loss} in epoch {epoch + 1}, batch {i + 1}")
                 total += items
-                self.scaler.scale(loss).backward()
                 if iteration - self.last_step >= self.accumulate:
                     self._step()
                     self.last_step = iteration
         return dict(zip(("box_loss", "obj_loss", "cls_loss"), (total / batches).tolist()))
 
-    def _loss(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _backward(self, images: torch.Tensor, targets: torch.Tensor, iteration: int) -> tuple[float, torch.Tensor]:
+        """Add a batch's gradients; its loss, and what that consists of: box, objectness, class."""
         with torch.amp.autocast("cuda", enabled=self.amp):
-            return self.compute_loss(self.model(images), targets)
+            loss, items = self.compute_loss(self.model(images), targets)
+        self.scaler.scale(loss).backward()
+        return float(loss), items
 
     def _step(self) -> None:
         self.scaler.unscale_(self.optimizer)
@@ -483,12 +492,15 @@ class Training:
         return images if factor == 1 else nn.functional.interpolate(images, shape, mode="bilinear", align_corners=False)
 
     def _validate(self) -> dict[str, float]:
+        return self._validate_model(self.ema.ema)
+
+    def _validate_model(self, model: Any) -> dict[str, float]:
         results = self.host.validate(
             data=dict(self.settings.data),
             batch_size=self.batch_size * 2,
             imgsz=self.imgsz,
             half=self.amp,
-            model=self.ema.ema,
+            model=model,
             single_cls=self.settings.single_cls,
             dataloader=self.val_loader,
             plots=False,
@@ -516,6 +528,9 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
     Raises:
         UserError: there is no such file, or it is no checkpoint of this space.
     """
+    if supernet.is_shared(weights):
+        supernet.load(weights, space.yaml, nc, host)
+        return f"{weights}: a shared network of this space; trials start from their slices of it"
     model = host.load_checkpoint(weights)
     source = read_source(model, space, weights)
     own = host.build(derive(space, space.default()), nc=nc).state_dict()
@@ -537,8 +552,7 @@ def _load_weights(model: Any, space: Space, architecture: Architecture, settings
     """
     exact = True
     if settings.weights:
-        source = read_source(host.load_checkpoint(Path(settings.weights)), space, settings.weights)
-        inherited = inherit(source, space, architecture)
+        inherited = _inherited(Path(settings.weights), space, architecture, settings, host)
         taken, left = fitting(inherited.state, model.state_dict())
         if settings.hyp_used.get("anchors"):  # asks for new ones
             taken = {name: value for name, value in taken.items() if "anchor" not in name}
@@ -552,6 +566,14 @@ def _load_weights(model: Any, space: Space, architecture: Architecture, settings
         origin = names[".".join(key.split(".")[:2])]
         parameter.requires_grad = ".".join(origin.split(".")[:2]) not in frozen
     return exact
+
+
+def _inherited(weights: Path, space: Space, architecture: Architecture, settings: Settings, host: Host) -> Inherited:
+    """An architecture's weights of a checkpoint, or its slice of a shared network."""
+    if supernet.is_shared(weights):
+        shared = supernet.load(weights, settings.model, settings.nc, host)
+        return Inherited(extract(shared, architecture, host).state_dict(), exact=False)
+    return inherit(read_source(host.load_checkpoint(weights), space, weights), space, architecture)
 
 
 # The process ----------------------------------------------------------------------------------------------------------
@@ -611,7 +633,7 @@ def _stream_handlers() -> list[Any]:
 
 
 @contextlib.contextmanager
-def _global_state_kept() -> Iterator[None]:
+def global_state_kept() -> Iterator[None]:
     """Seeds and determinism that YOLOv5's `init_seeds` sets are set back, since the caller may be a user's script."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()

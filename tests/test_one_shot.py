@@ -1,0 +1,137 @@
+"""One shared network: trained, killed, resumed, and its slices scored. Real trainings on part of the digits."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from yolov5_nas import supernet
+from yolov5_nas.errors import TrialError, UserError
+from yolov5_nas.files import WEIGHTS, shipped
+from yolov5_nas.host import patched
+from yolov5_nas.journal import TrialRecord
+from yolov5_nas.modules import extract
+from yolov5_nas.one_shot import LAST, SharedTraining, distillation, score_trial, train_shared
+from yolov5_nas.space import Space, read_model_yaml
+from yolov5_nas.stages import finalists
+from yolov5_nas.trial import check_weights, run_trial
+
+NAMES = ("map50", "map50_95", "precision", "recall")
+
+
+@pytest.fixture(scope="module")
+def settings(small_settings):
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")
+    return replace(small_settings, model=model)
+
+
+@pytest.fixture(scope="module")
+def shared(settings, tmp_path_factory):
+    """A trained shared network's folder, and what the training gave."""
+    folder = tmp_path_factory.mktemp("shared")
+    return folder, train_shared(settings.space.default(), settings, 5, folder)
+
+
+def state(folder):
+    return torch.load(folder / WEIGHTS, weights_only=True)["state"]
+
+
+def test_the_extremes_of_a_space(settings):
+    space = settings.space
+    small, large = supernet.extreme(space, min), supernet.extreme(space, max)
+    labels = ("c3_4", "c3_4_depth", "nasconv_0")
+    assert [small[label] for label in labels] == [0.5, 1, "k4p1"]
+    assert [large[label] for label in labels] == [1.5, 3, "k6p2"]
+    assert {small[label] for label in small if label.endswith("act")} == {"SiLU"}
+    assert space.validate(small) is space.validate(large) is None
+
+
+def test_a_training_learns_and_leaves_a_network_that_is_read_again(shared, settings, host):
+    folder, result = shared
+    assert result.curve[1]["box_loss"] < result.curve[0]["box_loss"]
+    assert not (folder / LAST).exists()
+    read = supernet.load(folder / WEIGHTS, settings.model, settings.nc, host)
+    assert all(torch.equal(value, state(folder)[name]) for name, value in read.state_dict().items())
+
+
+def test_a_training_that_was_killed_ends_as_one_that_was_not(shared, settings, tmp_path):
+    def kill(training, epoch):
+        raise KeyboardInterrupt
+
+    keep = SharedTraining._keep
+    with (
+        patched(SharedTraining, _keep=lambda t, epoch: (keep(t, epoch), kill(t, epoch))),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        train_shared(settings.space.default(), settings, 5, tmp_path)
+    assert (tmp_path / LAST).exists() and not (tmp_path / WEIGHTS).exists()
+    result = train_shared(settings.space.default(), settings, 5, tmp_path)
+    assert result.metrics == shared[1].metrics
+    assert [p["epoch"] for p in result.curve] == [1, 2]
+    assert all(torch.equal(value, state(shared[0])[name]) for name, value in state(tmp_path).items())
+
+
+def test_a_score_is_that_of_the_slice_and_the_same_again(shared, settings, host):
+    weights = shared[0] / WEIGHTS
+    architecture = settings.space.sample(random.Random(3))
+    scoring = replace(settings, weights=str(weights))
+    first, other, again = (score_trial(a, scoring) for a in (architecture, settings.space.default(), architecture))
+    assert first.metrics == again.metrics
+    assert first.metrics["params"] != other.metrics["params"]
+    assert set(first.metrics) == {*NAMES, "params", "gflops"}  # no latency, which nothing needs
+    assert "latency_ratio" in score_trial(architecture, replace(scoring, needed=("latency_ratio",))).metrics
+
+
+def test_a_trial_starts_from_its_slice(shared, settings, host, tmp_path):
+    architecture = settings.space.sample(random.Random(3))
+    child = replace(
+        settings, weights=str(shared[0] / WEIGHTS), epochs=1, hyp={**settings.hyp, "lr0": 0.0, "warmup_bias_lr": 0.0}
+    )
+    run_trial(architecture, child, 0, tmp_path)
+    slice_ = extract(supernet.load(shared[0] / WEIGHTS, settings.model, settings.nc, host), architecture, host)
+    trained = host.load_checkpoint(tmp_path / WEIGHTS).state_dict()
+    for name, value in slice_.state_dict().items():
+        if "running" not in name and "num_batches" not in name:
+            assert torch.allclose(trained[name], value, atol=2e-3), name  # half precision
+
+
+def test_a_student_like_its_teacher_is_nearer_than_another():
+    torch.manual_seed(0)
+    teacher = [torch.randn(2, 3, s, s, 15) * 3 for s in (8, 4, 2)]
+    hyp = {"box": 0.05, "obj": 1.0, "cls": 0.5}
+
+    def distance(noise):
+        return float(distillation([t + noise * torch.randn_like(t) for t in teacher], teacher, hyp))
+
+    assert distance(0.0) < distance(0.5) < distance(2.0)
+    student = [t.clone().requires_grad_() for t in teacher]
+    distillation(student, teacher, hyp).backward()
+    assert all(s.grad.abs().max() < 1e-6 for s in student)  # the teacher itself is the best student
+
+
+def test_a_shared_network_of_something_else_is_refused(shared, settings, host, tmp_path):
+    weights = shared[0] / WEIGHTS
+    other, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")
+    with pytest.raises(UserError, match="trained for another space"):
+        check_weights(weights, Space.from_dict(other, nc=10), 10, host)
+    with pytest.raises(UserError, match="trained for 10 classes, not 3"):
+        check_weights(weights, settings.space, 3, host)
+    with pytest.raises(TrialError, match="no shared network"):
+        score_trial(settings.space.default(), replace(settings, weights=str(tmp_path / "none.pt")))
+    assert "a shared network of this space" in check_weights(weights, settings.space, 10, host)
+
+
+def test_finalists_are_stock_then_the_front_then_the_best():
+    space = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml")
+    rng = random.Random(0)
+    figures = [(0.5, 2.0), (0.6, 3.0), (0.4, 1.0), (0.55, 4.0)]  # the last one is dominated
+    records = [
+        TrialRecord(i, space.sample(rng), "complete", reward, {"map50_95": reward, "gflops": cost})
+        for i, (reward, cost) in enumerate(figures)
+    ]
+    stock = space.default()
+    by_reward = [records[i].id for i in (1, 3, 0, 2)]
+    assert [a.id for a in finalists(records, stock, ())] == [stock.id, *by_reward]
+    by_front = [records[i].id for i in (1, 0, 2, 3)]
+    assert [a.id for a in finalists(records, stock, ("map50_95", "gflops"))] == [stock.id, *by_front]

@@ -1,0 +1,105 @@
+"""The shared network as a whole: built, its extremes, saved and read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .architecture import Architecture, Value
+from .errors import UserError
+from .host import Host
+from .modules import register, unregister
+from .space import Choice, Space, parse_kernel
+
+KIND = "yolov5-nas shared network"
+
+
+def build(host: Host, model: Mapping[str, Any], nc: int, anchors: Any = None) -> Any:
+    """The network of a searchable YAML with one set of weights for all its architectures."""
+    with _registered(host):
+        return host.build({k: v for k, v in model.items() if k != "imgsz"}, nc=nc, anchors=anchors)
+
+
+def extreme(space: Space, pick: Any) -> Architecture:
+    """The smallest (`pick` is min) or largest (max) architecture; activations, which are neither, stay the default."""
+    return Architecture({c.label: _pick(c, pick) for c in space.choices.values()})
+
+
+def _pick(choice: Choice, pick: Any) -> Value:
+    if choice.label.endswith("act"):
+        return choice.default
+    return pick(choice.options, key=lambda o: parse_kernel(o)[0] if isinstance(o, str) else float(o))  # type: ignore[no-any-return]
+
+
+def save(shared: Any, yaml: Mapping[str, Any], path: Path, **entries: Any) -> None:
+    """Write a shared network, in single precision, whole or not at all.
+
+    Args:
+        yaml: the searchable YAML.
+        entries: what else is to be found in the file.
+    """
+    temporary = path.with_suffix(".tmp")
+    torch.save(
+        {"kind": KIND, "yaml": dict(yaml), "nc": shared.model[-1].nc, "state": shared.state_dict(), **entries},
+        temporary,
+    )
+    temporary.replace(path)
+
+
+def is_shared(path: Path) -> bool:
+    """Whether a file is a shared network."""
+    return _read(path) is not None
+
+
+def load(path: Path, model: Mapping[str, Any], nc: int, host: Host) -> Any:
+    """The shared network of a file.
+
+    Args:
+        model: the searchable YAML, whose space it must have been trained for.
+        nc: number of classes, which must be its own.
+
+    Raises:
+        UserError: it is no shared network, or another's.
+    """
+    found = _read(path)
+    if found is None:
+        raise UserError("no shared network (what --one-shot leaves in RUN/shared/weights.pt)", file=path)
+    theirs, ours = (Space.from_dict(y) for y in (found["yaml"], model))
+    if theirs.layers != ours.layers or theirs.multiples.default_act != ours.multiples.default_act:
+        labels = sorted(_options(theirs) ^ _options(ours))
+        got = labels[0][0] if labels else "other layers"
+        raise UserError("the shared network was trained for another space than that of --cfg", got=got, file=path)
+    if found["nc"] != nc:
+        raise UserError(f"the shared network was trained for {found['nc']} classes, not {nc}", file=path)
+    shared = build(host, model, nc)
+    shared.load_state_dict(found["state"])
+    return shared
+
+
+def _options(space: Space) -> set[tuple[str, tuple[Value, ...]]]:
+    return {(c.label, c.options) for c in space.choices.values()}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What is in the file; None if it is no shared network."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a checkpoint of YOLOv5, or anything
+        return None
+    return found if isinstance(found, dict) and found.get("kind") == KIND else None
+
+
+@contextmanager
+def _registered(host: Host) -> Iterator[None]:
+    """Within this block the host's parser knows the searchable layers."""
+    before = hasattr(host.yolo.parse_model, "stock")
+    register(host)
+    try:
+        yield
+    finally:
+        if not before:
+            unregister(host)
