@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from yolov5_nas import latency
+from yolov5_nas import latency, supernet
 from yolov5_nas.cli import main
 from yolov5_nas.export import export
 from yolov5_nas.files import shipped
@@ -21,6 +21,7 @@ from yolov5_nas.journal import front, read_journal
 from yolov5_nas.options import Options
 from yolov5_nas.parents import nearest
 from yolov5_nas.run import _prepare, frozen_layers
+from yolov5_nas.space import read_model_yaml
 
 FLAGS = ["--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
 
@@ -216,6 +217,60 @@ def _group(pid):
         return None
 
 
+def test_a_one_shot_search_survives_kills_in_each_of_its_stages(host, digits_yaml, tmp_path, capsys):
+    flags = [*FLAGS, "--engine", "local", "--data", str(digits_yaml), "--project", str(tmp_path), "--trials", "2"]
+    flags += ["--one-shot", "3", "--scores", "4", "--cfg", "yolov5n_elastic.yaml", "--target", "params=2e6"]
+    folder = tmp_path / "exp"
+    killed_when(["search", *flags], folder / "shared/trials/0/last.pt")
+    killed_when(["search", "--resume", str(folder)], folder / "scores/trials.jsonl")
+    assert not (folder / "trials.jsonl").exists()
+    assert search("--resume", folder) == 0
+    (shared,) = read_journal(folder / "shared")
+    assert "goes on after epoch" in (folder / "shared/trials/0/log.txt").read_text()
+    assert (shared.state, shared.attempt) == ("complete", 2)
+    scored, trained = read_journal(folder / "scores"), read_journal(folder)
+    assert [r.state for r in scored] == ["complete"] * 4
+    assert [r.state for r in trained] == ["complete"] * 2
+    best = max(scored[1:], key=lambda r: (r.reward, -r.number))
+    assert [r.id for r in trained] == [scored[0].id, best.id]  # stock, and the one with the best score
+    weights = folder / "shared/trials/0/weights.pt"
+    assert f"tensors from {weights}, batch norm estimated again" in (folder / "trials/1/log.txt").read_text()
+    capsys.readouterr()
+    again = ["--one-shot", "0", "--weights", weights, "--name", "again"]
+    assert (
+        search(
+            *FLAGS,
+            "--data",
+            digits_yaml,
+            "--project",
+            tmp_path,
+            "--trials",
+            "1",
+            "--engine",
+            "local",
+            "--scores",
+            "2",
+            "--cfg",
+            "yolov5n_elastic.yaml",
+            "--target",
+            "params=2e6",
+            *again,
+        )
+        == 0
+    )
+    assert read_journal(tmp_path / "again/scores")[1].metrics == scored[1].metrics
+
+
+def killed_when(command, path):
+    """Run a command, and kill it with all its processes as soon as there is such a file."""
+    process = subprocess.Popen([sys.executable, "-m", "yolov5_nas", *command], start_new_session=True)
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def test_a_second_search_in_the_same_folder_is_refused(tmp_path, digits_yaml, capsys):
     process = start(tmp_path, digits_yaml)
     try:
@@ -343,7 +398,9 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
     )
     (tmp_path / "broken.yaml").write_text("backbone: [\n  oops: {\n")
     (tmp_path / "weights.pt").write_text("no checkpoint")
-    for name in ("yolov5s", "hub/yolov5n6", "segment/yolov5n-seg"):
+    elastic, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")
+    supernet.save(supernet.build(host, elastic, 10), elastic, tmp_path / "shared.pt")
+    for name in ("yolov5n", "yolov5s", "hub/yolov5n6", "segment/yolov5n-seg"):
         cfg = yaml.safe_load((host.location.root / f"models/{name}.yaml").read_text())
         kind = host.yolo.SegmentationModel if "seg" in name else host.yolo.Model
         host.save_checkpoint(kind(cfg), tmp_path / f"{Path(name).name}.pt")
@@ -373,6 +430,15 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--inherit", "none", "--base-epochs", "2", *data), "--inherit none goes with neither --weights nor"),
         (("--base-epochs", "0", *data), "--base-epochs must be at least 1"),
         (("--base-epochs", "1", "--inherit-hyp", "none.yaml", *data), "hyper-parameter YAML (--inherit-hyp) not found"),
+        (
+            ("--one-shot", "1", "--base-epochs", "1", *data),
+            "--one-shot goes with neither --base-epochs nor --inherit parent",
+        ),
+        (("--one-shot", "0", *data), "--one-shot 0 trains nothing, so it needs the --weights of a shared network"),
+        (("--one-shot", "1", "--weights", "yolov5n.pt", *data), "goes on with the weights of a shared network only"),
+        (("--one-shot", "1", "--cfg", stock, *data), "needs at least one NASConv or NASC3"),
+        (("--one-shot", "1", "--scores", "0", *data), "--scores must be at least 1"),
+        (("--weights", "shared.pt", *data), "trained for another space than that of --cfg"),
         (("--project", "file/runs", *data), "the folder can't be written"),
         (("--yolov5", tmp_path, *data), "--yolov5 must be a clone"),
         (("--device", "99", *data), "--device must name devices of this machine"),
