@@ -122,10 +122,6 @@ def _prepare(o: Options) -> _Prepared:
     if o.objectives and strategy in ("evolution", "tpe"):
         accepted = ("nsga2", "random", "grid")
         raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
-    if o.engine == "ray" and o.base_epochs:
-        raise UserError(
-            "--base-epochs are not for --engine ray, whose nodes don't have the trials' weights; --weights are"
-        )
     if o.one_shot is not None and o.weights and not supernet.is_shared(Path(o.weights)):
         raise UserError("--one-shot goes on with the weights of a shared network only", got=o.weights)
     if o.onnx and not find_spec("onnx"):
@@ -317,6 +313,11 @@ def engine_of(o: Options) -> Engine:
     if name == "local":
         return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
     if name == "ray":
+        if o.base_epochs or o.inherit == "parent":
+            raise UserError(
+                "--base-epochs and --inherit parent are not for --engine ray, whose nodes don't have the trials'"
+                " weights; --weights are"
+            )
         gpus = float(o.device not in ("cpu", "mps")) if o.gpus_per_trial is None else o.gpus_per_trial
         files = [path for path in (o.yolov5, o.weights) if path]
         numbers = o.cpus_per_trial, gpus, o.concurrency, o.trial_minutes
