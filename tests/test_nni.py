@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import fake_trials
 import psutil
 import pytest
+from processes import own_processes
 
 pytest.importorskip("nni")
 
@@ -136,7 +137,7 @@ def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(start):
     engine = start(fake_trials.quick)
     engine.submit(Job(0, dict(SPACE.default()), 0))
     assert engine.wait(30)
-    assert {address.ip for p in _all_of(os.getpid()) for address in _listening(p)} == {"127.0.0.1"}
+    assert {address.ip for p in own_processes() for address in _listening(p)} == {"127.0.0.1"}
     for path in (
         "netron",
         "NETRON/",
@@ -150,11 +151,6 @@ def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(start):
     rebound = requests.get(f"{engine.url}/api/v1/nni/check-status", headers={"Host": "evil.example"}, timeout=20)
     assert rebound.status_code == 403
     assert api(engine, "check-status")["status"] == "RUNNING"
-
-
-def _all_of(pid):
-    process = psutil.Process(pid)
-    return [process, *process.children(recursive=True)]
 
 
 def _listening(process):
@@ -256,15 +252,15 @@ def test_a_manager_that_hangs_ends_the_search_with_a_clear_message(start, monkey
 
 
 def _children_but_tracker():
-    children = psutil.Process().children(recursive=True)
-    return [p for p in children if p.is_running() and "resource_tracker" not in " ".join(p.cmdline())]
+    return [p for p in own_processes()[1:] if p.is_running() and "resource_tracker" not in " ".join(p.cmdline())]
 
 
 def test_a_trial_cancelled_in_the_portal_fails_as_killed(start):
     engine = start(fake_trials.sleeps)
     engine.submit(Job(0, dict(SPACE.default()), 0))
-    assert engine.wait(2) == []
-    (job,) = api(engine, "trial-jobs")
+    while not (jobs := api(engine, "trial-jobs")):
+        assert engine.wait(0.5) == []
+    (job,) = jobs
     requests.delete(f"{engine.url}/api/v1/nni/trial-jobs/{job['trialJobId']}", timeout=20)
     (outcome,) = engine.wait(20)
     assert outcome.error == {"reason": "killed", "message": "its NNI trial was cancelled or killed"}

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import fake_trials
 import psutil
 import pytest
+from processes import own_processes
 
 from yolov5_nas.cli import main
 from yolov5_nas.engines import Job, trial_folder
@@ -97,7 +98,7 @@ def test_a_ray_of_our_own_keeps_to_this_machine_and_leaves_nothing(make_engine, 
     engine = make_engine(address=None, concurrency=1)
     engine.start(fake_trials.noop, None, tmp_path)
     assert run_one(engine, 0).result
-    processes = engine_processes()
+    processes = own_processes()
     ours = [p for p in processes if p.name() in ("raylet", "gcs_server")]
     assert len(ours) == 2
     sockets = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
@@ -105,14 +106,6 @@ def test_a_ray_of_our_own_keeps_to_this_machine_and_leaves_nothing(make_engine, 
     assert set(sockets) <= set(LOOPBACK)
     engine.close()
     assert psutil.wait_procs(ours, 10)[1] == []
-
-
-def engine_processes():
-    """This process and its children, without those of the tests' cluster."""
-    own = psutil.Process()
-    clusters = [p for p in own.children() if any("ray_cluster.py" in part for part in p.cmdline())]
-    others = {child.pid for p in clusters for child in [p, *p.children(recursive=True)]}
-    return [own, *(p for p in own.children(recursive=True) if p.pid not in others)]
 
 
 def test_the_nodes_of_a_resource_measure_and_the_others_train(make_engine, ray_cluster, tmp_path):

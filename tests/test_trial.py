@@ -295,13 +295,13 @@ def test_the_input_size_is_a_choice_that_the_trial_and_its_latency_follow(host, 
     assert large.metrics["latency_ratio"] == pytest.approx(1.0, abs=0.15)
     assert small.metrics["latency_ratio"] < 0.8  # beside stock at 128 px
     assert (small.conditions["imgsz"], large.conditions["imgsz"]) == (64, 128)
-    sizes, loss = set(), Training._loss
+    sizes, backward = set(), Training._backward
 
-    def noted(self, images, targets):
+    def noted(self, images, *args):
         sizes.add(images.shape[2:])
-        return loss(self, images, targets)
+        return backward(self, images, *args)
 
-    with patched(Training, _loss=noted):
+    with patched(Training, _backward=noted):
         run_trial(default.with_value("imgsz", 64), settings)
     assert sizes == {(64, 64)}
 
