@@ -258,11 +258,11 @@ def _children_but_tracker():
 def test_a_trial_cancelled_in_the_portal_fails_as_killed(start):
     engine = start(fake_trials.sleeps)
     engine.submit(Job(0, dict(SPACE.default()), 0))
-    while not (jobs := api(engine, "trial-jobs")):
+    while [job["status"] for job in api(engine, "trial-jobs")] != ["RUNNING"]:
         assert engine.wait(0.5) == []
-    (job,) = jobs
+    (job,) = api(engine, "trial-jobs")
     requests.delete(f"{engine.url}/api/v1/nni/trial-jobs/{job['trialJobId']}", timeout=20)
-    (outcome,) = engine.wait(20)
+    (outcome,) = engine.wait(60)
     assert outcome.error == {"reason": "killed", "message": "its NNI trial was cancelled or killed"}
 
 
