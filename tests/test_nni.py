@@ -202,7 +202,7 @@ def test_the_portal_shows_reward_metrics_curve_and_choices(start, tmp_path):
     record = search.journal.trials[job["sequenceId"]]
     assert shown == {"default": record.reward, **record.metrics, "trial": 0, "architecture": record.id}
     points = [m for m in api(engine, f"metric-data/{job['trialJobId']}") if m["type"] == "PERIODICAL"]
-    points.sort(key=lambda m: m["sequence"])  # NNI writes them in no order, and its portal sorts them so
+    points.sort(key=lambda m: m["sequence"])  # which NNI may have stored in another order
     assert [json.loads(json.loads(m["data"]))["default"] for m in points] == [0.1, 0.2, 0.3]
     space = api(engine, "experiment")["params"]["searchSpace"]
     assert {label: choice["_value"] for label, choice in space.items()} == {

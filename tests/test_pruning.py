@@ -15,6 +15,7 @@ from yolov5_nas.reward import SoftReward, Target, accuracy, make_reward
 from yolov5_nas.strategies import RandomSearch
 
 EPOCHS = 10
+SCORES = [0.1 + 0.05 * n for n in range(9)]
 
 
 def curve(final, epochs=EPOCHS):
@@ -40,14 +41,14 @@ def test_nothing_is_pruned_while_little_is_known():
 
 
 def test_the_median_rule_worked_out_by_hand():
-    pruner = learnt([record(n, score) for n, score in enumerate((0.1, 0.2, 0.3, 0.4, 0.5))])
+    pruner = learnt([record(n, score) for n, score in enumerate(SCORES)])
     assert pruner.medians[5] == pytest.approx(0.15)
     assert pruner.why(curve(0.31, epochs=5), {}) is None
     assert pruner.why(curve(0.29, epochs=5), {}) == "its best reward up to epoch 5 is 0.1450, the median 0.1500"
 
 
 def test_a_dip_does_not_count_since_the_best_so_far_does():
-    pruner = learnt([record(n, score) for n, score in enumerate((0.1, 0.2, 0.3, 0.4, 0.5))])
+    pruner = learnt([record(n, score) for n, score in enumerate(SCORES)])
     dipped = (*curve(0.4, epochs=4), {"epoch": 5, "map50_95": 0.0, "map50": 0.0})
     assert best_so_far(dipped) == {"map50_95": pytest.approx(0.16), "map50": 0.9}
     assert pruner.why(dipped, {}) is None
@@ -55,19 +56,17 @@ def test_a_dip_does_not_count_since_the_best_so_far_does():
 
 def test_the_reward_weighs_the_cost_that_is_known_already():
     reward = SoftReward([Target("latency_ratio", 1.0)], -1.0)
-    pruner = learnt([record(n, 0.3) for n in range(5)], reward=reward)
+    pruner = learnt([record(n, 0.3) for n in range(LEAST)], reward=reward)
     assert pruner.why(curve(0.5, epochs=5), {"latency_ratio": 1.5}) is None
     assert pruner.why(curve(0.5, epochs=5), {"latency_ratio": 2.0})
 
 
 def test_with_several_objectives_an_optimistic_outlook_must_be_dominated():
-    known = [
-        record(n, score, cost)
-        for n, (score, cost) in enumerate(((0.5, 1.0), (0.4, 0.8), (0.3, 0.6), (0.3, 1.2), (0.2, 0.9)))
-    ]
+    trained = ((0.5, 1.0), (0.4, 0.8), (0.3, 0.6), (0.3, 1.2), (0.2, 0.9), (0.1, 1.5), (0.1, 1.6), (0.1, 1.7))
+    known = [record(n, score, cost) for n, (score, cost) in enumerate(trained)]
     pruner = learnt(known, ("map50_95", "latency_ratio"))
     assert [point["latency_ratio"] for point in pruner.front] == [1.0, 0.8, 0.6]
-    assert pruner.rises["map50_95"][5] == pytest.approx(0.2)  # of 0.25, 0.2, 0.15, 0.15, 0.1: the 0.9 quantile
+    assert pruner.rises["map50_95"][5] == pytest.approx(0.2)  # of 0.25, 0.2, 0.15, 0.15, 0.1 and 0.05: the 0.9 quantile
     assert pruner.why(curve(0.3, epochs=5), {"latency_ratio": 0.7}) is None  # 0.15 + 0.2 is more than 0.3 at 0.6
     why = pruner.why(curve(0.3, epochs=5), {"latency_ratio": 0.9})
     assert why == "even an optimistic outlook at epoch 5 (map50_95 0.35, latency_ratio 0.9) is dominated"
@@ -152,7 +151,7 @@ def test_cut_off_and_resumed_the_same_trials_are_pruned_at_the_same_epochs(tmp_p
 def test_a_reward_of_the_users_own_travels_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("def f(metrics):\n    return metrics['map50_95'] * 2\n")
-    pruner = learnt([record(n, 0.3) for n in range(5)], reward=make_reward("own.py:f"))
+    pruner = learnt([record(n, 0.3) for n in range(LEAST)], reward=make_reward("own.py:f"))
     again = pickle.loads(pickle.dumps(Job(0, Architecture({"a": 1}), 0, None, pruner))).pruner
     assert again.medians == pruner.medians
     assert again.why(curve(0.1, epochs=5), {}) == "its best reward up to epoch 5 is 0.1000, the median 0.3000"

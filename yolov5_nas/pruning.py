@@ -15,7 +15,7 @@ from .journal import TrialRecord, front
 from .metrics import ACCURACIES, is_maximised
 from .reward import Reward
 
-LEAST = 5  # complete trials before one is ended early
+LEAST = 8  # complete trials before one is ended early; 5 lost twice as much of the front (docs/early_stopping.md)
 OPTIMISM = 0.9  # quantile of the rises of other curves that an optimistic extrapolation adds
 
 Point = Mapping[str, float]
