@@ -59,9 +59,9 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(shared, settings, t
     def kill(training, epoch):
         raise KeyboardInterrupt
 
-    keep = SharedTraining._keep
+    keep = SharedTraining._end_epoch
     with (
-        patched(SharedTraining, _keep=lambda t, epoch: (keep(t, epoch), kill(t, epoch))),
+        patched(SharedTraining, _end_epoch=lambda t, epoch: (keep(t, epoch), kill(t, epoch))),
         pytest.raises(KeyboardInterrupt),
     ):
         train_shared(settings.space.default(), settings, 5, tmp_path)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import kendalltau
-
 LEAST = 5  # pairs below which there is no interval
 Z95 = 1.96
 
@@ -25,6 +23,13 @@ class Tau:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
+def kendall(scores: Sequence[float], truth: Sequence[float]) -> float:
+    """Kendall's tau-b of two lists of equal length; NaN where all of one are equal."""
+    from scipy.stats import kendalltau  # takes a moment
+
+    return float(kendalltau(scores, truth).statistic)
+
+
 def tau(scores: Sequence[float], truth: Sequence[float]) -> Tau:
     """Kendall's tau-b of two lists of equal length.
 
@@ -34,7 +39,7 @@ def tau(scores: Sequence[float], truth: Sequence[float]) -> Tau:
     '0.93 (0.76 to 0.98)'
     """
     count = len(scores)
-    value = float(kendalltau(scores, truth).statistic) if count > 1 else math.nan
+    value = kendall(scores, truth) if count > 1 else math.nan
     if math.isnan(value):  # all scores are equal
         value = 0.0
     if count < LEAST:

@@ -185,10 +185,9 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     text = "whose weights a trial starts from: the base's or the nearest evaluated architecture's"
     add(group, "inherit", text, choices=["base", "parent", "none"])
     text = "train one network that all architectures share for so many epochs, score architectures by it untrained,"
-    add(
-        group, "one_shot", text + " and train the best of them on its weights; 0: --weights is such a network", type=int
-    )
-    add(group, "scores", f"architectures that --one-shot scores (default: {Options().scores})", type=int)
+    text += " and train the best of them on its weights; 0: --weights is such a network"
+    add(group, "one_shot", text, type=int)
+    add(group, "scores", "architectures that --one-shot scores", type=int)
     add(group, "hyp", "hyper-parameter YAML (default: hyp.short.yaml)")
     add(group, "inherit_hyp", "the same for what starts from weights (default: --hyp if given, else hyp.inherit.yaml)")
     add(group, "yolov5", "a clone of ultralytics/yolov5 (else YOLOV5_ROOT, the working directory, the package)")

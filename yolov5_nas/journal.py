@@ -84,6 +84,11 @@ class TrialRecord:
         """Whether the trial has ended, in whatever way."""
         return self.state != "started"
 
+    @property
+    def counts(self) -> bool:
+        """Whether it has ended and counts among `--trials`; what a constraint refused does not."""
+        return self.done and self.state != "infeasible"
+
     def to_json(self) -> str:
         """The journal's line, without the newline."""
         line = {"version": VERSION, "number": self.number, "id": self.id, **asdict(self)}

@@ -8,8 +8,8 @@ one, its slice is copied out, its batch norm statistics are estimated on some ba
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,10 @@ from . import supernet
 from .architecture import Architecture, Value
 from .files import WEIGHTS, write_whole
 from .host import Host
-from .inherit import estimate_batch_norm
 from .journal import TrialResult
 from .metrics import LATENCIES
 from .modules import extract, set_architecture
-from .trial import EMA_ATTRIBUTES, Settings, Training, as_trial, global_state_kept, measure_architecture
+from .trial import Settings, Training, accuracies, as_trial, global_state_kept, measure_architecture
 from .trial import preload as preload  # engines look for it here
 
 STUDENTS = 2  # drawn at random in each step, besides the smallest (Yu et al. 2020)
@@ -59,7 +58,7 @@ class Scorer(Training):
     def score(self, architecture: Architecture, shared: Any) -> dict[str, float]:
         """Validation of an architecture's slice of a shared network, with batch norm estimated for it."""
         model = extract(shared, architecture, self.host).to(self.device)
-        estimate_batch_norm(model, (images.to(self.device).float() / 255 for images in self._calibration()))
+        self._estimate(model, self._calibration())
         return self._validate_model(model.eval())
 
     def _calibration(self) -> list[torch.Tensor]:
@@ -99,63 +98,49 @@ class SharedTraining(Scorer):
         self.first, self.last_step, self.accumulate = kept["epoch"], kept["last_step"], kept["accumulate"]
         self.curve = list(kept["curve"])
         if self.curve:
-            self.results = _accuracies(self.curve[-1])
+            self.results = accuracies(self.curve[-1])
         if self.curve_file:
             write_whole(self.curve_file, "")
             for point in self.curve:
                 self._write_point(point)
         print(f"goes on after epoch {self.first}")
 
-    def _train(self) -> None:
-        start, s = time.perf_counter(), self.settings
-        for epoch in range(self.first, s.epochs):
-            self._seed(epoch)
-            loss = self._train_epoch(epoch)
-            self.scheduler.step()
-            self.ema.update_attr(self.model, include=list(EMA_ATTRIBUTES))
-            if epoch + 1 == s.epochs or (epoch + 1) % s.val_period == 0:
-                point = {"epoch": epoch + 1, **self.score(self.default, self.ema.ema), **loss}
-                point["seconds"] = round(time.perf_counter() - start, 3)
-                self.curve.append(point)
-                self._write_point(point)
-                self.results = _accuracies(point)
-            if self.folder:
-                self._keep(epoch + 1)
-        self.best = self.ema.ema
-
-    def _seed(self, epoch: int) -> None:
+    def _begin_epoch(self, epoch: int) -> None:
         """Random numbers that depend on the epoch alone, and an order of the images and workers that do."""
         seed, loader = self.seed * 10_000 + epoch, self.loader.loader
         self.host.general.init_seeds(seed, deterministic=True)
         loader.generator.manual_seed(seed)
         loader.iterator = torch.utils.data.DataLoader.__iter__(loader)  # YOLOv5's keeps one for all epochs
 
-    def _keep(self, epoch: int) -> None:
-        assert self.folder
+    def _validate(self) -> dict[str, float]:
+        return self.score(self.default, self.ema.ema)
+
+    def _take(self, point: Mapping[str, float]) -> None:
+        """The last is the best: an average of weights, whose other slices this validation does not tell of."""
+        self.best, self.results = self.ema.ema, accuracies(point)
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Leave what an attempt after a kill goes on from."""
+        if not self.folder:
+            return
         parts = {n: getattr(self, n).state_dict() for n in ("model", "optimizer", "scheduler", "scaler")}
-        parts |= {"epoch": epoch, "last_step": self.last_step, "accumulate": float(self.accumulate)}
+        parts |= {"epoch": epoch + 1, "last_step": self.last_step, "accumulate": float(self.accumulate)}
         parts |= {"updates": self.ema.updates, "curve": self.curve}
         supernet.save(self.ema.ema, self.settings.model, self.folder / LAST, **parts)
 
     def _backward(self, images: torch.Tensor, targets: torch.Tensor, iteration: int) -> tuple[float, torch.Tensor]:
         rng = random.Random(f"{self.seed} {iteration}")
         students = [self.smallest, *(self.space.sample(rng) for _ in range(STUDENTS))]
-        predicted, loss, items = self._forward(self.largest, images, targets)
+        set_architecture(self.model, self.largest)
+        predicted, loss, items = self._forward(images, targets)
         self.scaler.scale(loss).backward()
         teacher = [p.detach().float() for p in predicted]
         for student in students:
-            predicted, own, _ = self._forward(student, images, targets)
+            set_architecture(self.model, student)
+            predicted, own, _ = self._forward(images, targets)
             own = own + len(images) * distillation([p.float() for p in predicted], teacher, self.hyp)
             self.scaler.scale(own).backward()
         return float(loss), items
-
-    def _forward(
-        self, architecture: Architecture, images: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        set_architecture(self.model, architecture)
-        with torch.amp.autocast("cuda", enabled=self.amp):
-            predicted = self.model(images)
-            return predicted, *self.compute_loss(predicted, targets)
 
 
 def distillation(student: list[torch.Tensor], teacher: list[torch.Tensor], hyp: Mapping[str, float]) -> torch.Tensor:
@@ -223,8 +208,8 @@ def score_trial(
         if costs.state == "infeasible":
             return costs
         scorer = _scorer(settings, host, settings.imgsz_of(architecture), seed)
-        accuracies = _accuracies(scorer.score(Architecture(architecture), scorer.model))
-        return TrialResult({**costs.metrics, **accuracies}, (), "complete", costs.conditions, costs.why)
+        point = scorer.score(Architecture(architecture), scorer.model)
+        return replace(costs, metrics={**costs.metrics, **accuracies(point)})
 
 
 _scorers: dict[Any, Scorer] = {}
@@ -238,7 +223,3 @@ def _scorer(settings: Settings, host: Host, imgsz: int, seed: int) -> Scorer:
         _scorers[key] = Scorer(host, settings, imgsz, seed, None, path)
         _scorers[key].open()
     return _scorers[key]
-
-
-def _accuracies(point: Mapping[str, float]) -> dict[str, float]:
-    return {name: point[name] for name in ("map50", "map50_95", "precision", "recall")}

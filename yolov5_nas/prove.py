@@ -21,8 +21,9 @@ from .proof import EQUAL, FOLDER, RESCALED, STOCK, compare, contestants, read, t
 from .report import report
 from .reward import accuracy
 from .run import engine_of, hold, settings_of
-from .search import Loop
+from .search import Listener
 from .space import ConvLayer, Layer, load_yaml
+from .stages import run_stage
 from .strategies import Plan
 from .trial import Settings, measure_architecture, preload, run_trial  # noqa: F401  # preload: engines look for it here
 
@@ -169,18 +170,16 @@ def depth_of(width: float, settings: Settings) -> float:
 
 
 def _train(folder: Path, plan: list[Architecture], settings: Settings, engine: Engine) -> None:
-    journal, fetch = Journal(folder / "trials.jsonl"), getattr(engine, "fetch", None)
+    def listeners(journal: Journal) -> list[Listener]:
+        def tell(record: TrialRecord) -> None:
+            done = sum(r.done for r in journal.trials.values())
+            score = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
+            a, took = record.architecture, f"{record.seconds:.0f} s"
+            print(f"[{done}/{len(plan)}] {a['contestant']}, seed {a['seed']}: {score}, {took}", flush=True)
 
-    def tell(record: TrialRecord) -> None:
-        done = sum(r.done for r in journal.trials.values())
-        score = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
-        a = record.architecture
-        if fetch and record.state == "complete":
-            fetch(record.number)
-        print(f"[{done}/{len(plan)}] {a['contestant']}, seed {a['seed']}: {score}, {record.seconds:.0f} s", flush=True)
+        return [tell]
 
-    engine.start(prove_trial, settings, folder)
     try:
-        Loop(Plan(plan), engine, journal, accuracy, len(plan), listeners=(tell,)).run()
+        run_stage(folder, prove_trial, settings, Plan(plan), lambda: engine, accuracy, len(plan), 0, listeners)
     finally:
         engine.close()

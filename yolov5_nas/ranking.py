@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from .agreement import kendall
 from .journal import TrialRecord, eligible, read_journal, read_lines
 
 FOLDER = "remeasured"  # in a run's folder: a journal for each runtime
@@ -26,10 +27,8 @@ def ranking(before: Sequence[TrialRecord], after: Sequence[TrialRecord]) -> list
 
 def tau(before: Sequence[TrialRecord], after: Sequence[TrialRecord]) -> float:
     """Kendall's tau between the two rankings: 1 the same, 0 unrelated, -1 reversed."""
-    from scipy.stats import kendalltau
-
-    old = {r.number: r.reward for r in before}
-    return float(kendalltau([old[r.number] for r in after], [r.reward for r in after]).statistic)
+    old = {r.number: r.reward or 0.0 for r in before}
+    return kendall([old[r.number] for r in after], [r.reward or 0.0 for r in after])
 
 
 def sections(run: Path) -> list[tuple[str, str]]:

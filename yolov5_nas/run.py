@@ -85,22 +85,28 @@ def search(
         options["reward"], reward = reward, None
     if isinstance(engine, str):
         options["engine"], engine = engine, None
-    if engine and (options.get("one_shot") is not None or (resume and Path(resume, "shared").exists())):
-        raise UserError("a one-shot search starts several engines: give the name of one")
     if resume:
         folder = Path(resume)
         chosen = _resumed_options(folder, check_names(options))
+        _check_engine(engine, chosen)
         engine = engine or engine_of(chosen)
         with hold(folder):
             chosen.save(folder / "search.yaml")
             return _go(folder, chosen, settings_of(folder, chosen), strategy, reward, engine)
     chosen = Options().with_given(options)
+    _check_engine(engine, chosen)
     prepared = _prepare(chosen)
     engine = engine or engine_of(prepared.options)
     folder = make_folder(_new_folder(chosen))
     with hold(folder):
         settings = _write_run(folder, prepared)
         return _go(folder, prepared.options, settings, strategy, reward, engine)
+
+
+def _check_engine(engine: Engine | None, o: Options) -> None:
+    """Raise a UserError where an engine that was given as an object can't run such a search."""
+    if engine and o.one_shot is not None:
+        raise UserError("a one-shot search starts several engines: give the name of one")
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def _prepare(o: Options) -> _Prepared:
     if o.objectives and strategy in ("evolution", "tpe"):
         accepted = ("nsga2", "random", "grid")
         raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
-    if o.one_shot is not None and o.weights and not supernet.is_shared(Path(o.weights)):
+    if o.one_shot is not None and o.weights and not supernet.read(Path(o.weights)):
         raise UserError("--one-shot goes on with the weights of a shared network only", got=o.weights)
     if o.onnx and not find_spec("onnx"):
         raise UserError("--onnx needs the package onnx: pip install onnx")
@@ -503,16 +509,11 @@ class _Keeper:
             self.written = winner.number
 
 
-def _counts(record: TrialRecord) -> bool:
-    """Whether a trial ended and counts; what a constraint refused does not."""
-    return record.done and record.state != "infeasible"
-
-
 class _Progress:
     """A bar over all trials with the time left, and a line for each that ended."""
 
     def __init__(self, trials: int, journal: Journal, name: str = "search", only_best: bool = False):
-        self.done = sum(_counts(record) for record in journal.trials.values())
+        self.done = sum(record.counts for record in journal.trials.values())
         self.winner = best(journal.trials.values())
         self.bar = tqdm(total=trials, initial=self.done, desc=name, unit="trial", disable=None, file=sys.stderr)
         self.trials, self.only_best = trials, only_best
@@ -525,8 +526,8 @@ class _Progress:
 
     def __call__(self, record: TrialRecord) -> None:
         self.winner = best([*filter(None, [self.winner]), record])
-        self.done += _counts(record)
-        self.bar.update(_counts(record))
+        self.done += record.counts
+        self.bar.update(record.counts)
         if not self.only_best or self.winner is record:
             self.write(self._line(record))
 

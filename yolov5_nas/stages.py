@@ -79,7 +79,7 @@ def run_stage(
     """Run a search in a folder to its end; its trials by number. An engine is started only if something is to do."""
     folder.mkdir(exist_ok=True)
     journal = Journal(folder / "trials.jsonl")
-    if sum(r.done and r.state != "infeasible" for r in journal.trials.values()) < count:
+    if sum(r.counts for r in journal.trials.values()) < count:
         running = engine()
         fetch = getattr(running, "fetch", None)
         fetching = [lambda record: fetch(record.number)] if fetch else []

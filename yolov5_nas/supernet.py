@@ -50,9 +50,13 @@ def save(shared: Any, yaml: Mapping[str, Any], path: Path, **entries: Any) -> No
     temporary.replace(path)
 
 
-def is_shared(path: Path) -> bool:
-    """Whether a file is a shared network."""
-    return _read(path) is not None
+def read(path: Path) -> dict[str, Any] | None:
+    """What is in the file; None if it is no shared network."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a checkpoint of YOLOv5, or anything
+        return None
+    return found if isinstance(found, dict) and found.get("kind") == KIND else None
 
 
 def load(path: Path, model: Mapping[str, Any], nc: int, host: Host) -> Any:
@@ -65,9 +69,13 @@ def load(path: Path, model: Mapping[str, Any], nc: int, host: Host) -> Any:
     Raises:
         UserError: it is no shared network, or another's.
     """
-    found = _read(path)
-    if found is None:
-        raise UserError("no shared network (what --one-shot leaves in RUN/shared/weights.pt)", file=path)
+    if not (found := read(path)):
+        raise UserError("no shared network (what --one-shot leaves in RUN/shared/trials/0/weights.pt)", file=path)
+    return restore(found, model, nc, host, path)
+
+
+def restore(found: Mapping[str, Any], model: Mapping[str, Any], nc: int, host: Host, path: Path) -> Any:
+    """As `load`, of what `read` found in the file."""
     theirs, ours = (Space.from_dict(y) for y in (found["yaml"], model))
     if theirs.layers != ours.layers or theirs.multiples.default_act != ours.multiples.default_act:
         labels = sorted(_options(theirs) ^ _options(ours))
@@ -82,15 +90,6 @@ def load(path: Path, model: Mapping[str, Any], nc: int, host: Host) -> Any:
 
 def _options(space: Space) -> set[tuple[str, tuple[Value, ...]]]:
     return {(c.label, c.options) for c in space.choices.values()}
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """What is in the file; None if it is no shared network."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a checkpoint of YOLOv5, or anything
-        return None
-    return found if isinstance(found, dict) and found.get("kind") == KIND else None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from .inherit import BATCHES, Inherited, estimate_batch_norm, fitting, inherit, 
 from .journal import TrialResult
 from .latency import Runtime
 from .measure import measure
-from .metrics import LATENCIES
+from .metrics import ACCURACIES, LATENCIES
 from .modules import extract
 from .pruning import Pruner
 from .reward import Constraint, broken
@@ -311,6 +311,7 @@ class Training:
         host.general.init_seeds(seed, deterministic=True)
         self.model = self._build(cfg).to(device)
         self.first = 0  # epoch
+        self.fitness = -1.0  # of `best`
         self.best, self.results = self.model, {}  # type: ignore[var-annotated]
 
     def _build(self, cfg: Mapping[str, Any]) -> Any:
@@ -334,10 +335,10 @@ class Training:
             self.val_loader.close()
 
     def _train(self) -> None:
-        best_fitness = -1.0
         start = time.perf_counter()
         s = self.settings
         for epoch in range(self.first, s.epochs):
+            self._begin_epoch(epoch)
             loss = self._train_epoch(epoch)
             self.scheduler.step()
             self.ema.update_attr(self.model, include=list(EMA_ATTRIBUTES))
@@ -346,13 +347,23 @@ class Training:
                 point["seconds"] = round(time.perf_counter() - start, 3)
                 self.curve.append(point)
                 self._write_point(point)
-                fitness = 0.1 * point["map50"] + 0.9 * point["map50_95"]  # YOLOv5's weights
-                if fitness > best_fitness:
-                    best_fitness, self.best = fitness, deepcopy(self.ema.ema)
-                    self.results = {name: point[name] for name in ("map50", "map50_95", "precision", "recall")}
+                self._take(point)
                 if s.pruner and epoch + 1 < s.epochs and (why := s.pruner.why(self.curve, self.costs)):
                     self.pruned = why
                     return
+            self._end_epoch(epoch)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Nothing to do: an epoch goes on with the random numbers of the one before."""
+
+    def _take(self, point: Mapping[str, float]) -> None:
+        """Keep the model if this validation is the best so far."""
+        fitness = 0.1 * point["map50"] + 0.9 * point["map50_95"]  # YOLOv5's weights
+        if fitness > self.fitness:
+            self.fitness, self.best, self.results = fitness, deepcopy(self.ema.ema), accuracies(point)
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Nothing to keep: a trial that is killed starts again."""
 
     def _write_point(self, point: Mapping[str, float]) -> None:
         """A validation as a line of `curve.jsonl`, for whoever follows the trial."""
@@ -394,8 +405,12 @@ class Training:
     def _settle(self) -> None:
         """Estimate batch norm statistics on training images, which leaves the training's random numbers alone."""
         with global_state_kept():
-            estimate_batch_norm(self.model, (images.to(self.device).float() / 255 for images in self._some_images()))
+            self._estimate(self.model, self._some_images())
         self.ema.ema.load_state_dict(self.model.state_dict())
+
+    def _estimate(self, model: Any, batches: Iterable[torch.Tensor]) -> None:
+        """Set a model's batch norm statistics by batches of images (B, 3, H, W) of 0 to 255."""
+        estimate_batch_norm(model, (images.to(self.device).float() / 255 for images in batches))
 
     def _some_images(self) -> Iterator[torch.Tensor]:
         """Some batches of training images, (B, 3, H, W) of 0 to 255, drawn at random by the seed."""
@@ -458,10 +473,15 @@ class Training:
 
     def _backward(self, images: torch.Tensor, targets: torch.Tensor, iteration: int) -> tuple[float, torch.Tensor]:
         """Add a batch's gradients; its loss, and what that consists of: box, objectness, class."""
-        with torch.amp.autocast("cuda", enabled=self.amp):
-            loss, items = self.compute_loss(self.model(images), targets)
+        _, loss, items = self._forward(images, targets)
         self.scaler.scale(loss).backward()
         return float(loss), items
+
+    def _forward(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """What the model predicts for a batch, and the loss as `_backward` has it."""
+        with torch.amp.autocast("cuda", enabled=self.amp):
+            predicted = self.model(images)
+            return predicted, *self.compute_loss(predicted, targets)
 
     def _step(self) -> None:
         self.scaler.unscale_(self.optimizer)
@@ -509,6 +529,11 @@ class Training:
         return dict(zip(VALIDATED, results))
 
 
+def accuracies(point: Mapping[str, float]) -> dict[str, float]:
+    """Those of a validation."""
+    return {name: point[name] for name in ACCURACIES}
+
+
 def write_model_yaml(model: Any, cfg: Mapping[str, Any], path: Path) -> None:
     """The stock YAML of a trained model, with the anchors that it was trained with (in pixels)."""
     detect = model.model[-1]
@@ -528,8 +553,8 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
     Raises:
         UserError: there is no such file, or it is no checkpoint of this space.
     """
-    if supernet.is_shared(weights):
-        supernet.load(weights, space.yaml, nc, host)
+    if found := supernet.read(weights):
+        supernet.restore(found, space.yaml, nc, host, weights)
         return f"{weights}: a shared network of this space; trials start from their slices of it"
     model = host.load_checkpoint(weights)
     source = read_source(model, space, weights)
@@ -570,8 +595,8 @@ def _load_weights(model: Any, space: Space, architecture: Architecture, settings
 
 def _inherited(weights: Path, space: Space, architecture: Architecture, settings: Settings, host: Host) -> Inherited:
     """An architecture's weights of a checkpoint, or its slice of a shared network."""
-    if supernet.is_shared(weights):
-        shared = supernet.load(weights, settings.model, settings.nc, host)
+    if found := supernet.read(weights):
+        shared = supernet.restore(found, settings.model, settings.nc, host, weights)
         return Inherited(extract(shared, architecture, host).state_dict(), exact=False)
     return inherit(read_source(host.load_checkpoint(weights), space, weights), space, architecture)
 

@@ -41,6 +41,7 @@ from yolov5_nas.files import find_file, shipped, write_whole
 from yolov5_nas.journal import TrialResult
 from yolov5_nas.measure import gflops
 from yolov5_nas.space import Space, read_model_yaml
+from yolov5_nas.supernet import extreme
 from yolov5_nas.trial import Settings, measure_architecture, run_trial
 
 VERSION = 1
@@ -130,19 +131,12 @@ def pick(space: Space, count: int, cost: Callable[[Architecture], float], seed: 
     Every beginning of the list is spread over the logarithm of cost, and a longer list begins with a shorter one.
     """
     rng = random.Random(seed)
-    chosen = [space.default(), with_options(space, 0), with_options(space, -1)]
+    chosen = [space.default(), extreme(space, min), extreme(space, max)]
     drawn = [leaning(space, rng) for _ in range(CANDIDATES)]
     costs = {a: math.log(cost(a)) for a in [*chosen, *drawn]}
     while len(chosen) < count:
         chosen.append(max(costs, key=lambda a: min(abs(costs[a] - costs[b]) for b in chosen)))
     return chosen[:count]
-
-
-def with_options(space: Space, which: int) -> Architecture:
-    """The architecture of all first options (0) or all last ones (-1), the activations left as stock has them."""
-    return Architecture(
-        {c.label: c.default if kind(c.label) == "act" else c.options[which] for c in space.choices.values()}
-    )
 
 
 def leaning(space: Space, rng: random.Random) -> Architecture:
