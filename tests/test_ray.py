@@ -27,11 +27,13 @@ SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 
 
 @pytest.fixture
-def make_engine(ray_cluster):
+def make_engine(ray_cluster, host):
     made = []
+    clone = [host.location.root] if host.location.kind == "clone" else []  # which a search sends along, too
 
     def make(**kwargs):
-        made.append(RayEngine(**{"address": ray_cluster.address, "files": [fake_trials.__file__], **kwargs}))
+        files = [fake_trials.__file__, *clone]
+        made.append(RayEngine(**{"address": ray_cluster.address, "files": files, **kwargs}))
         return made[-1]
 
     yield make
