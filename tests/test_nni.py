@@ -32,6 +32,7 @@ from yolov5_nas.engines import EngineError, Job
 from yolov5_nas.engines import nni as engine_module
 from yolov5_nas.engines.local import LocalEngine
 from yolov5_nas.engines.nni import NNIEngine
+from yolov5_nas.engines.nni_client import SOCKET
 from yolov5_nas.engines.nni_strategy import NNIStrategy
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
@@ -263,6 +264,15 @@ def test_a_trial_cancelled_in_the_portal_fails_as_killed(start):
         assert engine.wait(0.5) == []
     (job,) = api(engine, "trial-jobs")
     requests.delete(f"{engine.url}/api/v1/nni/trial-jobs/{job['trialJobId']}", timeout=20)
+    (outcome,) = engine.wait(60)
+    assert outcome.error == {"reason": "killed", "message": "its NNI trial was cancelled or killed"}
+
+
+def test_a_trial_cancelled_before_it_says_which_it_is_fails_too(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_module, "ASK", 1.0)
+    engine = start(fake_trials.sleeps)
+    (tmp_path / "nni" / SOCKET).unlink()  # its stand-in finds nobody to tell
+    engine.submit(Job(0, dict(SPACE.default()), 0))
     (outcome,) = engine.wait(60)
     assert outcome.error == {"reason": "killed", "message": "its NNI trial was cancelled or killed"}
 

@@ -34,6 +34,9 @@ from . import CURVE, ONNX, EngineError, Job, Outcome, Trial, check_slots, cores,
 PORT, HOST = 8083, "127.0.0.1"
 HOSTS = ("127.0.0.1", "0.0.0.0")
 PATIENCE = 120.0  # seconds in which NNI must start a trial that it was given
+ASK = 5.0  # seconds after which, and between which, NNI is asked about one that it has not started
+CANCELLED = ("killed", "its NNI trial was cancelled or killed")
+ENDED = {"USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED", "FAILED", "SUCCEEDED"}
 
 
 @dataclass
@@ -46,7 +49,7 @@ class _Running:
     hello: Mapping[str, Any] = field(default_factory=dict)
     client: socket.socket | None = None
     pid_known: bool = False
-    stopped: str | None = None  # why we killed it
+    stopped: tuple[str, str] | None = None  # why we killed it
     reported: int = 0  # points of its curve
 
 
@@ -85,6 +88,7 @@ class NNIEngine:
         self.threads = max(1, cores() // self.slots)
         self._running: dict[int, _Running] = {}
         self._ended: list[Outcome] = []
+        self._asked = 0.0  # when NNI was last asked about its trials
         self._experiment: Any = None
         self._process: Any = None
         self._listener: socket.socket | None = None
@@ -194,7 +198,7 @@ class NNIEngine:
             self._take_answer()
         for client in news:
             if client in clients:  # it says nothing after its hello: it was ended, in the portal for instance
-                self._stop(clients[client], "killed", "its NNI trial was cancelled or killed")
+                self._stop(clients[client], *CANCELLED)
         if self._listener in news:
             self._meet()
         self._check_time()
@@ -242,6 +246,7 @@ class NNIEngine:
 
     def _check_time(self) -> None:
         now = time.monotonic()
+        self._end_unmet(now)
         for running in self._running.values():
             if running.pid_known and self.seconds and now - running.since > self.seconds:
                 self._stop(running, "timeout", f"took longer than {self.seconds:g} s")
@@ -251,9 +256,22 @@ class NNIEngine:
                     f" its logs are in {self.folder}"
                 )
 
+    def _end_unmet(self, now: float) -> None:
+        """End the jobs whose stand-in was cancelled in the portal before it could say which of them it got."""
+        unmet = {r.job.number: r for r in self._running.values() if not r.client and now - r.since > ASK}
+        if not unmet or now - self._asked < ASK:
+            return
+        self._asked = now
+        for entry in json.loads(self._request("GET", "/api/v1/nni/trial-jobs") or b"[]"):
+            if entry.get("status") in ENDED and entry.get("hyperParameters"):
+                running = unmet.get(json.loads(entry["hyperParameters"][0])["parameters"].get("trial"))
+                if running and running.stopped is None:
+                    running.stopped = CANCELLED
+                    self._end(running, -signal.SIGKILL)
+
     def _stop(self, running: _Running, reason: str, message: str) -> None:
         if running.stopped is None:
-            running.stopped = f"{reason}:{message}"
+            running.stopped = reason, message
             self._warm.send(running.job.number)
 
     def _end(self, running: _Running, code: int) -> None:
@@ -315,12 +333,18 @@ class NNIEngine:
             "value": json.dumps(value),
         }
         body = json.dumps({"type": "metric", "metric": json.dumps(metric)})
+        return self._request("PUT", running.hello["path"], body) is not None
+
+    def _request(self, method: str, path: str, body: str | None = None) -> bytes | None:
+        """What the manager answers, None where it doesn't: whether it is gone is looked at next."""
         manager = http.client.HTTPConnection("127.0.0.1", self._experiment.port, timeout=10)
         try:
-            manager.request("PUT", running.hello["path"], body, {"Content-Type": "application/json"})
-            return manager.getresponse().status == 200
-        except (OSError, http.client.HTTPException):  # whether the manager is gone is looked at next
-            return False
+            manager.request(method, path, body, {"Content-Type": "application/json"})
+            response = manager.getresponse()
+            answer = response.read()
+            return answer if response.status == 200 else None
+        except (OSError, http.client.HTTPException):
+            return None
         finally:
             manager.close()
 
@@ -363,7 +387,7 @@ class NNIEngine:
 def _why(running: _Running, code: int) -> dict[str, str]:
     """Why a trial ended without an outcome."""
     if running.stopped:
-        reason, _, message = running.stopped.partition(":")
+        reason, message = running.stopped
         return {"reason": reason, "message": message}
     killed = code in (-signal.SIGKILL, -signal.SIGTERM)
     return {"reason": "killed" if killed else "crash", "message": f"the process ended with exit code {code}"}
