@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolov5_nas import run
 from yolov5_nas.derive import dump_model
 from yolov5_nas.engines import Job, Outcome, cores
 from yolov5_nas.engines.ray import RayEngine
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import Journal, TrialResult
+from yolov5_nas.listeners import Keeper, Progress
 from yolov5_nas.options import Options
 from yolov5_nas.reward import SoftReward, Target
 from yolov5_nas.search import Loop
@@ -94,9 +94,9 @@ def search(slots: int, trials: int, sleep: float, folder: Path) -> tuple[float, 
     journal = Journal(folder / "trials.jsonl")
     warm_up(engine, slots)
     options = Options(trials=trials)
-    keeper = run._Keeper(folder, journal, options.front, fetch=engine.fetch)
+    keeper = Keeper(folder, journal, options.front, fetch=engine.fetch)
     strategy, logger = Evolution(space, population=16), TensorBoardLogger(folder, [], options, space)
-    with run._Progress(trials, journal) as progress, contextlib.redirect_stdout(io.StringIO()):
+    with Progress(trials, journal) as progress, contextlib.redirect_stdout(io.StringIO()):
         functions: list[Callable[..., Any]] = [keeper, logger, progress]
         listeners = [spent.timed(part, function) for part, function in zip(PARTS[2:], functions)]
         strategy.ask = spent.timed("strategy", strategy.ask)  # type: ignore[method-assign]

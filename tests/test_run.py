@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from yolov5_nas import latency, supernet
+from yolov5_nas import audit, latency, supernet
 from yolov5_nas.cli import main
 from yolov5_nas.export import export
 from yolov5_nas.files import shipped
@@ -221,6 +221,7 @@ def _group(pid):
 def test_a_one_shot_search_survives_kills_in_each_of_its_stages(host, digits_yaml, tmp_path, capsys):
     flags = [*FLAGS, "--engine", "local", "--data", str(digits_yaml), "--project", str(tmp_path), "--trials", "2"]
     flags += ["--one-shot", "3", "--scores", "4", "--cfg", "yolov5n_elastic.yaml", "--target", "params=2e6"]
+    flags += ["--audit", "0"]
     folder = tmp_path / "exp"
     killed_when(["search", *flags], folder / "shared/trials/0/last.pt")
     killed_when(["search", "--resume", str(folder)], folder / "scores/trials.jsonl")
@@ -237,7 +238,7 @@ def test_a_one_shot_search_survives_kills_in_each_of_its_stages(host, digits_yam
     weights = folder / "shared/trials/0/weights.pt"
     assert f"tensors from {weights}, batch norm estimated again" in (folder / "trials/1/log.txt").read_text()
     capsys.readouterr()
-    again = ["--one-shot", "0", "--weights", weights, "--name", "again"]
+    again = ["--one-shot", "0", "--weights", weights, "--name", "again", "--audit", "0"]
     assert (
         search(
             *FLAGS,
@@ -289,7 +290,7 @@ def test_a_second_search_in_the_same_folder_is_refused(tmp_path, digits_yaml, ca
 
 def test_all_start_from_the_base_which_survives_a_kill(host, digits_yaml, tmp_path, capsys):
     flags = [*FLAGS, "--engine", "local", "--data", str(digits_yaml), "--project", str(tmp_path), "--trials", "3"]
-    flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1"]
+    flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1", "--audit", "0"]
     process = subprocess.Popen([sys.executable, "-m", "yolov5_nas", "search", *flags], start_new_session=True)
     journal, folder = tmp_path / "exp/trials.jsonl", tmp_path / "exp"
     while not (folder / "trials/0/curve.jsonl").exists():  # the base trains
@@ -317,13 +318,60 @@ def test_all_start_from_the_base_which_survives_a_kill(host, digits_yaml, tmp_pa
     assert read_journal(folder)[3].parent == 0
 
 
+def test_inherited_scores_are_audited_across_a_kill(host, digits_yaml, tmp_path, capsys):
+    flags = [*FLAGS, "--engine", "local", "--data", str(digits_yaml), "--project", str(tmp_path), "--trials", "4"]
+    flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1", "--audit", "2"]
+    folder = tmp_path / "exp"
+    killed_when(["search", *flags], folder / "audit/trials/0/curve.jsonl")
+    trained = (folder / "trials.jsonl").read_bytes()
+    assert search("--resume", folder, "--audit", 3) == 0
+    assert (folder / "trials.jsonl").read_bytes() == trained
+    records, audited = read_journal(folder), read_journal(folder / "audit")
+    assert [r.id for r in audited] == [r.id for r in records[1:]]
+    assert [(r.state, r.curve[-1]["epoch"], r.parent) for r in audited] == [("complete", 2, None)] * 3
+    log = (folder / "audit/trials/0/log.txt").read_text()
+    assert "tensors from" not in log  # nothing is inherited
+    assert "Can the shortcut be trusted?" in (folder / "report.html").read_text()
+    capsys.readouterr()
+    assert search("--resume", folder) == 0
+    assert "audit:" not in capsys.readouterr().out
+
+
+def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(host, digits_yaml, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(audit.Audit, "loses", True)  # by itself it would be a matter of chance here
+    flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "3"]
+    flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1"]
+    assert search(*flags, "--proxy", "auto", "--audit", "2") == 0
+    assert "The proxy loses to GFLOPs" in capsys.readouterr().out
+    folder = tmp_path / "exp"
+    before, after = read_journal(folder / "proxied"), read_journal(folder)
+    assert [r.parent for r in before] == [None, 0, 0]
+    assert [r.parent for r in after] == [None, None, None]
+    assert [r.curve[-1]["epoch"] for r in after] == [1, 1, 1]
+    assert [r.id for r in read_journal(folder / "audit")] == [r.id for r in before[1:]]
+    assert "So the trials of this run do without it" in (folder / "report.html").read_text()
+    assert search("--resume", folder, "--trials", 4) == 0
+    assert read_journal(folder)[3].parent is None
+
+
 def test_the_nearest_inherits_from_a_run_of_another_space_and_says_what_it_leaves(
     host, run, digits_yaml, tmp_path, capsys
 ):
     weights = run / "best/weights/best.pt"
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "4"]
     assert (
-        search(*flags, "--cfg", "yolov5n_elastic.yaml", "--weights", weights, "--inherit", "parent", "--single-cls")
+        search(
+            *flags,
+            "--cfg",
+            "yolov5n_elastic.yaml",
+            "--weights",
+            weights,
+            "--inherit",
+            "parent",
+            "--single-cls",
+            "--audit",
+            "0",
+        )
         == 0
     )
     said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(str(weights)))
@@ -374,6 +422,11 @@ def test_trials_are_ended_early(host, digits_yaml, tmp_path):
         assert [point["epoch"] for point in record.curve] == list(range(1, len(record.curve) + 1))
         assert (len(record.curve) == 3) == (record.state == "complete")
         assert (record.error or {}).get("reason") == ("pruned" if record.state == "pruned" else None)
+    pruned = [r for r in records if r.state == "pruned"]
+    audited = read_journal(tmp_path / "exp/audit") if pruned else []
+    assert [r.id for r in audited] == [r.id for r in pruned]  # trained to the end, as they would have been
+    for ended, whole in zip(pruned, audited):
+        assert (whole.state, whole.curve[: len(ended.curve)]) == ("complete", ended.curve)
 
 
 def test_a_reward_of_ones_own_that_raises_fails_the_trial_with_its_reason(host, digits_yaml, tmp_path, monkeypatch):

@@ -188,6 +188,12 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     text += " and train the best of them on its weights; 0: --weights is such a network"
     add(group, "one_shot", text, type=int)
     add(group, "scores", "architectures that --one-shot scores", type=int)
+    text = "architectures to train in full too, to see how far inherited weights, scores or --prune can be trusted"
+    add(group, "audit", text + " (default: 5 with one of them; 0: none)", type=int)
+    text = "of each of those (default: --base-epochs, else three times --epochs)"
+    add(group, "audit_epochs", text, type=int)
+    text = "auto: audit first, and do without what ranks no better than GFLOPs"
+    add(group, "proxy", text, choices=["on", "auto"])
     add(group, "hyp", "hyper-parameter YAML (default: hyp.short.yaml)")
     add(group, "inherit_hyp", "the same for what starts from weights (default: --hyp if given, else hyp.inherit.yaml)")
     add(group, "yolov5", "a clone of ultralytics/yolov5 (else YOLOV5_ROOT, the working directory, the package)")

@@ -17,12 +17,14 @@ from .space import load_yaml
 # random numbers of their own, so `workers` is not among it.)
 MAY_CHANGE = (
     *("trials", "hours", "trial_minutes", "concurrency", "cache"),
-    *("engine", "port", "host", "keep_portal", "onnx"),
+    *("engine", "port", "host", "keep_portal", "onnx", "audit"),
     *("address", "cpus_per_trial", "gpus_per_trial", "ship_data", "measure_on"),
 )
+AUDITS = 5  # the fewest of which there is an interval
 ENGINES = ("nni", "local", "ray")
 ACCEPTED = {
     "inherit": ("base", "parent", "none"),
+    "proxy": ("on", "auto"),
     "cache": ("ram", "disk", "val", "none"),
     "engine": ENGINES,
     "optimizer": ("SGD", "Adam", "AdamW"),
@@ -41,6 +43,9 @@ class Options:
     inherit: str | None = None
     one_shot: int | None = None
     scores: int = 1000
+    proxy: str = "on"
+    audit: int | None = None
+    audit_epochs: int | None = None
     hyp: str | None = None
     inherit_hyp: str | None = None
     yolov5: str | None = None
@@ -107,6 +112,8 @@ class Options:
             ("base_epochs", 1),
             ("one_shot", 0),
             ("scores", 1),
+            ("audit", 0),
+            ("audit_epochs", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -120,6 +127,7 @@ class Options:
                 raise UserError(f"unknown {_flag(name)}", got=getattr(self, name), accepted=accepted)
         self._check_inherit()
         self._check_one_shot()
+        self._check_audit()
 
     def _check_inherit(self) -> None:
         given = self.weights or self.base_epochs
@@ -135,6 +143,39 @@ class Options:
             raise UserError("--one-shot goes with neither --base-epochs nor --inherit parent: it gives the weights")
         if self.one_shot == 0 and not self.weights:
             raise UserError("--one-shot 0 trains nothing, so it needs the --weights of a shared network")
+
+    def _check_audit(self) -> None:
+        if not self.shortcut and (self.audit or self.audit_epochs or self.proxy == "auto"):
+            accepted = ("--weights", "--base-epochs", "--one-shot", "--prune")
+            raise UserError("--audit, --audit-epochs and --proxy auto need a shortcut to look at", accepted=accepted)
+        if self.proxy == "auto" and not self.audits:
+            raise UserError("--proxy auto decides by what --audit trains in full", got="--audit 0")
+        if self.only_prunes and self.audit_epochs:
+            raise UserError("--audit-epochs is not for --prune alone: what it ended is trained to its --epochs")
+
+    @property
+    def shortcut(self) -> str | None:
+        """By what trials get their scores in place of a full training of each, in words."""
+        if self.one_shot is not None:
+            return "the score of the shared network"
+        if self.weights or self.base_epochs:
+            return f"a training of {self.epochs} epochs on inherited weights"
+        return "mAP50-95 when trials may be ended early" if self.prune else None
+
+    @property
+    def only_prunes(self) -> bool:
+        """Whether early stopping is the only shortcut."""
+        return self.prune and self.one_shot is None and not (self.weights or self.base_epochs)
+
+    @property
+    def audits(self) -> int:
+        """How many architectures are trained in full to look at the shortcut."""
+        return (AUDITS if self.audit is None else self.audit) if self.shortcut else 0
+
+    @property
+    def full_epochs(self) -> int:
+        """Epochs of a full training."""
+        return self.epochs if self.only_prunes else self.audit_epochs or self.base_epochs or 3 * self.epochs
 
     @property
     def front(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from .reward import accuracy
 from .run import engine_of, hold, settings_of
 from .search import Listener
 from .space import ConvLayer, Layer, load_yaml
-from .stages import run_stage
+from .stages import from_scratch, run_stage
 from .strategies import Plan
 from .trial import Settings, measure_architecture, preload, run_trial  # noqa: F401  # preload: engines look for it here
 
@@ -56,9 +56,7 @@ def prove(
     run = Path(run)
     records = read_journal(run)
     o = Options().with_given(load_options(run / "search.yaml")).with_given(options)
-    settings = replace(settings_of(run, o), epochs=epochs or 3 * (o.base_epochs or o.epochs), constraints=(), needed=())
-    settings = replace(settings, val_period=max(1, -(-settings.epochs // 4)))
-    settings = replace(settings, weights=None, base_epochs=None)  # of another scale they would not fit stock
+    settings = from_scratch(settings_of(run, o), epochs or 3 * (o.base_epochs or o.epochs))
     engine = engine or engine_of(replace(o, measure_on=None))
     folder = run / FOLDER
     cost = o.cost
@@ -180,6 +178,6 @@ def _train(folder: Path, plan: list[Architecture], settings: Settings, engine: E
         return [tell]
 
     try:
-        run_stage(folder, prove_trial, settings, Plan(plan), lambda: engine, accuracy, len(plan), 0, listeners)
+        run_stage(folder, prove_trial, settings, Plan(plan), lambda: engine, accuracy, len(plan), listeners)
     finally:
         engine.close()

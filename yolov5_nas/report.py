@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import proof, ranking
+from . import audit, proof, ranking
 from .journal import TrialRecord, best, complete, read_journal, to_dict
 from .metrics import is_maximised
 from .options import Options, load_options
@@ -35,7 +35,7 @@ def report(run: str | Path) -> Path:
             (run / figure.file).unlink(missing_ok=True)  # of an earlier report, which would mislead
     winner = best(records)
     files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
-    sections = [*proof.sections(run, options.cost), *ranking.sections(run)]
+    sections = [*audit.sections(run, options), *proof.sections(run, options.cost), *ranking.sections(run)]
     html = page(run, records, options, drawn, sections, summary(records), _compared(records), files)
     (run / "report.html").write_text(html, encoding="utf-8")
     return run / "report.html"

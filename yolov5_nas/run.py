@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
+from . import audit, parents, supernet
 from . import host as hosts
-from . import parents, supernet
 from .data import check_data, find_data, read_data, resolve_data, take_subset
 from .derive import dump_model
 from .engines import Engine, EngineError
@@ -23,18 +22,17 @@ from .engines.local import LocalEngine, device_indices
 from .engines.nni import NNIEngine, has_nni
 from .engines.ray import RayEngine
 from .errors import UserError
-from .export import keep_weights, write_trial
 from .files import find_file, increment_path, make_folder, shipped
-from .journal import Journal, TrialRecord, best
+from .journal import Journal, TrialRecord, best, read_journal, read_lines
 from .latency import Runtime
+from .listeners import Keeper, Progress
 from .options import MAY_CHANGE, Options, check_names, load_options
-from .page import COLUMNS
 from .pruning import Curves
 from .report import closing_table, report
 from .reward import Constraint, Reward, Target, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
-from .stages import StageError, finalists, scores, shared_network
+from .stages import StageError, finalists, from_scratch, full_trainings, scores, shared_network
 from .strategies import Plan, Strategy, make_strategy
 from .tensorboard import TensorBoardLogger
 from .trial import Settings, check_weights, measure_trial, run_trial, run_trial_with_onnx
@@ -88,25 +86,27 @@ def search(
     if resume:
         folder = Path(resume)
         chosen = _resumed_options(folder, check_names(options))
-        _check_engine(engine, chosen)
+        _check_objects(engine, strategy, chosen)
         engine = engine or engine_of(chosen)
         with hold(folder):
             chosen.save(folder / "search.yaml")
-            return _go(folder, chosen, settings_of(folder, chosen), strategy, reward, engine)
+            return _Course(folder, chosen, settings_of(folder, chosen), strategy, reward, engine).run()
     chosen = Options().with_given(options)
-    _check_engine(engine, chosen)
+    _check_objects(engine, strategy, chosen)
     prepared = _prepare(chosen)
     engine = engine or engine_of(prepared.options)
     folder = make_folder(_new_folder(chosen))
     with hold(folder):
         settings = _write_run(folder, prepared)
-        return _go(folder, prepared.options, settings, strategy, reward, engine)
+        return _Course(folder, prepared.options, settings, strategy, reward, engine).run()
 
 
-def _check_engine(engine: Engine | None, o: Options) -> None:
-    """Raise a UserError where an engine that was given as an object can't run such a search."""
-    if engine and o.one_shot is not None:
-        raise UserError("a one-shot search starts several engines: give the name of one")
+def _check_objects(engine: Engine | None, strategy: AskTell | None, o: Options) -> None:
+    """Raise a UserError where a search has to start anew what was given as an object."""
+    if engine and (o.one_shot is not None or o.audits):
+        raise UserError("a one-shot search, and one with an audit, starts several engines: give the name of one")
+    if strategy and o.proxy == "auto":
+        raise UserError("with --proxy auto a strategy may have to start anew: give the name of one")
 
 
 @dataclass(frozen=True)
@@ -379,89 +379,193 @@ def _needed(o: Options) -> tuple[str, ...]:
     return (*(t.metric for t in targets), *(c.metric for c in _constraints(o)), *o.objectives)
 
 
-def _go(
-    folder: Path,
-    o: Options,
-    settings: Settings,
-    strategy: AskTell | None,
-    reward: Reward | None,
-    engine: Engine,
-) -> SearchResult:
-    """Run the loop, with the listeners that keep the folder up to date, and close the run."""
-    if o.one_shot is not None:
-        engine.close()
+class _Course:
+    """All that a run does, from where the folder's journals end: a shared network, an audit, the trials.
+
+    Args:
+        first: an engine as the options name it or in its place, not started; it is good for one start only.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        o: Options,
+        settings: Settings,
+        strategy: AskTell | None,
+        reward: Reward | None,
+        first: Engine,
+    ):
+        self.folder, self.options, self.settings, self.strategy = folder, o, settings, strategy
+        self.first: Engine | None = first
+        self.reward = reward or reward_of(o)
+        self.loop: dict[str, Any] = {"seed": o.seed, "hours": o.hours, "since": time.monotonic()}
+
+    def run(self) -> SearchResult:
+        """Go through it, and write the report."""
+        ending, interrupted = "interrupted", True
         try:
-            settings, strategy = _by_shared_network(folder, o, settings, strategy, reward or reward_of(o))
+            ending = self._stages()
+            interrupted = False
         except StageError as e:
-            return SearchResult(folder, (), str(e))
-        except KeyboardInterrupt:
-            print(f"stopped; go on with: yolov5-nas search --resume {folder}")
-            return SearchResult(folder, (), "interrupted", True)
+            ending, interrupted = str(e), False
         except EngineError as e:
-            raise EngineError(f"{e}; go on with: yolov5-nas search --resume {folder}") from e
-        engine = engine_of(replace(o, weights=settings.weights, inherit="base"))
-    journal = Journal(folder / "trials.jsonl")
-    strategy = _asked(strategy or _strategy(o, settings), settings.space)
-    inherit = _inherit(o)
-    keeper = _Keeper(folder, journal, o.front, inherit, getattr(engine, "fetch", None))
-    logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
-    ending, interrupted = "interrupted", True
-    reward = reward or reward_of(o)
-    if isinstance(engine, NNIEngine):
-        engine.reward = engine.reward or reward
-    engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
-    with _Progress(o.trials, journal) as progress:
-        try:
-            _check_device(journal, engine)
-            loop = Loop(
-                strategy,
-                engine,
-                journal,
-                reward,
-                o.trials,
-                seed=o.seed,
-                inherit=inherit,
-                curves=Curves(reward, o.objectives) if o.prune else None,
-                hours=o.hours,
-                listeners=(keeper, logger, progress),
-            )
-            ending, interrupted = loop.run(), False
-            if o.keep_portal and isinstance(engine, NNIEngine):
-                report(folder)
-                progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
-                engine.linger()
-        except EngineError as e:
-            raise EngineError(f"{e}; go on with: yolov5-nas search --resume {folder}") from e
+            raise EngineError(f"{e}; go on with: yolov5-nas search --resume {self.folder}") from e
         except KeyboardInterrupt:
-            progress.write(f"stopped; go on with: yolov5-nas search --resume {folder}")
+            print(f"stopped; go on with: yolov5-nas search --resume {self.folder}")
         finally:
-            engine.close()
-            logger.close()
-    trials = tuple(record for _, record in sorted(journal.trials.items()))
-    report(folder)
-    return SearchResult(folder, trials, ending, interrupted)
+            if self.first:
+                self.first.close()
+        trials: tuple[TrialRecord, ...] = ()
+        if (self.folder / "trials.jsonl").exists():
+            trials = tuple(read_journal(self.folder))
+            report(self.folder)
+        return SearchResult(self.folder, trials, ending, interrupted)
+
+    def _stages(self) -> str:
+        """Returns why the search ended."""
+        o = self.options
+        if o.proxy == "auto" and not audit.is_decided(self.folder):
+            self._decide()
+        if audit.is_dropped(self.folder):
+            o = self._without_proxy()
+        if o.one_shot is not None:
+            o = self._one_shot(o.scores)
+        ending = self._trials(o, o.trials)
+        if o.proxy == "on" and self._audit() and o.keep_portal:
+            print("the portal is closed; --resume with --keep-portal opens it again")
+        return ending
+
+    def _engine(self, o: Options) -> Engine:
+        """A fresh engine for a stage with these options."""
+        first, self.first = self.first, None
+        if first and o == self.options:
+            return first
+        if first:
+            first.close()
+        return engine_of(o)
+
+    # Whether the proxy is any good --------------------------------------------------------------------------------
+
+    def _decide(self) -> None:
+        """Audit what is scored first, and write down whether the proxy goes on."""
+        o = self.options
+        if o.one_shot is not None:
+            self._one_shot(o.audits + 1)
+        else:
+            self._trials(o, min(o.trials, -(-o.trials // 2) if o.only_prunes else o.audits + 1))
+        self._audit()
+        found = audit.read(self.folder, o)
+        audit.decide(self.folder, found)
+        print(audit.verdict(found))
+
+    def _without_proxy(self) -> Options:
+        """The options without what was dropped."""
+        o = self.options
+        if o.only_prunes:
+            return replace(o, prune=False)
+        if o.one_shot is None:
+            audit.set_aside(self.folder)
+        self.settings = replace(self.settings, weights=None, base_epochs=None, inherit_hyp=None)
+        return _from_nothing(o)
+
+    def _audit(self) -> bool:
+        """Train the sample in full; whether there was anything to do."""
+        o, architectures = self.options, audit.sample(self.folder, self.options)
+        done = {r.id for r in read_lines(self.folder / audit.FOLDER / "trials.jsonl") if r.done}
+        if not {a.id for a in architectures} - done:
+            return False
+        count, scores = len(architectures), {r.id: r.metrics["map50_95"] for r in audit.scored(self.folder, o)}
+        print(f"audit: {count} architectures are trained in full ({o.full_epochs} epochs), in {self.folder}/audit")
+
+        def tell(record: TrialRecord) -> None:
+            full = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
+            print(f"[audit {record.number + 1}/{count}] {record.id}: {full}, by the proxy {scores[record.id]:.4f}")
+
+        settings = self.settings if o.only_prunes else from_scratch(self.settings, o.full_epochs)
+        settings, alone = replace(settings, constraints=()), replace(_from_nothing(o), measure_on=None)
+        stage = {**self.loop, "engine": lambda: self._engine(alone), "listeners": lambda journal: [tell]}
+        full_trainings(self.folder, settings, architectures, **stage)
+        return True
+
+    # The trials, and what comes before them -----------------------------------------------------------------------
+
+    def _one_shot(self, count: int) -> Options:
+        """Train the shared network, score `count` architectures by it, and say from what and which the trials start."""
+        o, weights = self.options, self.options.weights
+        if o.one_shot:
+            alone = replace(o, concurrency=1, measure_on=None)
+            print(f"shared network: {o.one_shot} epochs, in {self.folder}/shared")
+            stage = {**self.loop, "engine": lambda: self._engine(alone)}
+            weights = str(shared_network(self.folder, self.settings, o.one_shot, **stage))
+        own = replace(o, weights=weights, inherit="base")
+        self.settings = replace(self.settings, weights=weights)
+        asked = _asked(self.strategy or _strategy(o, self.settings), self.settings.space)
+        print(f"scores of {count} architectures, in {self.folder}/scores")
+        with contextlib.ExitStack() as stack:
+
+            def listeners(journal: Journal) -> list[Progress]:
+                return [stack.enter_context(Progress(count, journal, "scores", only_best=True))]
+
+            stage = {**self.loop, "engine": lambda: self._engine(own), "listeners": listeners}
+            found = scores(self.folder, self.settings, asked, reward=self.reward, count=count, **stage)
+        self.strategy = Plan(finalists(found, self.settings.space.default(), o.objectives))
+        return own
+
+    def _trials(self, o: Options, count: int) -> str:
+        """Run the loop, with the listeners that keep the folder up to date; why it ended.
+
+        Raises:
+            StageError: the time is over.
+        """
+        folder, journal = self.folder, Journal(self.folder / "trials.jsonl")
+        strategy = _asked(self.strategy or _strategy(o, self.settings), self.settings.space)
+        engine = self._engine(o)
+        inherit = _inherit(o)
+        keeper = Keeper(folder, journal, o.front, inherit, getattr(engine, "fetch", None))
+        logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, self.settings.space)
+        if isinstance(engine, NNIEngine):
+            engine.reward = engine.reward or self.reward
+        with Progress(count, journal) as progress:
+            try:
+                engine.start(run_trial_with_onnx if o.onnx else run_trial, self.settings, folder)
+                _check_device(journal, engine)
+                loop = Loop(
+                    strategy,
+                    engine,
+                    journal,
+                    self.reward,
+                    count,
+                    inherit=inherit,
+                    curves=Curves(self.reward, o.objectives) if o.prune else None,
+                    listeners=(keeper, logger, progress),
+                    **self.loop,
+                )
+                ending = loop.run()
+                if o.keep_portal and isinstance(engine, NNIEngine) and not o.audits:
+                    report(folder)
+                    progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
+                    engine.linger()
+            finally:
+                engine.close()
+                logger.close()
+        if loop.is_out_of_time:
+            raise StageError(ending)
+        return ending
 
 
-def _by_shared_network(
-    folder: Path, o: Options, settings: Settings, strategy: AskTell | None, reward: Reward
-) -> tuple[Settings, AskTell]:
-    """Train the shared network, score architectures by it, and say from what and which the trials start."""
-    weights = Path(o.weights) if o.weights else None
-    if o.one_shot:
-        alone = replace(o, concurrency=1, measure_on=None)
-        print(f"shared network: {o.one_shot} epochs, in {folder}/shared")
-        weights = shared_network(folder, settings, o.one_shot, o.seed, lambda: engine_of(alone))
-    own = replace(o, weights=str(weights), inherit="base")
-    settings = replace(settings, weights=str(weights))
-    strategy = _asked(strategy or _strategy(o, settings), settings.space)
-    print(f"scores of {o.scores} architectures, in {folder}/scores")
-    with contextlib.ExitStack() as stack:
-
-        def listeners(journal: Journal) -> list[_Progress]:
-            return [stack.enter_context(_Progress(o.scores, journal, "scores", only_best=True))]
-
-        found = scores(folder, settings, strategy, reward, o.scores, o.seed, lambda: engine_of(own), listeners)
-    return settings, Plan(finalists(found, settings.space.default(), o.objectives))
+def _from_nothing(o: Options) -> Options:
+    """Options of a search whose trials start from no weights."""
+    return replace(
+        o,
+        one_shot=None,
+        weights=None,
+        base_epochs=None,
+        inherit="none",
+        inherit_hyp=None,
+        proxy="on",
+        audit=None,
+        audit_epochs=None,
+    )
 
 
 def _check_device(journal: Journal, engine: Engine) -> None:
@@ -470,84 +574,3 @@ def _check_device(journal: Journal, engine: Engine) -> None:
     known = {r.conditions["device"] for r in journal.trials.values() if "device" in r.conditions}
     if device and known - {device}:
         raise UserError("latencies of unlike devices can't be compared", got=device, accepted=sorted(known))
-
-
-class _Keeper:
-    """Keeps `best/` at the best trial so far, and weights only of trials on the front and of those to inherit from.
-
-    Args:
-        fetch: brings the weights of a trial that ran elsewhere.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        journal: Journal,
-        objectives: tuple[str, ...],
-        inherit: parents.Choice | None = None,
-        fetch: Callable[[int], None] | None = None,
-    ):
-        self.folder, self.journal, self.objectives = folder, journal, objectives
-        self.inherit, self.fetch = inherit, fetch
-        self.kept: list[TrialRecord] = []
-        self.written: int | None = None  # the trial in `best/`, once this process has put one there
-        self._take(list(journal.trials.values()))
-
-    def __call__(self, record: TrialRecord) -> None:
-        if record.state == "complete":
-            self._take([record])
-
-    def _take(self, records: list[TrialRecord]) -> None:
-        """A trial that is off the front stays off: only those that are on it are looked at again."""
-        others = parents.needed(self.journal.trials.values(), self.inherit) if self.inherit else ()
-        self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, others)
-        for record in records:
-            if self.fetch and record in self.kept:
-                self.fetch(record.number)
-        if (winner := best(self.kept)) is not None and winner.number != self.written:
-            write_trial(self.folder, winner, self.folder / "best")
-            self.written = winner.number
-
-
-class _Progress:
-    """A bar over all trials with the time left, and a line for each that ended."""
-
-    def __init__(self, trials: int, journal: Journal, name: str = "search", only_best: bool = False):
-        self.done = sum(record.counts for record in journal.trials.values())
-        self.winner = best(journal.trials.values())
-        self.bar = tqdm(total=trials, initial=self.done, desc=name, unit="trial", disable=None, file=sys.stderr)
-        self.trials, self.only_best = trials, only_best
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def __call__(self, record: TrialRecord) -> None:
-        self.winner = best([*filter(None, [self.winner]), record])
-        self.done += record.counts
-        self.bar.update(record.counts)
-        if not self.only_best or self.winner is record:
-            self.write(self._line(record))
-
-    def write(self, text: str) -> None:
-        """A line above the bar."""
-        self.bar.write(text, file=sys.stdout)
-        sys.stdout.flush()
-
-    def _line(self, record: TrialRecord) -> str:
-        start = f"[{self.done}/{self.trials}] trial {record.number}"
-        if record.state != "complete":
-            error = record.error or {}
-            return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"
-        m, mark = record.metrics, "  best so far" if self.winner is record else ""
-        if record.error:
-            mark += f"  breaks a constraint: {record.error['message']}"
-        if "error" in record.conditions:
-            mark += f"  {record.conditions['error']}"
-        elif not record.conditions.get("trusted", True):
-            mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
-        name = "stock" if record.number == 0 else record.id
-        figures = "  ".join(f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m)
-        return f"{start}  {name:<10}  reward {record.reward:.4f}  {figures}  {record.seconds:.0f} s{mark}"

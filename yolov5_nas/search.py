@@ -48,6 +48,7 @@ class Loop:
             from none, is complete.
         curves: with it trials are ended early.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
+        since: when that time began, by `time.monotonic`; by default when the loop does.
         listeners: called with the record of each trial that ended, after it is in the journal.
     """
 
@@ -60,11 +61,14 @@ class Loop:
     inherit: Choice | None = None
     curves: Curves | None = None
     hours: float | None = None
+    since: float | None = None
     listeners: Sequence[Listener] = ()
 
     def run(self) -> str:
         """Run until the trials are done, and say why it ended."""
-        self.deadline = math.inf if self.hours is None else time.monotonic() + self.hours * 3600
+        since = time.monotonic() if self.since is None else self.since
+        self.deadline = math.inf if self.hours is None else since + self.hours * 3600
+        self.is_out_of_time = False
         self.waiting = deque(replay(self.journal.records, self.strategy))
         self.running: dict[int, TrialRecord] = {}
         if self.curves:
@@ -155,7 +159,7 @@ class Loop:
         return False
 
     def _out_of_time(self) -> str:
-        self.ending = f"{self.hours:g} hours are over"
+        self.ending, self.is_out_of_time = f"{self.hours:g} hours are over", True
         return self.ending
 
 

@@ -1,4 +1,4 @@
-"""What comes before the trials of a one-shot search: the shared network is trained, and scores architectures.
+"""What a run does beside its trials: train a shared network, score by it, train some in full for an audit.
 
 Each is a small search in a folder of its own inside the run's, with a journal, so that it resumes as a search does.
 """
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from . import audit
 from .architecture import Architecture
 from .engines import Engine, Trial, trial_folder
 from .files import WEIGHTS
@@ -18,7 +19,7 @@ from .one_shot import score_trial, train_shared
 from .reward import Reward, accuracy
 from .search import AskTell, Listener, Loop
 from .strategies import Plan
-from .trial import Settings
+from .trial import Settings, run_trial
 
 SHARED, SCORES = "shared", "scores"  # folders in a run's
 
@@ -27,15 +28,18 @@ class StageError(Exception):
     """A stage did not give what the next one needs; says why."""
 
 
-def shared_network(run: Path, settings: Settings, epochs: int, seed: int, engine: Callable[[], Engine]) -> Path:
+def shared_network(run: Path, settings: Settings, epochs: int, **stage: Any) -> Path:
     """Train the shared network, or go on with it; the file of its weights.
 
+    Args:
+        stage: as `run_stage` takes it.
+
     Raises:
-        StageError: the training has failed.
+        StageError: the training has failed, or the time is over.
     """
     settings = replace(settings, epochs=epochs, val_period=max(1, epochs // 8), inherit_hyp=None, constraints=())
     plan = Plan([settings.space.default()])
-    (record,) = run_stage(run / SHARED, train_shared, settings, plan, engine, accuracy, 1, seed)
+    (record,) = run_stage(run / SHARED, train_shared, settings, plan, reward=accuracy, count=1, **stage)
     if record.state != "complete":
         raise StageError(
             f"the training of the shared network has {record.state}: {(record.error or {}).get('message')}"
@@ -43,18 +47,28 @@ def shared_network(run: Path, settings: Settings, epochs: int, seed: int, engine
     return trial_folder(run / SHARED, 0) / WEIGHTS
 
 
-def scores(
-    run: Path,
-    settings: Settings,
-    strategy: AskTell,
-    reward: Reward,
-    count: int,
-    seed: int,
-    engine: Callable[[], Engine],
-    listeners: Callable[[Journal], Sequence[Listener]],
-) -> list[TrialRecord]:
-    """Score `count` architectures that a strategy proposes by the shared network in `settings.weights`."""
-    return run_stage(run / SCORES, score_trial, settings, strategy, engine, reward, count, seed, listeners)
+def scores(run: Path, settings: Settings, strategy: AskTell, **stage: Any) -> list[TrialRecord]:
+    """Score architectures that a strategy proposes by the shared network in `settings.weights`."""
+    return run_stage(run / SCORES, score_trial, settings, strategy, **stage)
+
+
+def full_trainings(run: Path, settings: Settings, architectures: Sequence[Architecture], **stage: Any) -> None:
+    """Train some architectures in full, for an audit."""
+    folder, count = run / audit.FOLDER, len(architectures)
+    run_stage(folder, run_trial, settings, Plan(architectures), reward=accuracy, count=count, **stage)
+
+
+def from_scratch(settings: Settings, epochs: int) -> Settings:
+    """The settings of a full training: nothing is inherited, nothing refused."""
+    return replace(
+        settings,
+        epochs=epochs,
+        val_period=max(1, -(-epochs // 4)),
+        weights=None,
+        base_epochs=None,
+        constraints=(),
+        needed=(),
+    )
 
 
 def finalists(records: Sequence[TrialRecord], stock: Architecture, objectives: Sequence[str]) -> list[Architecture]:
@@ -73,10 +87,17 @@ def run_stage(
     engine: Callable[[], Engine],
     reward: Reward,
     count: int,
-    seed: int,
     listeners: Callable[[Journal], Sequence[Listener]] = lambda journal: (),
+    **loop: Any,
 ) -> list[TrialRecord]:
-    """Run a search in a folder to its end; its trials by number. An engine is started only if something is to do."""
+    """Run a search in a folder to its end; its trials by number. An engine is started only if something is to do.
+
+    Args:
+        loop: `seed`, `hours` and `since` as `Loop` takes them.
+
+    Raises:
+        StageError: the time is over.
+    """
     folder.mkdir(exist_ok=True)
     journal = Journal(folder / "trials.jsonl")
     if sum(r.counts for r in journal.trials.values()) < count:
@@ -85,7 +106,10 @@ def run_stage(
         fetching = [lambda record: fetch(record.number)] if fetch else []
         try:
             running.start(trial, settings, folder)
-            Loop(strategy, running, journal, reward, count, seed=seed, listeners=[*fetching, *listeners(journal)]).run()
+            stage = Loop(strategy, running, journal, reward, count, listeners=[*fetching, *listeners(journal)], **loop)
+            stage.run()
         finally:
             running.close()
+        if stage.is_out_of_time:
+            raise StageError(stage.ending)
     return [record for _, record in sorted(journal.trials.items())]

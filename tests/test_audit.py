@@ -1,0 +1,121 @@
+"""The audit of a search's shortcut: who is trained in full, what the comparison says, what --proxy auto does."""
+
+from __future__ import annotations
+
+import pytest
+
+from yolov5_nas import audit
+from yolov5_nas.errors import UserError
+from yolov5_nas.journal import Journal, TrialRecord
+from yolov5_nas.options import Options
+
+INHERITED = Options(base_epochs=36, epochs=3)
+ONE_SHOT = Options(one_shot=50)
+PRUNED = Options(prune=True, epochs=3)
+
+
+def record(number, score, gflops=0.0, state="complete", curve=()):
+    metrics = {"map50_95": score, "gflops": gflops}
+    points = tuple({"epoch": e, "map50_95": value} for e, value in enumerate(curve, 1))
+    reward = score if state == "complete" else None
+    return TrialRecord(number, {"a": number}, state, reward, metrics, points)
+
+
+def write(folder, records):
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder / "trials.jsonl")
+    for each in records:
+        journal.append(each)
+
+
+def full(run, scores):
+    """Write full trainings, by the number that the architecture has in the search."""
+    records = [TrialRecord(i, {"a": n}, "complete", s, {"map50_95": s}) for i, (n, s) in enumerate(scores.items())]
+    write(run / audit.FOLDER, records)
+
+
+def test_the_first_that_were_scored_are_trained_in_full_but_not_the_base(tmp_path):
+    write(tmp_path, [record(0, 0.5), record(1, 0.4, state="failed"), *(record(n, 0.1) for n in range(2, 9))])
+    assert [a["a"] for a in audit.sample(tmp_path, INHERITED)] == [2, 3, 4, 5, 6]
+    assert INHERITED.full_epochs == 36
+
+
+def test_of_one_shot_they_are_those_that_the_shared_network_scored(tmp_path):
+    write(tmp_path, [record(0, 0.5), record(1, 0.4)])
+    assert audit.sample(tmp_path, ONE_SHOT) == []
+    write(tmp_path / "scores", [record(0, 0.5), record(7, 0.4)])
+    assert [a["a"] for a in audit.sample(tmp_path, ONE_SHOT)] == [7]
+    assert ONE_SHOT.full_epochs == 36  # three times a trial's twelve
+
+
+def test_of_early_stopping_they_are_those_that_it_ended(tmp_path):
+    ended = [record(n, 0.1, state="pruned", curve=(0.1,)) for n in (2, 4)]
+    write(tmp_path, sorted([*ended, *(record(n, 0.3, curve=(0.2, 0.3)) for n in (0, 1, 3))], key=lambda r: r.number))
+    assert [a["a"] for a in audit.sample(tmp_path, PRUNED)] == [2, 4]
+    full(tmp_path, {2: 0.25, 4: 0.35})
+    found = audit.read(tmp_path, PRUNED)
+    assert found.truths == (0.3, 0.25, 0.3, 0.35)  # what was not ended was trained in full already
+    assert found.scores == (0.2, 0.1, 0.2, 0.1)  # where the others were when it ended these
+
+
+@pytest.mark.parametrize(
+    ("scores", "gflops", "loses", "words"),
+    [
+        ((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (1, 3, 2, 4, 6, 5), False, "better than GFLOPs and better than chance"),
+        ((0.2, 0.1, 0.4, 0.3, 0.6, 0.5), (6, 5, 4, 3, 2, 1), False, "its interval holds 0"),
+        ((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (1, 2, 3, 4, 5, 6), True, "loses to GFLOPs"),
+        ((0.6, 0.5, 0.4, 0.3, 0.2, 0.1), (1, 2, 3, 4, 6, 5), True, "loses to GFLOPs"),
+    ],
+)
+def test_a_proxy_must_rank_better_than_gflops(tmp_path, scores, gflops, loses, words):
+    write(tmp_path, [record(0, 0.5), *(record(n, s, g) for n, (s, g) in enumerate(zip(scores, gflops), 1))])
+    full(tmp_path, {n: n / 10 for n in range(1, 7)})
+    found = audit.read(tmp_path, INHERITED)
+    assert found.loses == loses
+    assert words in audit.verdict(found)
+    assert audit.verdict(found).startswith("A training of 3 epochs on inherited weights against full training of 36")
+    ((_, html),) = audit.sections(tmp_path, INHERITED)
+    assert words in html
+    audit.decide(tmp_path, found)
+    assert (audit.is_decided(tmp_path), audit.is_dropped(tmp_path)) == (True, loses)
+
+
+def test_nothing_is_said_of_fewer_than_two(tmp_path):
+    write(tmp_path, [record(0, 0.5), record(1, 0.4)])
+    full(tmp_path, {1: 0.4})
+    assert audit.read(tmp_path, INHERITED) is None
+    assert audit.sections(tmp_path, INHERITED) == []
+    audit.decide(tmp_path, None)
+    assert not audit.is_dropped(tmp_path)
+
+
+def test_what_a_dropped_proxy_has_scored_is_set_aside_once_and_for_all(tmp_path):
+    write(tmp_path, [record(0, 0.5), record(1, 0.4), record(2, 0.3)])
+    for name in ("trials/0", "best"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / audit.ASIDE).mkdir()
+    (tmp_path / "best").replace(tmp_path / audit.ASIDE / "best")  # a kill came here
+    full(tmp_path, {1: 0.2, 2: 0.6})
+    before = audit.read(tmp_path, INHERITED)
+    audit.set_aside(tmp_path)
+    assert sorted(p.name for p in (tmp_path / audit.ASIDE).iterdir()) == ["best", "trials", "trials.jsonl"]
+    assert audit.read(tmp_path, INHERITED) == before
+    write(tmp_path, [record(0, 0.9)])
+    audit.set_aside(tmp_path)
+    assert (tmp_path / "trials.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"audit": 3}, "need a shortcut to look at"),
+        ({"proxy": "auto"}, "need a shortcut to look at"),
+        ({"proxy": "auto", "prune": True, "audit": 0}, "--proxy auto decides by what --audit trains in full"),
+        ({"prune": True, "audit_epochs": 9}, "--audit-epochs is not for --prune alone"),
+        ({"proxy": "off", "prune": True}, "unknown --proxy"),
+        ({"audit": -1, "prune": True}, "--audit must be at least 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        Options(**options)

@@ -1,0 +1,158 @@
+"""Whether a search's shortcut ranks architectures as full training does.
+
+Some of the architectures that it scored cheaply are trained in full too, and Kendall's tau says how well the two agree,
+beside the tau of GFLOPs and of latency, which rank for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import yaml
+
+from .agreement import Tau, tau
+from .architecture import Architecture
+from .files import write_whole
+from .journal import TrialRecord, complete, latest, read_lines
+from .options import Options
+from .pruning import best_so_far
+from .ranking import html_table
+
+FOLDER = "audit"  # in a run's folder: the journal of the full trainings
+ASIDE = "proxied"  # there, the trials of a proxy that was dropped
+DECISION = "proxy.yaml"
+COSTS = {"GFLOPs": "gflops", "latency": "latency_ratio"}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Architectures with a cheap score, costs, and the mAP50-95 of full training, in equal order."""
+
+    proxy: str
+    epochs: int
+    records: tuple[TrialRecord, ...]
+    scores: tuple[float, ...]
+    truths: tuple[float, ...]
+
+    @property
+    def taus(self) -> dict[str, Tau]:
+        """Of the proxy, and of each cost that all of them have; the first is the proxy's."""
+        found = {self.proxy: tau(self.scores, self.truths)}
+        for name, metric in COSTS.items():
+            costs = [r.metrics[metric] for r in self.records if metric in r.metrics]
+            if len(costs) == len(self.truths):
+                found[name] = tau(costs, self.truths)
+        return found
+
+    @property
+    def loses(self) -> bool:
+        """Whether GFLOPs alone rank at least as well."""
+        taus = self.taus
+        return "GFLOPs" in taus and taus[self.proxy].value <= taus["GFLOPs"].value
+
+
+def read(run: Path, o: Options) -> Audit | None:
+    """What is known so far; None with fewer than two architectures."""
+    if not (proxy := o.shortcut):
+        return None
+    records = scored(run, o)
+    truths = {r.id: r.metrics["map50_95"] for r in complete(_lines(run / FOLDER))}
+    if o.only_prunes:  # what was not ended early was trained in full
+        truths |= {r.id: r.metrics["map50_95"] for r in records if r.state == "complete"}
+    scores = _scores(records, o)
+    both = tuple(r for r in records if r.id in truths)
+    if len(both) < 2:
+        return None
+    return Audit(proxy, o.full_epochs, both, tuple(scores[r.id] for r in both), tuple(truths[r.id] for r in both))
+
+
+def scored(run: Path, o: Options) -> list[TrialRecord]:
+    """The trials that a shortcut gave their score, by number; the first is the base."""
+    folder = run / "scores" if o.one_shot is not None else run / ASIDE
+    lines = _lines(folder if (folder / "trials.jsonl").exists() or o.one_shot is not None else run)
+    return [r for r in sorted(lines, key=lambda r: r.number) if r.number and r.state in ("complete", "pruned")]
+
+
+def sample(run: Path, o: Options) -> list[Architecture]:
+    """What to train in full: the first that were scored, which a strategy has drawn at random; of those that only early
+    stopping may have cut, the ones that it has."""
+    records = [r for r in scored(run, o) if r.state == "pruned" or not o.only_prunes]
+    return [Architecture(r.architecture) for r in records[: o.audits]]
+
+
+def verdict(found: Audit | None) -> str:
+    """What an audit comes to, in words."""
+    if found is None:
+        return "Nothing can be said yet: this takes two architectures at least."
+    own, *others = found.taus.items()
+    rivals = ", ".join(f"that of {name} is {value}" for name, value in others)
+    text = (
+        f"{found.proxy[0].upper()}{found.proxy[1:]} against full training of {found.epochs} epochs, over"
+        f" {len(found.truths)} architectures: Kendall's tau {own[1]}{'; ' + rivals if rivals else ''}."
+    )
+    if found.loses:
+        return text + " The proxy loses to GFLOPs: the larger of two would have been as good a guess, for nothing."
+    if own[1].low <= 0:
+        return text + " The proxy is ahead of GFLOPs, but its interval holds 0: that may be chance (see --audit)."
+    return text + " The proxy ranks better than GFLOPs and better than chance."
+
+
+def sections(run: Path, o: Options) -> list[tuple[str, str]]:
+    """For the report: title and HTML; [] where nothing was audited."""
+    if not _lines(run / FOLDER) or (found := read(run, o)) is None:
+        return []
+    text = verdict(found) + (" So the trials of this run do without it." if is_dropped(run) else "")
+    taus = [["score", "Kendall's tau", "95 % interval"]]
+    taus += [[name, f"{t.value:.2f}", f"{t.low:.2f} to {t.high:.2f}"] for name, t in found.taus.items()]
+    rows = [["architecture", "by the proxy", f"in full, {found.epochs} epochs", "GFLOPs"]]
+    for record, score, truth in sorted(zip(found.records, found.scores, found.truths), key=lambda row: -row[2]):
+        rows.append([record.id, f"{score:.4f}", f"{truth:.4f}", f"{record.metrics.get('gflops', 0.0):.3f}"])
+    return [("Can the shortcut be trusted?", f"<p>{escape(text)}</p>" + html_table(taus) + html_table(rows))]
+
+
+# What --proxy auto decided --------------------------------------------------------------------------------------------
+
+
+def is_decided(run: Path) -> bool:
+    """Whether `--proxy auto` has decided."""
+    return (run / FOLDER / DECISION).exists()
+
+
+def is_dropped(run: Path) -> bool:
+    """Whether it has decided against the proxy."""
+    path = run / FOLDER / DECISION
+    return path.exists() and bool(yaml.safe_load(path.read_text())["dropped"])
+
+
+def decide(run: Path, found: Audit | None) -> None:
+    """Write down whether the proxy goes on; where nothing is known it does."""
+    (run / FOLDER).mkdir(exist_ok=True)
+    dropped = found is not None and found.loses
+    write_whole(run / FOLDER / DECISION, yaml.safe_dump({"dropped": dropped, "why": verdict(found)}, sort_keys=False))
+
+
+def set_aside(run: Path) -> None:
+    """Move the trials of a dropped proxy away, whose rewards don't compare with those to come; again after a kill."""
+    aside = run / ASIDE
+    if (aside / "trials.jsonl").exists() or not (run / "trials.jsonl").exists():
+        return
+    aside.mkdir(exist_ok=True)
+    last = run / "trials.jsonl"  # then all is done
+    for path in (run / "trials", run / "best", *run.glob("events.out.tfevents*"), last):
+        if path.exists():
+            path.replace(aside / path.name)
+
+
+def _scores(records: Sequence[TrialRecord], o: Options) -> Mapping[str, float]:
+    """The cheap mAP50-95 of each; of early stopping, that at the earliest epoch at which it ended any."""
+    ends = [r.curve[-1]["epoch"] for r in records if r.state == "pruned" and r.curve]
+    if not (o.only_prunes and ends):
+        return {r.id: r.metrics["map50_95"] for r in records}
+    return {r.id: best_so_far([p for p in r.curve if p["epoch"] <= min(ends)])["map50_95"] for r in records if r.curve}
+
+
+def _lines(folder: Path) -> Iterable[TrialRecord]:
+    return latest(read_lines(folder / "trials.jsonl")).values()

@@ -1,0 +1,95 @@
+"""What listens to a search's trials: the keeper of files, and the bar in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from . import parents
+from .export import keep_weights, write_trial
+from .journal import Journal, TrialRecord, best
+from .page import COLUMNS
+
+
+class Keeper:
+    """Keeps `best/` at the best trial so far, and weights only of trials on the front and of those to inherit from.
+
+    Args:
+        fetch: brings the weights of a trial that ran elsewhere.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        objectives: tuple[str, ...],
+        inherit: parents.Choice | None = None,
+        fetch: Callable[[int], None] | None = None,
+    ):
+        self.folder, self.journal, self.objectives = folder, journal, objectives
+        self.inherit, self.fetch = inherit, fetch
+        self.kept: list[TrialRecord] = []
+        self.written: int | None = None  # the trial in `best/`, once this process has put one there
+        self._take(list(journal.trials.values()))
+
+    def __call__(self, record: TrialRecord) -> None:
+        if record.state == "complete":
+            self._take([record])
+
+    def _take(self, records: list[TrialRecord]) -> None:
+        """A trial that is off the front stays off: only those that are on it are looked at again."""
+        others = parents.needed(self.journal.trials.values(), self.inherit) if self.inherit else ()
+        self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, others)
+        for record in records:
+            if self.fetch and record in self.kept:
+                self.fetch(record.number)
+        if (winner := best(self.kept)) is not None and winner.number != self.written:
+            write_trial(self.folder, winner, self.folder / "best")
+            self.written = winner.number
+
+
+class Progress:
+    """A bar over all trials with the time left, and a line for each that ended."""
+
+    def __init__(self, trials: int, journal: Journal, name: str = "search", only_best: bool = False):
+        self.done = sum(record.counts for record in journal.trials.values())
+        self.winner = best(journal.trials.values())
+        self.bar = tqdm(total=trials, initial=self.done, desc=name, unit="trial", disable=None, file=sys.stderr)
+        self.trials, self.only_best = trials, only_best
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, record: TrialRecord) -> None:
+        self.winner = best([*filter(None, [self.winner]), record])
+        self.done += record.counts
+        self.bar.update(record.counts)
+        if not self.only_best or self.winner is record:
+            self.write(self._line(record))
+
+    def write(self, text: str) -> None:
+        """A line above the bar."""
+        self.bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def _line(self, record: TrialRecord) -> str:
+        start = f"[{self.done}/{self.trials}] trial {record.number}"
+        if record.state != "complete":
+            error = record.error or {}
+            return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"
+        m, mark = record.metrics, "  best so far" if self.winner is record else ""
+        if record.error:
+            mark += f"  breaks a constraint: {record.error['message']}"
+        if "error" in record.conditions:
+            mark += f"  {record.conditions['error']}"
+        elif not record.conditions.get("trusted", True):
+            mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
+        name = "stock" if record.number == 0 else record.id
+        figures = "  ".join(f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m)
+        return f"{start}  {name:<10}  reward {record.reward:.4f}  {figures}  {record.seconds:.0f} s{mark}"
