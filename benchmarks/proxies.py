@@ -5,7 +5,7 @@
 Each architecture of the table is scored in two ways: by a short training on weights that it inherits from stock
 YOLOv5, which is trained once, and by its slice of one shared network, which is trained once too. Both are compared with
 its full training from scratch (the table's mAP50-95, mean of its seeds) by Kendall's tau, beside GFLOPs and parameters.
-It goes on where it was stopped. `--only` leaves one of the two out.
+It goes on where it was stopped, and its scores are kept beside the table. `--only` leaves one of the two out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,16 @@ import make_table
 
 from yolov5_nas.agreement import tau
 from yolov5_nas.architecture import Architecture
-from yolov5_nas.files import WEIGHTS, shipped, write_whole
+from yolov5_nas.files import WEIGHTS, shipped
 from yolov5_nas.journal import TrialResult
 from yolov5_nas.one_shot import score_trial, train_shared
 from yolov5_nas.space import load_yaml
 from yolov5_nas.trial import Settings, run_trial
 
 TABLE = make_table.HERE / "digits_hard_yolov5n_elastic.jsonl"
+SCORES = TABLE.with_suffix(".scores.jsonl")
+STEP = 8  # steps of stock YOLOv5n that one of the shared network costs, by GFLOPs (docs/one_shot.md)
+COSTS = {"GFLOPs": "gflops", "parameters": "params"}
 
 
 def main() -> None:
@@ -43,23 +45,29 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = read(args.table)
     settings = settings_of(args)
-    scores: dict[str, dict[str, float]] = {"GFLOPs": {}, "parameters": {}}
-    for name, row in rows.items():
-        scores["GFLOPs"][name], scores["parameters"][name] = row["gflops"], row["params"]
     if args.only != "one-shot":
-        label = f"{args.inherit_epochs} epochs on inherited weights (base: {args.base_epochs})"
-        scores[label] = inherited(rows, settings, args)
+        inherited(rows, settings, args)
     if args.only != "inherited":
-        scores[f"shared network of {args.one_shot_epochs} epochs"] = one_shot(rows, settings, args)
-    print(f"\n{len(rows)} architectures of {args.table.name}\n\n| score | tau (95 % interval) |\n|---|---|")
-    for label, found in scores.items():
-        both = [name for name in rows if name in found]
-        print(f"| {label} | {tau([found[n] for n in both], [rows[n]['truth'] for n in both])} |")
+        one_shot(rows, settings, args)
+    print(f"\n{len(rows)} architectures of {args.table.name}\n\n| score | tau (95 % interval) | of |\n|---|---|---|")
+    for label, found in scores(rows, args.scores).items():
+        value = tau(list(found.values()), [rows[name]["truth"] for name in found])
+        print(f"| {label} | {value} | {value.count} |")
+
+
+def scores(rows: Mapping[str, Any], path: Path) -> dict[str, dict[str, float]]:
+    """All scores that are known, by what they are and then by architecture; the costs first."""
+    found = {name: {i: row[metric] for i, row in rows.items()} for name, metric in COSTS.items()}
+    for line in lines_of(path):
+        if line["id"] in rows:
+            found.setdefault(f"{line['score']}, seed {line['seed']}", {})[line["id"]] = line["map50_95"]
+    return found
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--scores", type=Path, default=SCORES, help="file with a line for each score, which grows")
     parser.add_argument("--base-epochs", type=int, default=36)
     parser.add_argument("--inherit-epochs", type=int, default=3)
     parser.add_argument("--one-shot-epochs", type=int, default=36)
@@ -96,46 +104,53 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return replace(make_table.make_settings(given), inherit_hyp=inherit_hyp)
 
 
-def inherited(rows: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> dict[str, float]:
-    """mAP50-95 of short trainings from the base's weights."""
+def inherited(rows: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> None:
+    """Score by short trainings from the base's weights."""
     folder = args.folder / f"base-{args.base_epochs}-{args.seed}"
     default = settings.space.default()
     scratch = replace(settings, epochs=args.base_epochs, val_period=args.base_epochs)
-    once(folder, lambda: run_trial(default, scratch, args.seed, folder))
-    child = replace(settings.of_child(folder / WEIGHTS), epochs=args.inherit_epochs, val_period=args.inherit_epochs)
-    return score_all(rows, folder / f"heirs-{args.inherit_epochs}", lambda a, f: run_trial(a, child, args.seed, f))
+    if not (folder / WEIGHTS).exists():
+        run_trial(default, scratch, args.seed, folder)
+    child = replace(settings.of_child(folder / WEIGHTS), epochs=args.inherit_epochs, val_period=1)
+    name = f"{args.inherit_epochs} epochs on inherited weights (base: {args.base_epochs})"
+    epochs = {"base_epochs": args.base_epochs, "epochs": args.inherit_epochs}
+    score_all(name, rows, args, epochs, lambda architecture: run_trial(architecture, child, args.seed))
 
 
-def one_shot(rows: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> dict[str, float]:
-    """mAP50-95 of slices of the shared network."""
+def one_shot(rows: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> None:
+    """Score by slices of the shared network."""
     folder = args.folder / f"shared-{args.one_shot_epochs}-{args.seed}"
     training = replace(settings, epochs=args.one_shot_epochs, val_period=4)
-    once(folder, lambda: train_shared(settings.space.default(), training, args.seed, folder))
+    if not (folder / WEIGHTS).exists():
+        train_shared(settings.space.default(), training, args.seed, folder)
     scoring = replace(settings, weights=str(folder / WEIGHTS))
-    return score_all(rows, folder / "scores", lambda a, f: score_trial(a, scoring, args.seed))
+    name = f"shared network of {args.one_shot_epochs} epochs"
+    epochs = {"base_epochs": STEP * args.one_shot_epochs, "epochs": 0}
+    score_all(name, rows, args, epochs, lambda architecture: score_trial(architecture, scoring, args.seed))
 
 
-def score_all(rows: Mapping[str, Any], folder: Path, score: Callable[..., TrialResult]) -> dict[str, float]:
-    """mAP50-95 by id, as `score` of an architecture and a folder gives it."""
-    found = {}
-    for name, row in rows.items():
+def score_all(
+    name: str,
+    rows: Mapping[str, Any],
+    args: argparse.Namespace,
+    epochs: Mapping[str, int],
+    score: Callable[[Architecture], TrialResult],
+) -> None:
+    """Score what has no such score of this seed yet; a line in the file for each."""
+    known = {line["id"] for line in lines_of(args.scores) if (line["score"], line["seed"]) == (name, args.seed)}
+    for i in [i for i in rows if i not in known]:
         start = time.perf_counter()
-        result = once(folder / name, partial(score, Architecture(row["architecture"]), folder / name))
-        found[name] = result["map50_95"]
-        seconds = time.perf_counter() - start
-        print(f"{name}: mAP50-95 {result['map50_95']:.4f}, in full {row['truth']:.4f}, {seconds:.1f} s", flush=True)
-    return found
+        result = score(Architecture(rows[i]["architecture"]))
+        seconds, value = time.perf_counter() - start, result.metrics["map50_95"]
+        line = {"score": name, **epochs, "seed": args.seed, "id": i, "map50_95": value, "curve": list(result.curve)}
+        with args.scores.open("a") as file:
+            file.write(json.dumps({**line, "seconds": round(seconds, 1)}) + "\n")
+        print(f"{i}: mAP50-95 {value:.4f}, in full {rows[i]['truth']:.4f}, {seconds:.1f} s", flush=True)
 
 
-def once(folder: Path, work: Callable[[], TrialResult]) -> dict[str, float]:
-    """The metrics of some work, which an earlier call may have left in the folder."""
-    kept = folder / "result.json"
-    if not kept.exists():
-        result = work()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, json.dumps(dict(result.metrics)))
-    found: dict[str, float] = json.loads(kept.read_text())
-    return found
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The scores that earlier calls left."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":

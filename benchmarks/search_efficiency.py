@@ -1,28 +1,39 @@
-"""What early stopping saves and loses, replayed on a table's curves in seconds.
+"""What a search costs and finds, replayed on a table's trainings in seconds.
 
     python benchmarks/search_efficiency.py
 
-A search goes through the table's architectures in a random order, one at a time, each with the curve of one of its
-seeds, validated as often as `--prune` does. Once with and once without early stopping: epochs saved, and what is lost
-of the hypervolume of the front (mAP50-95 over GFLOPs) or of the best reward. Medians and quartiles over `--seeds`.
+A search goes through the table's architectures in a random order, one at a time. Two things are told, over `--seeds`:
+
+- Early stopping: epochs saved when each curve is validated as often as `--prune` does, and what is lost of the
+  hypervolume of the front (mAP50-95 over GFLOPs) or of the best reward.
+- Compute, in epochs of stock YOLOv5n and its base's training included, until the search first holds an architecture
+  within 1 % of the table's best reward. What it holds is the one that its own scores put first; how good that is in
+  truth is the table's mean over seeds. From scratch each is trained in full or for a third of the epochs; the scores of
+  `proxies.py` are what inherited weights and the shared network gave. `--draw` draws it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
-import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, median, quantiles
 from typing import Any
+
+import numpy as np
 
 from yolov5_nas.journal import TrialRecord, best, front
 from yolov5_nas.pruning import Curves, best_so_far
 from yolov5_nas.reward import Reward, SoftReward, Target
 
 TABLE = Path(__file__).parent / "tables/digits_hard_yolov5n_elastic.jsonl"
+Table = dict[str, list[dict[str, Any]]]
+NEAR = 0.99  # of the best reward
 FRONT = ("map50_95", "gflops")
 
 
@@ -31,6 +42,25 @@ def main() -> None:
     table = read(args.table)
     stock = next(iter(table.values()))[0]  # the table's first line
     reward = SoftReward([Target("gflops", stock["costs"]["gflops"])])
+    early_stopping(table, reward, args)
+    compute(table, reward, args)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--scores", type=Path, default=TABLE.with_suffix(".scores.jsonl"))
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--every", type=int, default=3, help="epochs between validations")
+    parser.add_argument("--draw", type=Path, metavar="PNG")
+    return parser.parse_args()
+
+
+# Early stopping -------------------------------------------------------------------------------------------------------
+
+
+def early_stopping(table: Table, reward: Reward, args: argparse.Namespace) -> None:
+    """Print what it saves and loses."""
     most = 1.1 * max(lines[0]["costs"]["gflops"] for lines in table.values())
     cases: tuple[tuple[str, tuple[str, ...], Callable[[list[TrialRecord]], float]], ...] = (
         ("several objectives: hypervolume", FRONT, lambda records: hypervolume(records, most)),
@@ -49,15 +79,7 @@ def main() -> None:
         print(f"| {name} | {quartiles(saved)} | {quartiles(lost)} |")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--every", type=int, default=3, help="epochs between validations")
-    return parser.parse_args()
-
-
-def read(path: Path) -> dict[str, list[dict[str, Any]]]:
+def read(path: Path) -> Table:
     """The table's lines by architecture."""
     found = defaultdict(list)
     for line in map(json.loads, path.read_text().splitlines()):
@@ -65,7 +87,7 @@ def read(path: Path) -> dict[str, list[dict[str, Any]]]:
     return dict(sorted(found.items(), key=lambda item: item[1][0]["number"]))
 
 
-def shuffled(table: dict[str, list[dict[str, Any]]], seed: int) -> list[dict[str, Any]]:
+def shuffled(table: Table, seed: int) -> list[dict[str, Any]]:
     """Stock first, as in a search, then the others in a random order; of each one of its trainings."""
     rng = random.Random(seed)
     first, *others = table.values()
@@ -104,8 +126,115 @@ def hypervolume(records: Sequence[TrialRecord], most: float) -> float:
 
 
 def quartiles(values: Sequence[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
+    low, middle, high = quantiles(values, n=4)
     return f"{middle:.1%} ({low:.1%} to {high:.1%})"
+
+
+# Compute --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to search.
+
+    Args:
+        base: epochs before the first score.
+        each: epochs of a score.
+        scores: rewards by seed and architecture, as the search sees them.
+    """
+
+    name: str
+    base: float
+    each: float
+    scores: Sequence[Mapping[str, float]]
+
+    def held(self, seed: int) -> list[tuple[float, str]]:
+        """Epochs, and the architecture that is held from then on."""
+        rng = random.Random(seed)
+        scores = self.scores[seed % len(self.scores)]
+        order, spent = sorted(scores), self.base
+        held: list[tuple[float, str]] = []
+        rng.shuffle(order)
+        for name in order:
+            spent += self.each
+            if not held or scores[name] > scores[held[-1][1]]:
+                held.append((spent, name))
+        return held
+
+
+def compute(table: Table, reward: Reward, args: argparse.Namespace) -> None:
+    """Print, and draw, what each way of searching needs and finds."""
+    gflops = {name: lines[0]["costs"]["gflops"] for name, lines in table.items()}
+    truth = {
+        name: reward({"map50_95": mean(line["metrics"]["map50_95"] for line in lines), "gflops": gflops[name]})
+        for name, lines in table.items()
+    }
+    most, ways = max(truth.values()), [*from_scratch(table, reward, gflops), *by_proxies(args.scores, reward, gflops)]
+    good = sum(value >= NEAR * most for value in truth.values())
+    print(f"\n{good} of {len(table)} architectures are within 1 % of the best reward\n")
+    print("| search | epochs until one is held first, median (quartiles) | held first by | held at the end |")
+    print("|---|---|---|---|")
+    paths = {}
+    for way in ways:
+        held = [way.held(seed) for seed in range(args.seeds)]
+        paths[way.name] = [[(epochs, truth[name] / most) for epochs, name in run] for run in held]
+    for name, runs in paths.items():
+        first = [next((e for e, value in run if value >= NEAR), math.inf) for run in runs]
+        reached = sum(map(math.isfinite, first))
+        shown = " to ".join(f"{e:.0f}" for e in np.quantile(first, (0.25, 0.75), method="nearest"))
+        end = median(run[-1][1] for run in runs)
+        print(f"| {name} | {median(first):.0f} ({shown}) | {reached} of {len(runs)} | {end:.1%} of the best |")
+    if args.draw:
+        draw(paths, args.draw)
+
+
+def from_scratch(table: Table, reward: Reward, gflops: Mapping[str, float]) -> list[Way]:
+    """Random search with full and with short trainings."""
+    epochs = int(next(iter(table.values()))[0]["curve"][-1]["epoch"])
+    ways = []
+    for each in (epochs, epochs // 3):
+        scores = []
+        for seed in range(2):
+            accuracy = {n: best_so_far(_until(lines[seed % len(lines)], each)) for n, lines in table.items()}
+            scores.append({n: reward({**a, "gflops": gflops[n]}) for n, a in accuracy.items()})
+        ways.append(Way(f"from scratch, {each} epochs each", 0, each, scores))
+    return ways
+
+
+def by_proxies(path: Path, reward: Reward, gflops: Mapping[str, float]) -> list[Way]:
+    """Random search with each kind of score that `proxies.py` has left."""
+    found: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    costs = {}
+    for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+        if line["id"] in gflops:
+            metrics = {"map50_95": line["map50_95"], "gflops": gflops[line["id"]]}
+            found[line["score"]][line["seed"]][line["id"]] = reward(metrics)
+            costs[line["score"]] = (line["base_epochs"], line["epochs"])
+    return [Way(name, *costs[name], list(by_seed.values())) for name, by_seed in found.items()]
+
+
+def _until(line: dict[str, Any], epoch: int) -> list[dict[str, float]]:
+    return [point for point in line["curve"] if point["epoch"] <= epoch]
+
+
+def draw(paths: Mapping[str, Sequence[Sequence[tuple[float, float]]]], path: Path) -> None:
+    """Reward of what is held, over compute: median and quartiles."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    sns.set_theme(style="whitegrid")
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    last = max(run[-1][0] for runs in paths.values() for run in runs)
+    for color, (name, runs) in zip(sns.color_palette("colorblind"), paths.items()):
+        grid = np.geomspace(max(run[0][0] for run in runs), last, 400)
+        values = np.array([[[v for e, v in run if e <= x][-1] for x in grid] for run in runs])
+        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
+        axes.plot(grid, middle, label=name, color=color)
+        axes.fill_between(grid, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.axhline(NEAR, color="0.4", linewidth=1, linestyle="--")
+    axes.set(xscale="log", xlabel="compute, in epochs of stock YOLOv5n", ylabel="reward of what is held / best")
+    axes.legend(loc="lower right", fontsize=9)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 if __name__ == "__main__":
