@@ -71,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--base-epochs", type=int, default=36)
     parser.add_argument("--inherit-epochs", type=int, default=3)
     parser.add_argument("--one-shot-epochs", type=int, default=36)
+    parser.add_argument("--warm", action="store_true", help="the shared network starts from the base's weights")
     parser.add_argument("--only", choices=("inherited", "one-shot"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -119,13 +120,14 @@ def inherited(rows: Mapping[str, Any], settings: Settings, args: argparse.Namesp
 
 def one_shot(rows: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> None:
     """Score by slices of the shared network."""
-    folder = args.folder / f"shared-{args.one_shot_epochs}-{args.seed}"
-    training = replace(settings, epochs=args.one_shot_epochs, val_period=4)
+    base = args.folder / f"base-{args.base_epochs}-{args.seed}" / WEIGHTS if args.warm else None
+    folder = args.folder / f"shared-{args.one_shot_epochs}{f'-of-{args.base_epochs}' if base else ''}-{args.seed}"
+    training = replace(settings, epochs=args.one_shot_epochs, val_period=4, weights=str(base) if base else None)
     if not (folder / WEIGHTS).exists():
         train_shared(settings.space.default(), training, args.seed, folder)
     scoring = replace(settings, weights=str(folder / WEIGHTS))
-    name = f"shared network of {args.one_shot_epochs} epochs"
-    epochs = {"base_epochs": STEP * args.one_shot_epochs, "epochs": 0}
+    name = f"shared network of {args.one_shot_epochs} epochs{f' (base: {args.base_epochs})' if base else ''}"
+    epochs = {"base_epochs": STEP * args.one_shot_epochs + (args.base_epochs if base else 0), "epochs": 0}
     score_all(name, rows, args, epochs, lambda architecture: score_trial(architecture, scoring, args.seed))
 
 

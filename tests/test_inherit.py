@@ -1,9 +1,14 @@
 """Mapping of weights onto other architectures, on YOLOv5's own models with random weights and statistics."""
 
+import random
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
+from yolov5_nas import supernet
+from yolov5_nas.architecture import Architecture
 from yolov5_nas.derive import derive
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
@@ -17,8 +22,10 @@ from yolov5_nas.inherit import (
     inherit,
     map_conv,
     read_source,
+    shared_state,
 )
-from yolov5_nas.space import Space, load_yaml
+from yolov5_nas.modules import extract
+from yolov5_nas.space import Space, load_yaml, parse_kernel
 
 # In double precision, so that what is exact is told from what is nearly so; a real one is in test_trial.py.
 IMAGES = torch.rand(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -124,6 +131,51 @@ def test_more_of_everything_computes_the_same(host, name, choose, most):
     assert difference(model, built) < most
     back, exact = heir(host, space, built, space.default())  # what was repeated is not what is most important
     assert not exact or difference(model, back) < most
+
+
+def grows(choice):
+    """The largest option, but for activations, and depth where there is no shortcut."""
+    if choice.label.endswith("act") or (choice.label.endswith("depth") and layer_of(choice) > 9):
+        return None
+    return max(choice.options, key=lambda o: parse_kernel(o)[0] if isinstance(o, str) else float(o))
+
+
+@pytest.mark.parametrize("name", ["n_elastic", "n_nas", "s_elastic"])
+def test_what_only_adds_to_the_source_computes_the_same_in_a_shared_network(host, name):
+    space = space_of(name)
+    model = stock(host, space)
+    shared = supernet.build(host, space.yaml, 4)
+    state = shared_state(read_source(model, space, "weights.pt"), space, supernet.extreme(space, max))
+    assert {n: v.shape for n, v in shared.state_dict().items()} == {n: v.shape for n, v in state.items()}
+    shared.load_state_dict(state)
+    stock_ = estimated(deepcopy(model))
+    for architecture in (space.default(), chosen(space, grows), *(chosen(space, some(grows, i)) for i in range(3))):
+        slice_ = extract(shared, Architecture(architecture), host)
+        assert difference(stock_, estimated(slice_)) < 2e-3  # single precision
+
+
+def some(choose, seed):
+    """`choose` for about half of the choices."""
+    rng = random.Random(seed)
+    return lambda c: choose(c) if rng.random() < 0.5 else None
+
+
+def test_the_narrower_of_a_shared_network_have_the_most_important_channels(host):
+    space = space_of("n_elastic")
+    model = stock(host, space)
+    shared = supernet.build(host, space.yaml, 4)
+    state = shared_state(read_source(model, space, "weights.pt"), space, supernet.extreme(space, max))
+    shared.load_state_dict(state)
+    narrow = Architecture(chosen(space, width(0.5)))
+    slice_ = estimated(extract(shared, narrow, host))
+    heir_ = estimated(heir(host, space, model, narrow)[0])
+    assert difference(heir_, slice_) < 2e-3
+
+
+def estimated(model):
+    """In double precision, with batch norm statistics of its own."""
+    estimate_batch_norm(model.double(), [IMAGES])
+    return model.eval()
 
 
 def test_what_kernels_grew_by_is_cut_off_again(host):

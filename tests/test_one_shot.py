@@ -10,6 +10,7 @@ from yolov5_nas import supernet
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import WEIGHTS, shipped
 from yolov5_nas.host import patched
+from yolov5_nas.inherit import estimate_batch_norm
 from yolov5_nas.journal import TrialRecord
 from yolov5_nas.modules import extract
 from yolov5_nas.one_shot import LAST, SharedTraining, distillation, score_trial, train_shared
@@ -94,6 +95,27 @@ def test_a_trial_starts_from_its_slice(shared, settings, host, tmp_path):
     for name, value in slice_.state_dict().items():
         if "running" not in name and "num_batches" not in name:
             assert torch.allclose(trained[name], value, atol=2e-3), name  # half precision
+
+
+def test_it_starts_from_the_weights_of_stock_yolov5(settings, host, tmp_path):
+    default = settings.space.default()
+    run_trial(default, settings, 5, tmp_path)
+    own = replace(settings, weights=str(tmp_path / WEIGHTS))
+    training = SharedTraining(host, own, 5)
+    training._prepare()
+    stock = host.load_checkpoint(tmp_path / WEIGHTS).float()
+    slice_ = extract(training.model, default, host)
+    images = next(iter(training._some_images())).float() / 255
+    for model in (stock, slice_):
+        estimate_batch_norm(model, [images])
+        model.eval()
+    with torch.no_grad():
+        outputs = zip(stock(images)[1], slice_(images)[1])
+        assert max(float((a - b).abs().max()) for a, b in outputs) < 1e-3
+    assert training.hyp["lr0"] == settings.hyp["lr0"]  # no others are given for what inherits
+    training = SharedTraining(host, replace(own, inherit_hyp={**settings.hyp, "lr0": 0.001}), 5)
+    training._prepare()
+    assert training.hyp["lr0"] == 0.001
 
 
 def test_a_student_like_its_teacher_is_nearer_than_another():

@@ -491,7 +491,10 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
             "--one-shot goes with neither --base-epochs nor --inherit parent",
         ),
         (("--one-shot", "0", *data), "--one-shot 0 trains nothing, so it needs the --weights of a shared network"),
-        (("--one-shot", "1", "--weights", "yolov5n.pt", *data), "goes on with the weights of a shared network only"),
+        (
+            ("--one-shot", "0", "--weights", "yolov5n.pt", *data),
+            "--one-shot 0 scores by --weights of a shared network only",
+        ),
         (("--one-shot", "1", "--cfg", stock, *data), "needs at least one NASConv or NASC3"),
         (("--one-shot", "1", "--scores", "0", *data), "--scores must be at least 1"),
         (("--weights", "shared.pt", *data), "trained for another space than that of --cfg"),

@@ -11,8 +11,10 @@ What an architecture has more than its source changes nothing at first, and what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,25 @@ def inherit(source: Source, space: Space, architecture: Mapping[str, Value]) -> 
         exact &= same
     state = rename_states(states, weight_names(space, Architecture(architecture)))
     return Inherited({name: value.clone() for name, value in state.items()}, exact)
+
+
+def shared_state(source: Source, space: Space, largest: Mapping[str, Value]) -> State:
+    """Weights for the shared network of a space, of which every architecture that only adds to the source computes what
+    the source does, once its batch norm statistics are estimated.
+
+    Narrower ones get its most important channels, which come first.
+
+    Args:
+        largest: the architecture that has all weights of the shared network.
+    """
+    state: State = {}
+    for i, part in source.parts.items():
+        layer = space.layers.get(i)
+        own, _ = _map_part(part, layer, largest, space.multiples.default_act, shared=True)
+        if isinstance(layer, ConvLayer):  # a NASConv holds its convolution as `conv`
+            own = {re.sub(r"(conv|bn)\.", r"conv.\1.", name): value for name, value in own.items()}
+        state |= {f"model.{i}.{name}": value for name, value in own.items()}
+    return state
 
 
 def fitting(given: State, own: State) -> tuple[State, list[str]]:
@@ -234,9 +255,9 @@ def _conv(module: Any, c2: int | None = None) -> ConvWeights:
 
 
 def _map_part(
-    part: Part, layer: Layer | None, architecture: Mapping[str, Value], default_act: str
+    part: Part, layer: Layer | None, architecture: Mapping[str, Value], default_act: str, shared: bool = False
 ) -> tuple[State, bool]:
-    """A layer's state for an architecture, and whether it computes the same."""
+    """A layer's state for an architecture, and whether it computes the same; `shared` as `with_width` has it."""
     if isinstance(layer, ConvLayer):
         assert isinstance(part, tuple)
         k, p = parse_kernel(architecture[layer.kernel.label])
@@ -247,7 +268,7 @@ def _map_part(
         return state, all(same for _, same in mapped)
     if isinstance(layer, C3Layer):
         assert isinstance(part, C3Weights)
-        c3, same = map_c3(part, layer, architecture, activation(default_act))
+        c3, same = map_c3(part, layer, architecture, activation(default_act), shared)
         return c3.state(), same
     assert isinstance(part, dict)
     return part, True
@@ -267,13 +288,17 @@ def map_conv(conv: ConvWeights, k: int, p: int, act: nn.Module) -> tuple[ConvWei
     return replace(conv, weight=weight, p=p, act=act), same
 
 
-def map_c3(c3: C3Weights, layer: C3Layer, architecture: Mapping[str, Value], act: nn.Module) -> tuple[C3Weights, bool]:
+def map_c3(
+    c3: C3Weights, layer: C3Layer, architecture: Mapping[str, Value], act: nn.Module, shared: bool = False
+) -> tuple[C3Weights, bool]:
     """A C3 with another depth, hidden width, kernels and activations, and whether it computes the same."""
     n, c_ = layer.bottlenecks(architecture), layer.hidden(float(architecture[layer.width.label]))
     same = n >= len(c3.m) and c_ >= len(c3.cv1.weight)
     same &= all(_are_same(conv.act, act) for conv in (c3.cv3, *(conv for pair in c3.m for conv in pair)))
     if n > len(c3.m):
         same &= _is_straight(act, SHIFT) if not layer.shortcut else float(act(torch.zeros(1))) == 0.0
+    if shared:  # before bottlenecks are added, whose weights say nothing of the channels' importance
+        c3 = with_width(c3, c_, layer.shortcut, shared)
     c3 = with_depth(c3, n, layer.shortcut, act)
     c3 = with_width(c3, c_, layer.shortcut)
     outer = []
@@ -366,13 +391,17 @@ def _moments(conv: ConvWeights, act: nn.Module) -> tuple[torch.Tensor, torch.Ten
 # Width ----------------------------------------------------------------------------------------------------------------
 
 
-def with_width(c3: C3Weights, c_: int, shortcut: bool) -> C3Weights:
+def with_width(c3: C3Weights, c_: int, shortcut: bool, shared: bool = False) -> C3Weights:
     """A C3 of another hidden width.
 
     What a shortcut adds to must have the same channels: along the bottlenecks they are chosen once then.
+
+    Args:
+        shared: for a shared network, whose narrower architectures have the first channels: they come by importance, and
+            what reads them reads none of those that are added, until it has learned.
     """
     old = len(c3.cv1.weight)
-    if c_ == old:
+    if c_ == old and not shared:
         return c3
     g = c3.m[0][1].g
     chain, branch = c3.cv3.weight[:, :old], c3.cv3.weight[:, old:]  # the parts of cv3 that read m and cv2
@@ -380,13 +409,14 @@ def with_width(c3: C3Weights, c_: int, shortcut: bool) -> C3Weights:
     scores = [_importance(conv, reader) for conv, reader in zip(written, [*(a.weight for a, _ in c3.m), chain])]
     if shortcut:
         scores = [torch.stack(scores).sum(0)] * len(scores)
-    stages = [_choose(score, c_, g) for score in scores]
-    second = _choose(_importance(c3.cv2, branch), c_)
+    choose, reading = partial(_choose, by_importance=shared), partial(_reading, once=shared)
+    stages = [choose(score, c_, g) for score in scores]
+    second = choose(_importance(c3.cv2, branch), c_)
     m = []
     for (a, b), before, after in zip(c3.m, stages, stages[1:]):
-        inner = _choose(_importance(a, b.weight, b.g), c_, b.g)
-        m.append((_reading(_writing(a, inner), before), _reading(_writing(b, after), inner)))
-    cv3 = _reading(c3.cv3, torch.cat((stages[-1], old + second)))
+        inner = choose(_importance(a, b.weight, b.g), c_, b.g)
+        m.append((reading(_writing(a, inner), before), reading(_writing(b, after), inner)))
+    cv3 = reading(c3.cv3, torch.cat((stages[-1], old + second)))
     return C3Weights(_writing(c3.cv1, stages[0]), _writing(c3.cv2, second), cv3, tuple(m))
 
 
@@ -400,18 +430,16 @@ def _importance(conv: ConvWeights, reader: torch.Tensor, g: int = 1) -> torch.Te
     return conv.bn["weight"].abs() * squares.sqrt().flatten()
 
 
-def _choose(score: torch.Tensor, c: int, g: int = 1) -> torch.Tensor:
+def _choose(score: torch.Tensor, c: int, g: int = 1, by_importance: bool = False) -> torch.Tensor:
     """Which old channel each of `c` new ones is: the most important, or all and the most important again.
 
-    Channels stay in their group of `g`, and in their order.
+    Channels stay in their group of `g`, and in it in their order or come by importance.
     """
     old, new = len(score) // g, c // g
     ranked = score.reshape(g, old).argsort(dim=1, descending=True, stable=True)
-    if new <= old:
-        chosen = ranked[:, :new].sort(1).values
-    else:
-        more = ranked[:, torch.arange(new - old) % old]
-        chosen = torch.cat((torch.arange(old).expand(g, old), more), 1)
+    chosen = ranked[:, :new] if by_importance else ranked[:, :new].sort(1).values
+    if new > old:
+        chosen = torch.cat((chosen, ranked[:, torch.arange(new - old) % old]), 1)
     return (chosen + old * torch.arange(g)[:, None]).flatten()
 
 
@@ -421,14 +449,16 @@ def _writing(conv: ConvWeights, channels: torch.Tensor) -> ConvWeights:
     return replace(conv, weight=conv.weight[channels], bn=bn)
 
 
-def _reading(conv: ConvWeights, channels: torch.Tensor) -> ConvWeights:
+def _reading(conv: ConvWeights, channels: torch.Tensor, once: bool = False) -> ConvWeights:
     """A convolution that reads these channels of its input; one that comes several times is shared out among them.
 
-    Each output shares it out in its own way, at random, so that equal channels learn to differ.
+    Each output shares it out in its own way, at random, so that equal channels learn to differ; or reads it `once`, at
+    its first place.
     """
     groups = zip(conv.weight.chunk(conv.g), channels.chunk(conv.g))
     c1 = conv.weight.shape[1]
-    return replace(conv, weight=torch.cat([_shared_out(w, chosen % c1, c1) for w, chosen in groups]))
+    share = _first_read if once else _shared_out
+    return replace(conv, weight=torch.cat([share(w, chosen % c1, c1) for w, chosen in groups]))
 
 
 def _shared_out(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.Tensor:
@@ -436,3 +466,8 @@ def _shared_out(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.
     shares = torch.rand(len(weight), len(channels), generator=generator, dtype=weight.dtype) + 0.5
     total = torch.zeros(len(weight), c1, dtype=weight.dtype).index_add(1, channels, shares)
     return weight[:, channels] * (shares / total[:, channels])[:, :, None, None]
+
+
+def _first_read(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.Tensor:
+    is_first = torch.tensor([c not in channels[:i] for i, c in enumerate(channels)])
+    return weight[:, channels] * is_first[:, None, None]

@@ -20,6 +20,7 @@ from . import supernet
 from .architecture import Architecture, Value
 from .files import WEIGHTS, write_whole
 from .host import Host
+from .inherit import fitting, read_source, shared_state
 from .journal import TrialResult
 from .metrics import LATENCIES
 from .modules import extract, set_architecture
@@ -82,6 +83,18 @@ class SharedTraining(Scorer):
         self.largest, self.smallest = (supernet.extreme(self.space, pick) for pick in (max, min))
         weights = Path(s.weights) if s.weights else None
         super().__init__(host, s, s.imgsz_of(self.default), seed, folder, weights)
+
+    def _build(self, cfg: Mapping[str, Any]) -> Any:
+        """A shared network at random, another that is trained on, or one that has stock YOLOv5's weights."""
+        if not self.weights or supernet.read(self.weights):
+            return super()._build(cfg)
+        s = self.settings
+        shared = supernet.build(self.host, s.model, s.nc, self.hyp.get("anchors"))
+        source = read_source(self.host.load_checkpoint(self.weights), self.space, self.weights)
+        taken, left = fitting(shared_state(source, self.space, self.largest), shared.state_dict())
+        shared.load_state_dict(taken, strict=False)
+        print(f"shared network: {len(taken)}/{len(taken) + len(left)} tensors from {self.weights}")
+        return shared
 
     def _prepare(self) -> None:
         super()._prepare()

@@ -128,8 +128,8 @@ def _prepare(o: Options) -> _Prepared:
     if o.objectives and strategy in ("evolution", "tpe"):
         accepted = ("nsga2", "random", "grid")
         raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
-    if o.one_shot is not None and o.weights and not supernet.read(Path(o.weights)):
-        raise UserError("--one-shot goes on with the weights of a shared network only", got=o.weights)
+    if o.one_shot == 0 and o.weights and not supernet.read(Path(o.weights)):
+        raise UserError("--one-shot 0 scores by --weights of a shared network only", got=o.weights)
     if o.onnx and not find_spec("onnx"):
         raise UserError("--onnx needs the package onnx: pip install onnx")
     location = hosts.find(o.yolov5)

@@ -37,7 +37,7 @@ def shared_network(run: Path, settings: Settings, epochs: int, **stage: Any) -> 
     Raises:
         StageError: the training has failed, or the time is over.
     """
-    settings = replace(settings, epochs=epochs, val_period=max(1, epochs // 8), inherit_hyp=None, constraints=())
+    settings = replace(settings, epochs=epochs, val_period=max(1, epochs // 8), constraints=())
     plan = Plan([settings.space.default()])
     (record,) = run_stage(run / SHARED, train_shared, settings, plan, reward=accuracy, count=1, **stage)
     if record.state != "complete":
