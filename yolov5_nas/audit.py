@@ -110,7 +110,8 @@ def sections(run: Path, o: Options) -> list[tuple[str, str]]:
     rows = [["architecture", "by the proxy", f"in full, {found.epochs} epochs", "GFLOPs"]]
     for record, score, truth in sorted(zip(found.records, found.scores, found.truths), key=lambda row: -row[2]):
         rows.append([record.id, f"{score:.4f}", f"{truth:.4f}", f"{record.metrics.get('gflops', 0.0):.3f}"])
-    return [("Can the shortcut be trusted?", f"<p>{escape(text)}</p>" + html_table(taus) + html_table(rows))]
+    tables = html_table(taus) + "<p>The best in full training come first:</p>" + html_table(rows)
+    return [("Can the shortcut be trusted?", f"<p>{escape(text)}</p>{tables}")]
 
 
 # What --proxy auto decided --------------------------------------------------------------------------------------------

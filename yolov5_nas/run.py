@@ -431,8 +431,10 @@ class _Course:
         if o.one_shot is not None:
             o = self._one_shot(o.scores)
         ending = self._trials(o, o.trials)
-        if o.proxy == "on" and self._audit() and o.keep_portal:
-            print("the portal is closed; --resume with --keep-portal opens it again")
+        if o.proxy == "on" and self._audit():
+            print(audit.verdict(audit.read(self.folder, o)))
+            if o.keep_portal:
+                print("the portal is closed; --resume with --keep-portal opens it again")
         return ending
 
     def _engine(self, o: Options) -> Engine:
@@ -468,12 +470,15 @@ class _Course:
         self.settings = replace(self.settings, weights=None, base_epochs=None, inherit_hyp=None)
         return _from_nothing(o)
 
+    def _is_audit_left(self) -> bool:
+        done = {r.id for r in read_lines(self.folder / audit.FOLDER / "trials.jsonl") if r.done}
+        return any(a.id not in done for a in audit.sample(self.folder, self.options))
+
     def _audit(self) -> bool:
         """Train the sample in full; whether there was anything to do."""
-        o, architectures = self.options, audit.sample(self.folder, self.options)
-        done = {r.id for r in read_lines(self.folder / audit.FOLDER / "trials.jsonl") if r.done}
-        if not {a.id for a in architectures} - done:
+        if not self._is_audit_left():
             return False
+        o, architectures = self.options, audit.sample(self.folder, self.options)
         count, scores = len(architectures), {r.id: r.metrics["map50_95"] for r in audit.scored(self.folder, o)}
         print(f"audit: {count} architectures are trained in full ({o.full_epochs} epochs), in {self.folder}/audit")
 
@@ -541,7 +546,7 @@ class _Course:
                     **self.loop,
                 )
                 ending = loop.run()
-                if o.keep_portal and isinstance(engine, NNIEngine) and not o.audits:
+                if o.keep_portal and isinstance(engine, NNIEngine) and not self._is_audit_left():
                     report(folder)
                     progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
                     engine.linger()
