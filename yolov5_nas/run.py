@@ -423,16 +423,16 @@ class _Course:
 
     def _stages(self) -> str:
         """Returns why the search ended."""
-        o = self.options
+        o, settings, strategy = self.options, self.settings, self.strategy
         if o.proxy == "auto" and not audit.is_decided(self.folder):
             self._decide()
         if audit.is_dropped(self.folder):
-            o = self._without_proxy()
+            o, settings = self._without_proxy()
         if o.one_shot is not None:
-            o = self._one_shot(o.scores)
-        ending = self._trials(o, o.trials)
-        if o.proxy == "on" and self._audit():
-            print(audit.verdict(audit.read(self.folder, o)))
+            o, settings, strategy = self._one_shot(o.scores)
+        ending = self._trials(o, settings, strategy, o.trials)
+        if self._audit():
+            print(audit.verdict(audit.read(self.folder, self.options)))
             if o.keep_portal:
                 print("the portal is closed; --resume with --keep-portal opens it again")
         return ending
@@ -454,21 +454,21 @@ class _Course:
         if o.one_shot is not None:
             self._one_shot(o.audits + 1)
         else:
-            self._trials(o, min(o.trials, -(-o.trials // 2) if o.only_prunes else o.audits + 1))
+            count = -(-o.trials // 2) if o.only_prunes else o.audits + 1
+            self._trials(o, self.settings, None, min(o.trials, count))
         self._audit()
         found = audit.read(self.folder, o)
         audit.decide(self.folder, found)
         print(audit.verdict(found))
 
-    def _without_proxy(self) -> Options:
-        """The options without what was dropped."""
+    def _without_proxy(self) -> tuple[Options, Settings]:
+        """Both without what was dropped."""
         o = self.options
         if o.only_prunes:
-            return replace(o, prune=False)
+            return replace(o, prune=False), self.settings
         if o.one_shot is None:
             audit.set_aside(self.folder)
-        self.settings = replace(self.settings, weights=None, base_epochs=None, inherit_hyp=None)
-        return _from_nothing(o)
+        return _from_nothing(o), replace(self.settings, weights=None, base_epochs=None, inherit_hyp=None)
 
     def _is_audit_left(self) -> bool:
         done = {r.id for r in read_lines(self.folder / audit.FOLDER / "trials.jsonl") if r.done}
@@ -494,48 +494,46 @@ class _Course:
 
     # The trials, and what comes before them -----------------------------------------------------------------------
 
-    def _one_shot(self, count: int) -> Options:
-        """Train the shared network, score `count` architectures by it, and say from what and which the trials start."""
-        o, weights = self.options, self.options.weights
+    def _one_shot(self, count: int) -> tuple[Options, Settings, AskTell]:
+        """Train the shared network and score `count` architectures by it: what trials start from, and which."""
+        o, settings = self.options, self.settings
         if o.one_shot:
             alone = replace(o, concurrency=1, measure_on=None)
             print(f"shared network: {o.one_shot} epochs, in {self.folder}/shared")
-            stage = {**self.loop, "engine": lambda: self._engine(alone)}
-            weights = str(shared_network(self.folder, self.settings, o.one_shot, **stage))
-        own = replace(o, weights=weights, inherit="base")
-        self.settings = replace(self.settings, weights=weights)
-        asked = _asked(self.strategy or _strategy(o, self.settings), self.settings.space)
+            run = {**self.loop, "engine": lambda: self._engine(alone)}
+            weights = str(shared_network(self.folder, settings, o.one_shot, **run))
+            o, settings = replace(o, weights=weights, inherit="base"), replace(settings, weights=weights)
+        asked = _asked(self.strategy or _strategy(o, settings), settings.space)
         print(f"scores of {count} architectures, in {self.folder}/scores")
         with contextlib.ExitStack() as stack:
 
             def listeners(journal: Journal) -> list[Progress]:
                 return [stack.enter_context(Progress(count, journal, "scores", only_best=True))]
 
-            stage = {**self.loop, "engine": lambda: self._engine(own), "listeners": listeners}
-            found = scores(self.folder, self.settings, asked, reward=self.reward, count=count, **stage)
-        self.strategy = Plan(finalists(found, self.settings.space.default(), o.objectives))
-        return own
+            rest = {**self.loop, "engine": lambda: self._engine(o), "listeners": listeners}
+            found = scores(self.folder, settings, asked, reward=self.reward, count=count, **rest)
+        return o, settings, Plan(finalists(found, settings.space.default(), o.objectives))
 
-    def _trials(self, o: Options, count: int) -> str:
+    def _trials(self, o: Options, settings: Settings, strategy: AskTell | None, count: int) -> str:
         """Run the loop, with the listeners that keep the folder up to date; why it ended.
 
         Raises:
             StageError: the time is over.
         """
         folder, journal = self.folder, Journal(self.folder / "trials.jsonl")
-        strategy = _asked(self.strategy or _strategy(o, self.settings), self.settings.space)
+        asked = _asked(strategy or _strategy(o, settings), settings.space)
         engine = self._engine(o)
         inherit = _inherit(o)
         keeper = Keeper(folder, journal, o.front, inherit, getattr(engine, "fetch", None))
-        logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, self.settings.space)
+        logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         if isinstance(engine, NNIEngine):
             engine.reward = engine.reward or self.reward
         with Progress(count, journal) as progress:
             try:
-                engine.start(run_trial_with_onnx if o.onnx else run_trial, self.settings, folder)
+                engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
                 _check_device(journal, engine)
                 loop = Loop(
-                    strategy,
+                    asked,
                     engine,
                     journal,
                     self.reward,
