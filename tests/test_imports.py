@@ -17,8 +17,8 @@ PACKAGE = Path(__file__).parents[1] / "yolov5_nas"
 LEVELS = {
     **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
     **dict.fromkeys(("space", "architecture", "files", "metrics", "turns", "shipping"), 1),
-    **dict.fromkeys(("derive", "journal", "reward", "options", "agreement"), 2),
-    **dict.fromkeys(("ranking", "parents", "pruning"), 3),
+    **dict.fromkeys(("derive", "journal", "reward", "agreement"), 2),
+    **dict.fromkeys(("ranking", "parents", "pruning", "hooks", "options"), 3),
     **dict.fromkeys(("strategies", "host", "engines"), 3),
     **dict.fromkeys(("modules", "latency", "proof", "data", "effects"), 4),
     **dict.fromkeys(("engines.local", "engines.warm", "engines.nni_space"), 4),

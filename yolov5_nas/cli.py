@@ -243,6 +243,12 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "ship_data", "copy the data set to Ray's nodes; else each has it at the same path", action="store_true")
     add(group, "measure_on", "Ray resource whose nodes measure latency; training is anywhere", metavar="RESOURCE")
     add(group, "onnx", "write each trial's model.onnx, also where NNI looks for it", action="store_true")
+    group = parser.add_argument_group("hooks")
+    text = (
+        "a Python file whose functions run at points of the search, by its path or a shipped one's name; settings may"
+    )
+    text += " follow it, as in 'energy SECONDS=5'; may be given several times"
+    add(group, "hook", text, action="append", metavar="FILE.py")
     group = parser.add_argument_group("run")
     add(group, "project", "where runs are kept")
     add(group, "name", "name of the run; a number is added where it exists")

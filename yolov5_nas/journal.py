@@ -18,7 +18,7 @@ from .metrics import is_maximised
 
 VERSION = 1
 STATES = ("started", "complete", "failed", "infeasible", "pruned")
-REASONS = ("oom", "nan", "crash", "killed", "timeout", "data", "latency")  # why a trial failed
+REASONS = ("oom", "nan", "crash", "killed", "timeout", "data", "latency", "hook")  # why a trial failed
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class TrialResult:
         metrics: by name.
         curve: one `{"epoch": ..., metric: ...}` for each validation.
         state: "complete", "infeasible" if a constraint refused it before training, or "pruned" if it was ended early.
-        conditions: of the latency: runtime and version, device, dtype, batch, image size, runs, whether to be trusted.
+        conditions: of the latency: runtime and version, device, dtype, batch, image size, runs, whether to be trusted;
+            `hooks`: what went wrong in hooks, by their file names.
         why: it is not complete, or which constraint it breaks, in words; a complete trial may break one if it is the
             default architecture, which is trained for comparison.
     """

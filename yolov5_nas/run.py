@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from .engines.ray import RayEngine
 from .errors import UserError
 from .export import keep_weights, write_trial
 from .files import find_file, increment_path, make_folder, shipped
+from .hooks import LOG, Hook, Hooks, as_given, find_hook, keep_hooks, kept_hooks, split
 from .journal import Journal, TrialRecord, best
 from .latency import Runtime
 from .options import MAY_CHANGE, Options, check_names, load_options
 from .page import COLUMNS
 from .pruning import Curves
 from .report import closing_table, report
-from .reward import Constraint, Reward, Target, make_reward
+from .reward import Reward, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
 from .stages import StageError, finalists, scores, shared_network
@@ -119,11 +120,13 @@ class _Prepared:
     inherit_hyp: dict[str, Any] | None
     data: dict[str, Any]
     host: hosts.Host
+    hooks: tuple[Hook, ...]
 
 
 def _prepare(o: Options) -> _Prepared:
     """Find and check all that the user named."""
-    reward_of(o), _constraints(o)
+    hooks = _find_hooks(o)  # before YOLOv5 is imported, for which loggers are told to stay offline
+    _ = reward_of(o), o.constraints  # raise what is wrong with them
     strategy = o.strategy or ("nsga2" if o.objectives else "evolution")
     if o.objectives and strategy in ("evolution", "tpe"):
         accepted = ("nsga2", "random", "grid")
@@ -171,8 +174,25 @@ def _prepare(o: Options) -> _Prepared:
         device=device,
         engine=_engine_name(o.engine),
         workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
+        hook=tuple(map(as_given, hooks)),
     )
-    return _Prepared(options, model, hyp, inherit_hyp, data, host)
+    return _Prepared(options, model, hyp, inherit_hyp, data, host, hooks)
+
+
+def _find_hooks(o: Options) -> tuple[Hook, ...]:
+    hooks = tuple(map(find_hook, o.hook))
+    names = [hook.name for hook in hooks]
+    if len(set(names)) < len(names):
+        raise UserError("hook files must have different names", got=names)
+    if not any("measure" in hook.functions for hook in hooks):
+        _check_known(o)
+    return hooks
+
+
+def _check_known(o: Options) -> None:
+    """Raise a UserError where a target, constraint or objective is no metric of ours, and no hook measures any."""
+    plain = replace(o, hook=())  # looks at its objectives
+    _ = plain.targets, plain.constraints
 
 
 def _find_hyp(name: str, flag: str, location: hosts.Location) -> Path:
@@ -218,6 +238,7 @@ def _new_folder(o: Options) -> Path:
 def _write_run(folder: Path, prepared: _Prepared) -> Settings:
     """`search.yaml`, and the model and hyper-parameters as they are now, so that a resume does not depend on them."""
     prepared.options.save(folder / "search.yaml")
+    keep_hooks(folder, prepared.hooks)
     (folder / "space.yaml").write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}))
     (folder / "hyp.yaml").write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
     if prepared.inherit_hyp:
@@ -253,7 +274,8 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         location=host.location,
         device=_torch_device(o.device),
         freeze=frozen_layers(o.freeze),
-        constraints=_constraints(o),
+        constraints=o.constraints,
+        hooks=kept_hooks(folder, o.hook),
         needed=_needed(o),
         **{name: getattr(o, name) for name in names},
     )
@@ -290,9 +312,17 @@ def _resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
 
 def _same(name: str, old: Any, new: Any) -> bool:
     """Whether two values of an option mean the same; a file named bare is the one that was found by that name."""
+    if name == "hook":
+        return len(old) == len(new) and all(map(_same_hook, old, new))
     if name in ("cfg", "data", "hyp", "inherit_hyp", "weights", "yolov5") and old and new:
         return Path(old) == Path(new).expanduser().resolve() or Path(old).name == new
     return bool(old == new)
+
+
+def _same_hook(old: str, new: str) -> bool:
+    (file, *settings), (new_file, *new_settings) = split(old), split(new)
+    same = _same("cfg", file, new_file) or Path(file).name == f"{new_file}.py"
+    return same and settings == new_settings
 
 
 def hold(folder: Path) -> FileLock:
@@ -362,21 +392,13 @@ def _inherit(o: Options) -> parents.Choice | None:
 
 def reward_of(o: Options) -> Reward:
     """The reward that the options name."""
-    return make_reward(o.reward, _targets(o), o.exponent)
-
-
-def _targets(o: Options) -> list[Target]:
-    return [Target.parse(text) for text in o.target]
-
-
-def _constraints(o: Options) -> tuple[Constraint, ...]:
-    return tuple(Constraint.parse(text) for text in o.constraint)
+    return make_reward(o.reward, o.targets, o.exponent)
 
 
 def _needed(o: Options) -> tuple[str, ...]:
     """The metrics without which a trial is of no use; what a function of the user's needs is seen when it is called."""
-    targets = _targets(o) if o.reward in ("soft", "hard") else []
-    return (*(t.metric for t in targets), *(c.metric for c in _constraints(o)), *o.objectives)
+    targets = o.targets if o.reward in ("soft", "hard") else ()
+    return (*(t.metric for t in targets), *(c.metric for c in o.constraints), *o.objectives)
 
 
 def _go(
@@ -400,6 +422,7 @@ def _go(
         except EngineError as e:
             raise EngineError(f"{e}; go on with: yolov5-nas search --resume {folder}") from e
         engine = engine_of(replace(o, weights=settings.weights, inherit="base"))
+    hooks = Hooks(settings.hooks, folder / LOG)
     journal = Journal(folder / "trials.jsonl")
     strategy = _asked(strategy or _strategy(o, settings), settings.space)
     inherit = _inherit(o)
@@ -413,6 +436,7 @@ def _go(
     with _Progress(o.trials, journal) as progress:
         try:
             _check_device(journal, engine)
+            hooks.call("on_search_start", run=folder, options=asdict(o))
             loop = Loop(
                 strategy,
                 engine,
@@ -423,7 +447,8 @@ def _go(
                 inherit=inherit,
                 curves=Curves(reward, o.objectives) if o.prune else None,
                 hours=o.hours,
-                listeners=(keeper, logger, progress),
+                listeners=(keeper, logger, progress, hooks.ended),
+                on_start=hooks.started,
             )
             ending, interrupted = loop.run(), False
             if o.keep_portal and isinstance(engine, NNIEngine):
@@ -437,7 +462,8 @@ def _go(
         finally:
             engine.close()
             logger.close()
-    trials = tuple(record for _, record in sorted(journal.trials.items()))
+            trials = tuple(record for _, record in sorted(journal.trials.items()))
+            hooks.call("on_search_end", run=folder, trials=trials)
     report(folder)
     return SearchResult(folder, trials, ending, interrupted)
 

@@ -49,6 +49,7 @@ class Loop:
         curves: with it trials are ended early.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
         listeners: called with the record of each trial that ended, after it is in the journal.
+        on_start: called with the record of each trial that starts, after it is in the journal.
     """
 
     strategy: AskTell
@@ -61,6 +62,7 @@ class Loop:
     curves: Curves | None = None
     hours: float | None = None
     listeners: Sequence[Listener] = ()
+    on_start: Listener = lambda record: None
 
     def run(self) -> str:
         """Run until the trials are done, and say why it ended."""
@@ -125,6 +127,7 @@ class Loop:
     def _start(self, record: TrialRecord) -> None:
         self.journal.append(record)
         self.running[record.number] = record
+        self.on_start(record)
         pruner = self.curves.pruner() if self.curves else None
         self.engine.submit(Job(record.number, record.architecture, record.seed, record.parent, pruner))
 
