@@ -25,7 +25,7 @@ from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.hooks import POINTS, Hooks, find_hook, read_hook
 from yolov5_nas.journal import read_journal
-from yolov5_nas.run import _resumed_options
+from yolov5_nas.run import _resumed_options, settings_of
 from yolov5_nas.trial import measure_architecture
 
 DOCS = Path(__file__).parents[1] / "docs" / "hooks.md"
@@ -81,7 +81,7 @@ def run(host, digits_yaml, tmp_path_factory):
     write(folder, "relus.py", code)
     recorder = f"{write(folder, 'recorder.py', RECORDER)} FILE={folder / 'noted.txt'}"
     broken = write(folder, "broken.py", BROKEN)
-    flags = [*FAST, "--data", str(digits_yaml), "--trials", "3", "--engine", "local", "--project", str(folder)]
+    flags = [*FAST, "--data", str(digits_yaml), "--trials", "2", "--engine", "local", "--project", str(folder)]
     line = [sys.executable, "-m", "yolov5_nas", *command, *flags, "--hook", recorder, "--hook", str(broken)]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -93,14 +93,14 @@ def test_a_metric_of_the_docs_works_as_a_constraint(run):
     relus = {r.number: sum(a == "ReLU" for n, a in r.architecture.items() if n.endswith("_act")) for r in records}
     assert relus[0] == records[0].metrics["relus"] == 0  # stock YOLOv5 has SiLU alone
     assert [r.state == "complete" for r in records] == [r.metrics["relus"] <= 8 for r in records]
-    assert sum(r.state == "complete" for r in records) == 3
+    assert sum(r.state == "complete" for r in records) == 2
     assert all(r.metrics["relus"] >= relus[r.number] for r in records)  # a C3's choice counts for each of its layers
 
 
 def test_every_point_runs_in_order_with_its_arguments(run):
     noted = (run[0].parent / "noted.txt").read_text().splitlines()
     records = read_journal(run[0])
-    assert noted[0] == "on_search_start exp 3" and noted[-1] == f"on_search_end {len(records)}"
+    assert noted[0] == "on_search_start exp 2" and noted[-1] == f"on_search_end {len(records)}"
     start = noted.index("on_trial_start 0 started")
     rest = ["on_train_epoch_end 0 DetectionModel 0", "on_fit_epoch_end 13 0 True", "on_trial_end 0 complete 0"]
     assert noted[start + 1 : start + 4] == rest
@@ -127,12 +127,13 @@ def test_a_resumed_run_has_its_hooks_and_says_if_a_file_changed(run, tmp_path, c
     folder, _ = run
     (folder.parent / "broken.py").unlink()
     write(folder.parent, "relus.py", "def measure(): return {'relus': 100}")
-    assert main(["search", "--resume", str(folder), "--trials", "4"]) == 0
+    assert main(["search", "--resume", str(folder)]) == 0
     assert f"relus.py has changed since the search began; it goes on with its copy, {folder}" in capsys.readouterr().out
-    assert max(r.metrics["relus"] for r in read_journal(folder)) < 100
     given = yaml.safe_load((folder / "search.yaml").read_text())["hook"]
     for same in (given, [Path(given[0]).name, *given[1:]]):
-        assert list(_resumed_options(folder, {"hook": same}).hook) == given
+        options = _resumed_options(folder, {"hook": same})
+        assert list(options.hook) == given
+        assert settings_of(folder, options).hooks[0].text == example()[0]
     other = write(tmp_path, "other.py", "def on_trial_end(): pass")
     assert main(["search", "--resume", str(folder), "--hook", str(other)]) == 2
     assert "a resumed run keeps its options: hook is" in capsys.readouterr().err

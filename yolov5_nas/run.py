@@ -435,8 +435,8 @@ def _go(
     engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
     with _Progress(o.trials, journal) as progress:
         try:
-            _check_device(journal, engine)
             hooks.call("on_search_start", run=folder, options=asdict(o))
+            _check_device(journal, engine)
             loop = Loop(
                 strategy,
                 engine,
@@ -462,9 +462,9 @@ def _go(
         finally:
             engine.close()
             logger.close()
-            trials = tuple(record for _, record in sorted(journal.trials.items()))
-            hooks.call("on_search_end", run=folder, trials=trials)
+    trials = tuple(record for _, record in sorted(journal.trials.items()))
     report(folder)
+    hooks.call("on_search_end", run=folder, trials=trials)
     return SearchResult(folder, trials, ending, interrupted)
 
 
