@@ -28,7 +28,7 @@ LEVELS = {
     **dict.fromkeys(("search", "tensorboard", "report", "export", "one_shot"), 7),
     "stages": 8,
     "run": 9,
-    **dict.fromkeys(("prove", "remeasure"), 10),
+    **dict.fromkeys(("prove", "remeasure", "doctor", "completion"), 10),
     "cli": 11,
     "__main__": 12,
 }
