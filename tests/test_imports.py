@@ -32,7 +32,7 @@ LEVELS = {
     "cli": 11,
     "__main__": 12,
 }
-SAME_LEVEL = {("space", "architecture")}  # a space hands out architectures
+SAME_LEVEL = {("space", "architecture"), ("space", "files")}  # a space hands out architectures, and may be shipped
 ONLY_ERRORS = {"host"}  # level 3, but it may import level 0 only
 LIGHT = {name for name, level in LEVELS.items() if level <= 3} - {"host", "digits"}
 HEAVY = ["torch", "ray", "nni", "optuna", "numpy", "cv2", "pandas", "ultralytics", "yolov5"]

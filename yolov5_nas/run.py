@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from . import host as hosts
 from . import parents, supernet
+from .architecture import Value
 from .data import check_data, find_data, read_data, resolve_data, take_subset
 from .derive import dump_model
 from .engines import Engine, EngineError, trial_folder
@@ -27,7 +29,7 @@ from .errors import UserError
 from .export import keep_weights, write_trial
 from .files import find_file, increment_path, make_folder, shipped
 from .hooks import LOG, Hook, Hooks, as_given, find_hook, keep_hooks, kept_hooks, split
-from .journal import Journal, TrialRecord, best, complete
+from .journal import Journal, TrialRecord, TrialResult, best, complete
 from .latency import Runtime
 from .options import MAY_CHANGE, Options, check_names, load_options
 from .page import COLUMNS
@@ -70,9 +72,30 @@ def search(
 ) -> SearchResult:
     """Search an architecture; the Python form of `yolov5-nas search`. Call it under `if __name__ == "__main__":`.
 
+    >>> from yolov5_nas import Space
+    >>> class Neighbours:  # tries what differs from stock in one choice
+    ...     def __init__(self, space):
+    ...         self.left = [space.default(), *space.neighbours(space.default())]
+    ...
+    ...     def ask(self):
+    ...         return self.left.pop(0)
+    ...
+    ...     def tell(self, record):  # a TrialRecord
+    ...         pass
+    >>> def reward(metrics):
+    ...     return metrics["map50"] - 0.1 * metrics["gflops"]
+    >>> strategy = Neighbours(Space.from_yaml("yolov5n_nas.yaml"))
+    >>> tiny = dict(data="digits.yaml", imgsz=64, subset=0.1, epochs=1, trials=2, device="cpu", engine="local")
+    >>> result = search(strategy=strategy, reward=reward, **tiny)  # doctest: +ELLIPSIS
+    YOLOv5 ...
+    >>> str(result.folder), result.ending, [record.state for record in result.trials]
+    ('runs/nas/exp', 'all 2 trials are done', ['complete', 'complete'])
+
     Args:
         resume: the folder of a run to go on with.
         strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
+            One of your own must ask the same when it is asked and told the same, or a resume proposes others; where
+            nothing is left to ask, it raises `strategies.SpaceExhausted`.
         reward: the name of one, or metrics to a number to maximise.
         engine: the name of one, or an object, in place of the options `engine`, `device`, `concurrency`,
             `trial_minutes`, and those of NNI and Ray.
@@ -80,6 +103,7 @@ def search(
 
     Raises:
         UserError: an option, a file or the machine is not as it must be. Nothing was written then.
+        EngineError: the engine can't go on; the run can be resumed.
     """
     if isinstance(strategy, str):
         options["strategy"], strategy = strategy, None
@@ -103,6 +127,43 @@ def search(
     with hold(folder):
         settings = _write_run(folder, prepared)
         return _go(folder, prepared.options, settings, strategy, reward, engine)
+
+
+def evaluate(
+    architecture: Mapping[str, Value] | None = None, folder: str | Path | None = None, **options: Any
+) -> TrialResult:
+    """Measure, train and validate one architecture in this process, as a trial of a search does.
+
+    >>> tiny = dict(data="digits.yaml", imgsz=64, subset=0.1, epochs=1, device="cpu")
+    >>> result = evaluate(cfg="yolov5n_nas.yaml", folder="one", **tiny)  # doctest: +ELLIPSIS
+    YOLOv5 ...
+    >>> result.state, result.metrics["params"], 0 <= result.metrics["map50_95"] <= 1
+    ('complete', 1777447, True)
+    >>> Path("one/model.yaml").exists(), Path("one/weights.pt").exists()
+    (True, True)
+
+    Args:
+        architecture: `{label: value}` of the space; by default stock YOLOv5's.
+        folder: gets the log, the curve, `model.yaml` and `weights.pt` (both stock), and what a run's folder has; by
+            default nothing is kept.
+        options: those of a search that are about one trial; see `options.Options`.
+
+    Returns:
+        The metrics of the best validated epoch, the costs, and the curve; see `journal.TrialResult`.
+
+    Raises:
+        UserError: the architecture is not of the space, or an option, a file or the machine is not as it must be.
+        TrialError: the trial ended without a result; `reason` is one of `journal.REASONS`.
+    """
+    prepared = _prepare(Options().with_given({"engine": "local", **options}))
+    with contextlib.ExitStack() as stack:
+        kept = make_folder(Path(folder or stack.enter_context(tempfile.TemporaryDirectory())))
+        settings = _write_run(kept, prepared)
+        if prepared.options.device.isdigit():  # no engine shows this process one GPU only
+            settings = replace(settings, device=f"cuda:{prepared.options.device}")
+        architecture = architecture or settings.space.default()
+        settings.space.validate(architecture)
+        return run_trial(architecture, settings, prepared.options.seed, kept)
 
 
 def _check_engine(engine: Engine | None, o: Options) -> None:
