@@ -31,6 +31,7 @@ from .files import find_file, increment_path, make_folder, shipped
 from .hooks import LOG, Hook, Hooks, as_given, find_hook, keep_hooks, kept_hooks, split
 from .journal import Journal, TrialRecord, TrialResult, best, complete
 from .latency import Runtime
+from .metrics import is_own
 from .options import MAY_CHANGE, Options, check_names, load_options
 from .page import COLUMNS
 from .pruning import Curves
@@ -156,13 +157,17 @@ def evaluate(
         TrialError: the trial ended without a result; `reason` is one of `journal.REASONS`.
     """
     prepared = _prepare(Options().with_given({"engine": "local", **options}))
+    model, imgsz = prepared.model, prepared.options.imgsz
+    space = Space.from_dict(model, imgsz=imgsz if "imgsz" in model else None)
+    architecture = architecture or space.default()
+    space.validate(architecture)
+    if folder:
+        _check_new(Path(folder))
     with contextlib.ExitStack() as stack:
         kept = make_folder(Path(folder or stack.enter_context(tempfile.TemporaryDirectory())))
         settings = _write_run(kept, prepared)
         if prepared.options.device.isdigit():  # no engine shows this process one GPU only
             settings = replace(settings, device=f"cuda:{prepared.options.device}")
-        architecture = architecture or settings.space.default()
-        settings.space.validate(architecture)
         return run_trial(architecture, settings, prepared.options.seed, kept)
 
 
@@ -292,9 +297,14 @@ def _torch_device(device: str) -> str:
 
 def _new_folder(o: Options) -> Path:
     folder = increment_path(Path(o.project) / o.name, o.exist_ok)
+    _check_new(folder)
+    return folder
+
+
+def _check_new(folder: Path) -> None:
+    """Raise a UserError where a folder holds a run."""
     if (folder / "trials.jsonl").exists() or (folder / "trials").exists():
         raise UserError("the folder holds a run already: go on with it by --resume, or give a new --name", file=folder)
-    return folder
 
 
 def _write_run(folder: Path, prepared: _Prepared) -> Settings:
@@ -678,5 +688,10 @@ class _Progress:
         elif not record.conditions.get("trusted", True):
             mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
         name = "stock" if record.number == 0 else record.id
-        figures = "  ".join(f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m)
+        figures = "  ".join(
+            [
+                *(f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m),
+                *(f"{name} {value:.4g}" for name, value in m.items() if is_own(name)),
+            ]
+        )
         return f"{start}  {name:<10}  reward {record.reward:.4f}  {figures}  {record.seconds:.0f} s{mark}"
