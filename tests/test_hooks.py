@@ -423,7 +423,12 @@ def test_remote_latency_says_what_went_wrong(sshd, tmp_path):
 @pytest.mark.skipif(not find_spec("wandb"), reason="wandb is not installed")
 def test_wandb_logger_writes_a_run_for_each_trial(run):
     records = [r for r in read_journal(run[0]) if r.state == "complete"]
-    found = [read_wandb(file) for file in sorted(run[0].glob("wandb/offline-run-*/run-*.wandb"))]
+    files = list(run[0].glob("wandb/offline-run-*/run-*.wandb"))
+    for _ in range(100):  # wandb's own process may still be writing
+        found = [read_wandb(file) for file in files]
+        if all("reward" in run["summary"] for run in found):
+            break
+        time.sleep(0.1)
     assert sorted(run["name"] for run in found) == sorted(f"trial {r.number}" for r in records)
     assert {run["group"] for run in found} == {f"{run[0].parent.name}/exp"}
     first = next(run for run in found if run["name"] == "trial 0")
