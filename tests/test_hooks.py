@@ -175,6 +175,10 @@ def test_a_needed_metric_that_no_hook_gave_fails_the_trial_with_the_reason(small
         write(tmp_path, "relus.py", example()[0]),
         write(tmp_path, "bad.py", "def measure(): raise OSError('no meter')"),
     )
+    for needed, metrics in ((("relus",), {"relus": 0}), ((), {})):  # what costs time is measured where it is needed
+        s = replace(small_settings, hooks=(read_hook(good),), needed=needed)
+        found = measure_architecture(s.space.default(), s, with_latency=False).metrics
+        assert {name: value for name, value in found.items() if name == "relus"} == metrics
     for files, reason in (((good,), "they measured relus"), ((good, bad), "bad.py measure: OSError: no meter")):
         s = replace(small_settings, hooks=tuple(map(read_hook, files)), needed=("relu",))
         with pytest.raises(TrialError) as e:
