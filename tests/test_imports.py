@@ -17,8 +17,8 @@ PACKAGE = Path(__file__).parents[1] / "yolov5_nas"
 LEVELS = {
     **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
     **dict.fromkeys(("space", "architecture", "files", "metrics", "turns", "shipping"), 1),
-    **dict.fromkeys(("derive", "journal", "reward", "options", "agreement"), 2),
-    **dict.fromkeys(("ranking", "parents", "pruning"), 3),
+    **dict.fromkeys(("derive", "journal", "reward", "agreement"), 2),
+    **dict.fromkeys(("ranking", "parents", "pruning", "hooks", "options"), 3),
     **dict.fromkeys(("strategies", "host", "engines"), 3),
     **dict.fromkeys(("modules", "latency", "proof", "audit", "data", "effects"), 4),
     **dict.fromkeys(("engines.local", "engines.warm", "engines.nni_space"), 4),
@@ -28,11 +28,11 @@ LEVELS = {
     **dict.fromkeys(("search", "tensorboard", "report", "export", "one_shot"), 7),
     **dict.fromkeys(("stages", "listeners"), 8),
     "run": 9,
-    **dict.fromkeys(("prove", "remeasure"), 10),
+    **dict.fromkeys(("prove", "remeasure", "doctor", "completion"), 10),
     "cli": 11,
     "__main__": 12,
 }
-SAME_LEVEL = {("space", "architecture")}  # a space hands out architectures
+SAME_LEVEL = {("space", "architecture"), ("space", "files")}  # a space hands out architectures, and may be shipped
 ONLY_ERRORS = {"host"}  # level 3, but it may import level 0 only
 LIGHT = {name for name, level in LEVELS.items() if level <= 3} - {"host", "digits"}
 HEAVY = ["torch", "ray", "nni", "optuna", "numpy", "cv2", "pandas", "ultralytics", "yolov5"]

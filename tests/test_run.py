@@ -354,6 +354,19 @@ def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(host, digit
     assert read_journal(folder)[3].parent is None
 
 
+def test_a_shared_network_that_loses_is_dropped(host, digits_yaml, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(audit.Audit, "loses", True)
+    flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "2"]
+    flags += ["--one-shot", "1", "--scores", "9", "--cfg", "yolov5n_elastic.yaml", "--target", "params=2e6"]
+    assert search(*flags, "--strategy", "random", "--proxy", "auto", "--audit", "2", "--audit-epochs", "1") == 0
+    folder = tmp_path / "exp"
+    scored, trained = read_journal(folder / "scores"), read_journal(folder)
+    assert len(scored) == 3  # the rest would be of no use
+    assert [r.id for r in read_journal(folder / "audit")] == [r.id for r in scored[1:]]
+    assert [r.id for r in trained] == [r.id for r in scored[:2]]  # as the strategy proposes them
+    assert "tensors from" not in (folder / "trials/1/log.txt").read_text()
+
+
 def test_the_nearest_inherits_from_a_run_of_another_space_and_says_what_it_leaves(
     host, run, digits_yaml, tmp_path, capsys
 ):

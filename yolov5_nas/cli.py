@@ -19,15 +19,18 @@ from .strategies import STRATEGIES
 
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+EXIT_CODES = """exit codes:
+  0    done
+  1    no trial has a result; doctor: something is broken
+  2    what was given can't be taken; nothing was written
+  3    the engine broke; --resume goes on
+  130  Ctrl-C; --resume goes on
+  143  SIGTERM; --resume goes on"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas`: returns 0, 1 (no result), 2 (bad input), 3 (the engine broke), 130 (Ctrl-C) or 143 (SIGTERM)."""
-    parser = argparse.ArgumentParser("yolov5-nas", description="Search a better YOLOv5 architecture on your own data.")
-    parser.add_argument("--version", action="store_true", help="print the version")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    _search_arguments(commands.add_parser("search", help="search an architecture", **_search_texts()))
-    _other_arguments(commands)
+    parser = _parser()
     args = parser.parse_args(argv)
     if args.version:
         from importlib.metadata import version
@@ -42,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search_main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas-search`, the same as `yolov5-nas search`."""
-    parser = argparse.ArgumentParser("yolov5-nas-search", **_search_texts())
-    _search_arguments(parser)
-    return _guarded(parser.parse_args(argv))
+    return _guarded(_search_parser().parse_args(argv))
 
 
 def _guarded(args: argparse.Namespace) -> int:
@@ -156,13 +157,55 @@ def _export(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import BROKEN, doctor, lines
+
+    broken = []
+    for check in doctor(args.yolov5, args.project):
+        print("\n".join(lines(check, sys.stdout.encoding)), flush=True)
+        if check.mark == BROKEN:
+            broken.append(check.name)
+    print(f"\nto mend: {', '.join(broken)}" if broken else "\na search can run here")
+    return EXIT_NOTHING_FOUND if broken else EXIT_OK
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from .completion import script
+
+    print(script([_parser(), _search_parser()], args.shell))
+    return EXIT_OK
+
+
 # Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "yolov5-nas",
+        description="Search a better YOLOv5 architecture on your own data.",
+        epilog=f"yolov5-nas COMMAND --help lists what a command takes.\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _search_arguments(commands.add_parser("search", help="search an architecture", **_search_texts()))
+    _other_arguments(commands)
+    return parser
+
+
+def _search_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("yolov5-nas-search", **_search_texts())
+    _search_arguments(parser)
+    return parser
 
 
 def _search_texts() -> dict[str, Any]:
     return {
         "description": "Search an architecture: every trial is a short YOLOv5 training.",
-        "epilog": "example: yolov5-nas search --cfg yolov5n_nas.yaml --data my.yaml --trials 40 --epochs 20 --device 0",
+        "epilog": "example: yolov5-nas search --cfg yolov5n_nas.yaml --data my.yaml --trials 40 --epochs 20 --device 0"
+        f"\n\n{EXIT_CODES}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "usage": "%(prog)s [OPTION ...]",
         "argument_default": argparse.SUPPRESS,
     }
 
@@ -176,7 +219,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
         shown = f" (default: {_shown(default)})" if default not in (None, "", (), False) else ""
         group.add_argument("--" + name.replace("_", "-"), *aliases, help=text + shown, dest=name, **kwargs)
 
-    group = parser.add_argument_group("model and data")
+    group = parser.add_argument_group("model and data", "example: --cfg yolov5s_nas.yaml --data my.yaml")
     add(group, "cfg", "model YAML with NASConv and NASC3 layers")
     add(group, "data", "data YAML")
     add(group, "weights", "checkpoint to inherit from: stock YOLOv5 of the same size, or a run's")
@@ -197,7 +240,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "hyp", "hyper-parameter YAML (default: hyp.short.yaml)")
     add(group, "inherit_hyp", "the same for what starts from weights (default: --hyp if given, else hyp.inherit.yaml)")
     add(group, "yolov5", "a clone of ultralytics/yolov5 (else YOLOV5_ROOT, the working directory, the package)")
-    group = parser.add_argument_group("search")
+    group = parser.add_argument_group("search", "example: --trials 40 --target latency_ratio=0.9")
     add(group, "trials", "how many architectures to try, the stock one included", type=int)
     text = "how to choose them (default: evolution; with --objectives, nsga2)"
     add(group, "strategy", text, choices=STRATEGIES)
@@ -211,11 +254,11 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     text = 'what breaks this is not trained, such as "latency_ratio<=0.9"; may be given several times'
     add(group, "constraint", text, action="append", metavar="COST<=NUMBER")
     add(group, "seed", "of the strategy and of every training", type=int)
-    group = parser.add_argument_group("latency")
+    group = parser.add_argument_group("latency", "example: --latency-backend onnx --latency-batch 8")
     add(group, "latency_backend", "runtime on which latency is measured", choices=BACKENDS)
     add(group, "latency_batch", "images in a timed forward pass", type=int)
     add(group, "half", "time in FP16 (on a GPU)", action="store_true")
-    group = parser.add_argument_group("training of a trial")
+    group = parser.add_argument_group("training of a trial", "example: --epochs 20 --imgsz 640 --prune")
     add(group, "epochs", "epochs of a trial", type=int)
     add(group, "batch_size", "images in a batch", "--batch", type=int)
     add(group, "imgsz", "image size in pixels (default: the data YAML's, else 640)", "--img", "--img-size", type=int)
@@ -231,7 +274,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     text = "end trials early that can't become interesting any more (then there are some twelve validations)"
     add(group, "prune", text, action="store_true")
     add(group, "val_period", "epochs between validations (default: a quarter of the epochs)", type=int)
-    group = parser.add_argument_group("machine")
+    group = parser.add_argument_group("machine", "example: --device 0,1 --hours 8")
     add(group, "device", "0 or 0,1 or cpu (default: the first GPU, else the CPU)")
     add(group, "concurrency", "trials at a time (default: one for each device)", type=int)
     add(group, "workers", "data loader processes of a trial (default: 8, on the CPU 0)", type=int)
@@ -249,7 +292,13 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "ship_data", "copy the data set to Ray's nodes; else each has it at the same path", action="store_true")
     add(group, "measure_on", "Ray resource whose nodes measure latency; training is anywhere", metavar="RESOURCE")
     add(group, "onnx", "write each trial's model.onnx, also where NNI looks for it", action="store_true")
-    group = parser.add_argument_group("run")
+    group = parser.add_argument_group("hooks", "example: --hook energy --hook relus.py")
+    text = (
+        "a Python file whose functions run at points of the search, by its path or a shipped one's name; settings may"
+    )
+    text += " follow it, as in 'energy SECONDS=5'; may be given several times"
+    add(group, "hook", text, action="append", metavar="FILE.py")
+    group = parser.add_argument_group("run", "example: --resume runs/nas/exp --trials 60")
     add(group, "project", "where runs are kept")
     add(group, "name", "name of the run; a number is added where it exists")
     add(group, "exist_ok", "take the folder as it is named, without a number", action="store_true")
@@ -262,19 +311,23 @@ def _shown(value: Any) -> str:
 
 
 def _other_arguments(commands: Any) -> None:
-    space = commands.add_parser("space", help="list what can be searched in a model YAML, and how large it is")
+    add_command = functools.partial(_command, commands)
+    text = "list what can be searched in a model YAML, and how large it is"
+    space = add_command("space", text, "yolov5-nas space yolov5s_nas.yaml")
     space.add_argument("cfg", help="model YAML with NASConv and NASC3 layers")
     space.add_argument("--imgsz", type=int, help="default input size, where the YAML makes it a choice")
     space.set_defaults(function=_space)
-    report = commands.add_parser("report", help="rebuild plots, table and HTML of a run from its journal")
+    text = "rebuild plots, table and HTML of a run from its journal"
+    report = add_command("report", text, "yolov5-nas report runs/nas/exp --remeasure --latency-backend onnx")
     report.add_argument("run", help="folder of the run")
     report.add_argument("--remeasure", action="store_true", help="measure the latencies anew, and rank again by them")
     report.add_argument("--device", help="where to measure: cpu (default) or the index of a GPU")
-    report.add_argument("--latency-backend", choices=BACKENDS, default="pytorch", help="runtime to measure on")
-    report.add_argument("--latency-batch", type=int, default=1, help="images in a timed forward pass")
+    report.add_argument("--latency-backend", choices=BACKENDS, default="pytorch", help="runtime (default: pytorch)")
+    report.add_argument("--latency-batch", type=int, default=1, help="images in a timed pass (default: 1)")
     report.add_argument("--half", action="store_true", help="time in FP16 (on a GPU)")
     report.set_defaults(function=_report)
-    prove = commands.add_parser("prove", help="train the best and stock with several seeds: is the gain real?")
+    text = "train the best and stock with several seeds: is the gain real?"
+    prove = add_command("prove", text, "yolov5-nas prove runs/nas/exp --seeds 5 --epochs 60")
     prove.add_argument("run", help="folder of the run")
     prove.add_argument("--top", type=int, default=3, help="how many of the best and the front (default: 3)")
     prove.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
@@ -286,11 +339,34 @@ def _other_arguments(commands: Any) -> None:
     add("--trial-minutes", type=float, help="stop a training after so many minutes")
     add("--engine", choices=ENGINES, help="where trainings run (default: the run's)")
     prove.set_defaults(function=_prove)
-    export = commands.add_parser("export", help="any trial as stock YOLOv5 YAML, and weights where kept")
+    text = "any trial as stock YOLOv5 YAML, and weights where kept"
+    export = add_command("export", text, "yolov5-nas export runs/nas/exp --trial 7 --out mine")
     export.add_argument("run", help="folder of the run")
     export.add_argument("--trial", type=int, help="number of the trial (default: the best)")
     export.add_argument("--out", help="folder to write to (default: RUN/export/TRIAL)")
     export.set_defaults(function=_export)
+    text = "look whether a search can run here, and say what to mend"
+    doctor = add_command("doctor", text, "yolov5-nas doctor --yolov5 ~/yolov5")
+    doctor.add_argument("--yolov5", help="a clone of ultralytics/yolov5 (else as for a search)")
+    text = f"where runs would be kept (default: {Options.project})"
+    doctor.add_argument("--project", default=Options.project, help=text)
+    doctor.set_defaults(function=_doctor)
+    text = "print a script by which a shell completes commands, options and files"
+    completion = add_command("completion", text, 'eval "$(yolov5-nas completion bash)"')
+    completion.add_argument("shell", choices=["bash", "zsh"], help="which shell")
+    completion.set_defaults(function=_completion)
+
+
+def _command(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    """A command's parser, with an example at the end of its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.".replace("?.", "?"),
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ def derive(space: Space, architecture: Mapping[str, Value]) -> dict[str, Any]:
     Widths and repeats are written out (`width_multiple` and `depth_multiple` are 1.0), and no name in it is ours, so
     an untouched YOLOv5 builds it. The default architecture gives stock YOLOv5's own network.
 
+    >>> space = Space.from_yaml("yolov5n_nas.yaml")
+    >>> derive(space, {**space.default(), "nasconv_0": "k4p1"})["backbone"][0]  # c2, k, s, p
+    [-1, 1, 'Conv', [16, 4, 2, 1]]
+
     Raises:
         UserError: the architecture is not of the space.
     """

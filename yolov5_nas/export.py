@@ -18,10 +18,18 @@ from .space import Space, load_yaml
 def export(run: str | Path, number: int | None = None, out: str | Path | None = None) -> Path:
     """Write `model.yaml`, `architecture.json` and, where kept, `weights/best.pt` of a trial into a folder.
 
+    An untouched YOLOv5 takes the YAML and the weights, by `detect.py`, `val.py`, `train.py` and `export.py`.
+
+    >>> str(export("runs/nas/exp", number=0))
+    'runs/nas/exp/export/0'
+
     Args:
         run: a run's folder.
         number: of the trial; by default the best one.
         out: by default `<run>/export/<number>`.
+
+    Returns:
+        The folder.
 
     Raises:
         UserError: there is no such run or trial, or the folder can't be written.

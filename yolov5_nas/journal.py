@@ -10,15 +10,18 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .architecture import Architecture, Value
 from .errors import UserError
 from .metrics import is_maximised
 
+if TYPE_CHECKING:
+    import pandas
+
 VERSION = 1
 STATES = ("started", "complete", "failed", "infeasible", "pruned")
-REASONS = ("oom", "nan", "crash", "killed", "timeout", "data", "latency")  # why a trial failed
+REASONS = ("oom", "nan", "crash", "killed", "timeout", "data", "latency", "hook")  # why a trial failed
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class TrialResult:
         metrics: by name.
         curve: one `{"epoch": ..., metric: ...}` for each validation.
         state: "complete", "infeasible" if a constraint refused it before training, or "pruned" if it was ended early.
-        conditions: of the latency: runtime and version, device, dtype, batch, image size, runs, whether to be trusted.
+        conditions: of the latency: runtime and version, device, dtype, batch, image size, runs, whether to be trusted;
+            `hooks`: what went wrong in hooks, by their file names.
         why: it is not complete, or which constraint it breaks, in words; a complete trial may break one if it is the
             default architecture, which is trained for comparison.
     """
@@ -173,11 +177,30 @@ def latest(records: Iterable[TrialRecord]) -> dict[int, TrialRecord]:
     return {record.number: record for record in records}
 
 
-def read_journal(path: str | Path) -> list[TrialRecord]:
-    """The trials of a run, one record each, by number.
+@overload
+def read_journal(path: str | Path, frame: Literal[False] = False) -> list[TrialRecord]: ...
+
+
+@overload
+def read_journal(path: str | Path, frame: Literal[True]) -> pandas.DataFrame: ...
+
+
+def read_journal(path: str | Path, frame: bool = False) -> list[TrialRecord] | pandas.DataFrame:
+    """The trials of a run by number, also of one that still runs: a record each (`TrialRecord`), or a row each.
+
+    >>> first = read_journal("runs/nas/exp")[0]
+    >>> first.number, first.state, first.metrics["params"]
+    (0, 'complete', 1777447)
+    >>> frame = read_journal("runs/nas/exp", frame=True)
+    >>> frame.loc[0, "state"], int(frame.loc[0, "params"])
+    ('complete', 1777447)
 
     Args:
         path: the run's folder, or its `trials.jsonl`.
+        frame: return a pandas frame: the number as index; columns for id, state, reward, seconds, the reason and the
+            message of an error, each metric, and each label of the space. What was not measured is NaN.
+
+    Metrics carry their units in their names: `gflops` (2 x multiply-adds / 1e9), `latency_ms`; docs/rewards.md.
 
     Raises:
         UserError: there is no journal, or a line of it can't be read.
@@ -186,7 +209,12 @@ def read_journal(path: str | Path) -> list[TrialRecord]:
     path = path / "trials.jsonl" if path.is_dir() else path
     if not path.exists():
         raise UserError("no journal (trials.jsonl) there: is it the folder of a run?", file=path)
-    return [record for _, record in sorted(latest(read_lines(path)).items())]
+    records = [record for _, record in sorted(latest(read_lines(path)).items())]
+    if not frame:
+        return records
+    import pandas
+
+    return pandas.DataFrame([to_dict(record) for record in records]).set_index("number")
 
 
 def complete(records: Iterable[TrialRecord]) -> list[TrialRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from . import parents
+from .engines import trial_folder
 from .export import keep_weights, write_trial
-from .journal import Journal, TrialRecord, best
+from .journal import Journal, TrialRecord, best, complete
+from .options import Options
 from .page import COLUMNS
 
 
@@ -49,6 +52,46 @@ class Keeper:
         if (winner := best(self.kept)) is not None and winner.number != self.written:
             write_trial(self.folder, winner, self.folder / "best")
             self.written = winner.number
+
+
+class Estimate:
+    """After the first complete trial of a search, says how long the others will take, and how much disk.
+
+    Args:
+        slots: trials at a time.
+        write: prints a line.
+    """
+
+    def __init__(self, folder: Path, journal: Journal, o: Options, slots: int, write: Callable[[str], None]):
+        self.folder, self.journal, self.o, self.slots, self.write = folder, journal, o, slots, write
+
+    def __call__(self, record: TrialRecord) -> None:
+        trials = self.journal.trials.values()
+        left = self.o.trials - sum(r.counts for r in trials)
+        if record.state != "complete" or len(complete(trials)) > 1 or left < 1:
+            return
+        seconds = record.seconds or 0.0
+        if record.number == 0 and self.o.base_epochs:  # which the others don't train
+            seconds *= self.o.epochs / self.o.base_epochs
+        files = [f for f in trial_folder(self.folder, record.number).rglob("*") if f.is_file()]
+        most, free = left * sum(f.stat().st_size for f in files), shutil.disk_usage(self.folder).free
+        took = duration(-(-left // self.slots) * seconds)
+        text = f"estimate for {left} more: about {took} ({min(self.slots, left)} at a time)"
+        self.write(f"{text}, at most {most / 1e6:.0f} MB in {self.folder} ({free / 1e9:.1f} GB free)")
+        if most > free:
+            self.write("the disk may become full; of the weights, those of the best and of the front are kept")
+
+
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> duration(42), duration(600), duration(9000), duration(200_000)
+    ('42 s', '10 min', '2.5 h', '2.3 days')
+    """
+    for unit, size, form in (("days", 86400, ".1f"), ("h", 3600, ".1f"), ("min", 60, ".0f")):
+        if seconds >= 2 * size or (unit == "h" and seconds >= size):
+            return f"{seconds / size:{form}} {unit}"
+    return f"{seconds:.0f} s"
 
 
 class Progress:

@@ -177,10 +177,19 @@ def activation(name: str) -> nn.Module:
 def register(host: Host | None = None) -> None:
     """Teach the host's YAML parser NASConv and NASC3, so that its own `Model("yolov5s_nas.yaml")` builds them.
 
-    Model YAMLs without such layers build exactly as before. Calling it again changes nothing; `unregister` undoes it.
+    The model then has one set of weights that all architectures of the YAML share, and runs the default one until
+    `set_architecture` chooses another. Model YAMLs without such layers build exactly as before. Calling it again
+    changes nothing; `unregister` undoes it.
+
+    >>> from yolov5_nas import Space
+    >>> register()
+    >>> model = load().build(Space.from_yaml("yolov5n_nas.yaml").yaml)  # YOLOv5's Model, of the same YAML
+    >>> _, raw = model.eval()(torch.zeros(1, 3, 64, 64))  # images (B, 3, H, W) of 0 to 1
+    >>> [tuple(level.shape) for level in raw]  # (B, anchors, H / stride, W / stride, 5 + classes)
+    [(1, 3, 8, 8, 85), (1, 3, 4, 4, 85), (1, 3, 2, 2, 85)]
 
     Raises:
-        UserError: no YOLOv5 is found.
+        UserError: no YOLOv5 is found, or it can't be used.
     """
     host = host or load()
     stock = host.yolo.parse_model
@@ -211,6 +220,15 @@ def unregister(host: Host | None = None) -> None:
 def set_architecture(model: nn.Module, architecture: Mapping[str, Value]) -> None:
     """Let a shared-weights model run this architecture from now on.
 
+    >>> from yolov5_nas import Space
+    >>> register()
+    >>> space = Space.from_yaml("yolov5n_nas.yaml")
+    >>> model = load().build(space.yaml)
+    >>> set_architecture(model, {**space.default(), "c3_2": 2.0})
+    >>> set_architecture(model, {"c3_2": 2.0})
+    Traceback (most recent call last):
+    yolov5_nas.errors.UserError: an architecture must have a value for nasconv_0; accepted: k6p2, k4p1, k8p3
+
     Raises:
         UserError: the architecture is not of the model's space.
     """
@@ -224,7 +242,16 @@ def set_architecture(model: nn.Module, architecture: Mapping[str, Value]) -> Non
 def extract(model: nn.Module, architecture: Architecture, host: Host | None = None) -> nn.Module:
     """One architecture of a shared-weights model as a stock YOLOv5 model with its weights, on the same device.
 
-    Leaves that architecture set in `model`.
+    Leaves that architecture set in `model`. The stock model's outputs are those that `model` then has.
+
+    >>> import random
+    >>> from yolov5_nas import Space
+    >>> register()
+    >>> space = Space.from_yaml("yolov5n_nas.yaml")
+    >>> model, image = load().build(space.yaml).eval(), torch.rand(1, 3, 64, 64)
+    >>> stock = extract(model, space.sample(random.Random(0)))
+    >>> torch.equal(stock(image)[0], model(image)[0])  # (B, boxes, 5 + classes)
+    True
 
     Raises:
         UserError: the architecture is not of the model's space.

@@ -11,6 +11,7 @@ import yaml
 
 from .errors import UserError
 from .metrics import BACKENDS, check_objectives, is_maximised
+from .reward import Constraint, Target
 from .space import load_yaml
 
 # What a resumed run may change: it decides how long and where trials run, not what they give. (Data loader workers have
@@ -91,16 +92,17 @@ class Options:
     ship_data: bool = False
     measure_on: str | None = None
     onnx: bool = False
+    hook: tuple[str, ...] = ()
     project: str = "runs/nas"
     name: str = "exp"
     exist_ok: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("target", "objectives", "constraint", "freeze"):
+        for name in ("target", "objectives", "constraint", "freeze", "hook"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,))
         if self.objectives:
-            check_objectives(self.objectives)
+            check_objectives(self.objectives, own=bool(self.hook))
         if self.cache in ("none", "None", ""):
             object.__setattr__(self, "cache", None)
         for name, least in (
@@ -176,6 +178,16 @@ class Options:
     def full_epochs(self) -> int:
         """Epochs of a full training."""
         return self.epochs if self.only_prunes else self.audit_epochs or self.base_epochs or 3 * self.epochs
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What the targets say; raises a UserError where one says nothing."""
+        return tuple(Target.parse(text, own=bool(self.hook)) for text in self.target)
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What the constraints say; raises a UserError where one says nothing."""
+        return tuple(Constraint.parse(text, own=bool(self.hook)) for text in self.constraint)
 
     @property
     def front(self) -> tuple[str, ...]:

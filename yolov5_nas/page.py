@@ -17,7 +17,6 @@ from .journal import TrialRecord, best, complete, front
 from .metrics import LATENCIES, is_maximised
 from .options import Options
 from .plots import LABELS, axes_of, choices, pareto, progress, trusted
-from .reward import Constraint
 
 COLUMNS = (  # metric, heading, format
     ("map50_95", "mAP50-95", "{:.3f}"),
@@ -103,7 +102,7 @@ def figures(records: Sequence[TrialRecord], options: Options) -> list[Figure]:
 def _trade_off(records: Sequence[TrialRecord], options: Options) -> Figure:
     x, y = axes_of(options.front, records)
     title = "Accuracy against cost" if is_maximised(y) and not is_maximised(x) else "Trade-off"
-    png = pareto(records, x, y, map(Constraint.parse, options.constraint))
+    png = pareto(records, x, y, options.constraints)
     if not png:
         return Figure("pareto.png", title, None, (f"No complete trial has both {x} and {y}.",))
     text = [
@@ -182,7 +181,7 @@ def _conditions(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
     found: dict[str, list[Any]] = {}
     for record in records:
         for name, value in record.conditions.items():
-            if name not in ("trusted", "error"):
+            if name not in ("trusted", "error", "hooks"):
                 found.setdefault(name, []).append(value)
     return [(name, _values(name, values)) for name, values in found.items()]
 

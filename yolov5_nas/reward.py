@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError
-from .metrics import COSTS
+from .metrics import check_cost
 
 Reward = Callable[[Mapping[str, float]], float]
 
@@ -24,21 +24,24 @@ EXPONENT = -0.07
 class Target:
     """A cost that should be met: at `value` the reward is the mAP itself.
 
+    Args:
+        own: whether the metric may be one that a hook measures.
+
     Raises:
         UserError: the metric is no cost, or the value is not above 0.
     """
 
     metric: str
     value: float
+    own: bool = False
 
     def __post_init__(self) -> None:
-        if self.metric not in COSTS:
-            raise UserError("a target must name a cost", got=self.metric, accepted=COSTS)
+        check_cost(self.metric, "a target must name a cost", self.own)
         if not (math.isfinite(self.value) and self.value > 0):
             raise UserError(f"the target of {self.metric} must be a number above 0", got=self.value)
 
     @classmethod
-    def parse(cls, text: str) -> Target:
+    def parse(cls, text: str, own: bool = False) -> Target:
         """The target of `latency_ratio=0.9`.
 
         Raises:
@@ -49,7 +52,7 @@ class Target:
             number = float(value)
         except ValueError:
             raise UserError("a target must be METRIC=NUMBER", got=text, accepted="such as latency_ratio=0.9") from None
-        return cls(metric.strip(), number)
+        return cls(metric.strip(), number, own)
 
     def __str__(self) -> str:
         return f"{self.metric}={self.value:g}"
@@ -59,6 +62,9 @@ class Target:
 class Constraint:
     """A cost that must be met, or the architecture is not trained.
 
+    Args:
+        own: whether the metric may be one that a hook measures.
+
     Raises:
         UserError: the metric is no cost, or the limit no finite number.
     """
@@ -66,17 +72,15 @@ class Constraint:
     metric: str
     limit: float
     at_most: bool = True  # else at least
+    own: bool = False
 
     def __post_init__(self) -> None:
-        if self.metric not in COSTS:
-            raise UserError(
-                "a constraint must name a cost that is known before training", got=self.metric, accepted=COSTS
-            )
+        check_cost(self.metric, "a constraint must name a cost that is known before training", self.own)
         if not math.isfinite(self.limit):
             raise UserError(f"the limit of {self.metric} must be a finite number", got=self.limit)
 
     @classmethod
-    def parse(cls, text: str) -> Constraint:
+    def parse(cls, text: str, own: bool = False) -> Constraint:
         """The constraint of `latency_ratio<=0.9` or `params>=1e6`.
 
         Raises:
@@ -85,7 +89,7 @@ class Constraint:
         found = re.fullmatch(r"\s*(\w+)\s*([<>]=)\s*(\S+)\s*", text)
         try:
             metric, relation, limit = found.groups()  # type: ignore[union-attr]
-            return cls(metric, float(limit), relation == "<=")
+            return cls(metric, float(limit), relation == "<=", own)
         except (AttributeError, ValueError) as e:
             if isinstance(e, UserError):
                 raise

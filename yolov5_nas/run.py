@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from . import audit, parents, supernet
 from . import host as hosts
+from .architecture import Value
 from .data import check_data, find_data, read_data, resolve_data, take_subset
 from .derive import dump_model
 from .engines import Engine, EngineError
@@ -23,13 +25,14 @@ from .engines.nni import NNIEngine, has_nni
 from .engines.ray import RayEngine
 from .errors import UserError
 from .files import find_file, increment_path, make_folder, shipped
-from .journal import Journal, TrialRecord, best, read_journal, read_lines
+from .hooks import LOG, Hook, Hooks, as_given, find_hook, keep_hooks, kept_hooks, split
+from .journal import Journal, TrialRecord, TrialResult, best, read_journal, read_lines
 from .latency import Runtime
-from .listeners import Keeper, Progress
+from .listeners import Estimate, Keeper, Progress
 from .options import MAY_CHANGE, Options, check_names, load_options
 from .pruning import Curves
 from .report import closing_table, report
-from .reward import Constraint, Reward, Target, make_reward
+from .reward import Reward, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
 from .stages import StageError, finalists, from_scratch, full_trainings, scores, shared_network
@@ -66,9 +69,30 @@ def search(
 ) -> SearchResult:
     """Search an architecture; the Python form of `yolov5-nas search`. Call it under `if __name__ == "__main__":`.
 
+    >>> from yolov5_nas import Space
+    >>> class Neighbours:  # tries what differs from stock in one choice
+    ...     def __init__(self, space):
+    ...         self.left = [space.default(), *space.neighbours(space.default())]
+    ...
+    ...     def ask(self):
+    ...         return self.left.pop(0)
+    ...
+    ...     def tell(self, record):  # a TrialRecord
+    ...         pass
+    >>> def reward(metrics):
+    ...     return metrics["map50"] - 0.1 * metrics["gflops"]
+    >>> strategy = Neighbours(Space.from_yaml("yolov5n_nas.yaml"))
+    >>> tiny = dict(data="digits.yaml", imgsz=64, subset=0.1, epochs=1, trials=2, device="cpu", engine="local")
+    >>> result = search(strategy=strategy, reward=reward, **tiny)  # doctest: +ELLIPSIS
+    YOLOv5 ...
+    >>> str(result.folder), result.ending, [record.state for record in result.trials]
+    ('runs/nas/exp', 'all 2 trials are done', ['complete', 'complete'])
+
     Args:
         resume: the folder of a run to go on with.
         strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
+            One of your own must ask the same when it is asked and told the same, or a resume proposes others; where
+            nothing is left to ask, it raises `strategies.SpaceExhausted`.
         reward: the name of one, or metrics to a number to maximise.
         engine: the name of one, or an object, in place of the options `engine`, `device`, `concurrency`,
             `trial_minutes`, and those of NNI and Ray.
@@ -76,6 +100,7 @@ def search(
 
     Raises:
         UserError: an option, a file or the machine is not as it must be. Nothing was written then.
+        EngineError: the engine can't go on; the run can be resumed.
     """
     if isinstance(strategy, str):
         options["strategy"], strategy = strategy, None
@@ -101,6 +126,43 @@ def search(
         return _Course(folder, prepared.options, settings, strategy, reward, engine).run()
 
 
+def evaluate(
+    architecture: Mapping[str, Value] | None = None, folder: str | Path | None = None, **options: Any
+) -> TrialResult:
+    """Measure, train and validate one architecture in this process, as a trial of a search does.
+
+    >>> tiny = dict(data="digits.yaml", imgsz=64, subset=0.1, epochs=1, device="cpu")
+    >>> result = evaluate(cfg="yolov5n_nas.yaml", folder="one", **tiny)  # doctest: +ELLIPSIS
+    YOLOv5 ...
+    >>> result.state, result.metrics["params"], 0 <= result.metrics["map50_95"] <= 1
+    ('complete', 1777447, True)
+    >>> Path("one/model.yaml").exists(), Path("one/weights.pt").exists()
+    (True, True)
+
+    Args:
+        architecture: `{label: value}` of the space; by default stock YOLOv5's.
+        folder: gets the log, the curve, `model.yaml` and `weights.pt` (both stock), and what a run's folder has; by
+            default nothing is kept.
+        options: those of a search that are about one trial; see `options.Options`.
+
+    Returns:
+        The metrics of the best validated epoch, the costs, and the curve; see `journal.TrialResult`.
+
+    Raises:
+        UserError: the architecture is not of the space, or an option, a file or the machine is not as it must be.
+        TrialError: the trial ended without a result; `reason` is one of `journal.REASONS`.
+    """
+    prepared = _prepare(Options().with_given({"engine": "local", **options}))
+    with contextlib.ExitStack() as stack:
+        kept = make_folder(Path(folder or stack.enter_context(tempfile.TemporaryDirectory())))
+        settings = _write_run(kept, prepared)
+        if prepared.options.device.isdigit():  # no engine shows this process one GPU only
+            settings = replace(settings, device=f"cuda:{prepared.options.device}")
+        architecture = architecture or settings.space.default()
+        settings.space.validate(architecture)
+        return run_trial(architecture, settings, prepared.options.seed, kept)
+
+
 def _check_objects(engine: Engine | None, strategy: AskTell | None, o: Options) -> None:
     """Raise a UserError where a search has to start anew what was given as an object."""
     if engine and (o.one_shot is not None or o.audits):
@@ -119,11 +181,13 @@ class _Prepared:
     inherit_hyp: dict[str, Any] | None
     data: dict[str, Any]
     host: hosts.Host
+    hooks: tuple[Hook, ...]
 
 
 def _prepare(o: Options) -> _Prepared:
     """Find and check all that the user named."""
-    reward_of(o), _constraints(o)
+    hooks = _find_hooks(o)  # before YOLOv5 is imported, for which loggers are told to stay offline
+    _ = reward_of(o), o.constraints  # raise what is wrong with them
     strategy = o.strategy or ("nsga2" if o.objectives else "evolution")
     if o.objectives and strategy in ("evolution", "tpe"):
         accepted = ("nsga2", "random", "grid")
@@ -171,8 +235,25 @@ def _prepare(o: Options) -> _Prepared:
         device=device,
         engine=_engine_name(o.engine),
         workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
+        hook=tuple(map(as_given, hooks)),
     )
-    return _Prepared(options, model, hyp, inherit_hyp, data, host)
+    return _Prepared(options, model, hyp, inherit_hyp, data, host, hooks)
+
+
+def _find_hooks(o: Options) -> tuple[Hook, ...]:
+    hooks = tuple(map(find_hook, o.hook))
+    names = [hook.name for hook in hooks]
+    if len(set(names)) < len(names):
+        raise UserError("hook files must have different names", got=names)
+    if not any("measure" in hook.functions for hook in hooks):
+        _check_known(o)
+    return hooks
+
+
+def _check_known(o: Options) -> None:
+    """Raise a UserError where a target, constraint or objective is no metric of ours, and no hook measures any."""
+    plain = replace(o, hook=())  # looks at its objectives
+    _ = plain.targets, plain.constraints
 
 
 def _find_hyp(name: str, flag: str, location: hosts.Location) -> Path:
@@ -218,6 +299,7 @@ def _new_folder(o: Options) -> Path:
 def _write_run(folder: Path, prepared: _Prepared) -> Settings:
     """`search.yaml`, and the model and hyper-parameters as they are now, so that a resume does not depend on them."""
     prepared.options.save(folder / "search.yaml")
+    keep_hooks(folder, prepared.hooks)
     (folder / "space.yaml").write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}))
     (folder / "hyp.yaml").write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
     if prepared.inherit_hyp:
@@ -253,7 +335,8 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         location=host.location,
         device=_torch_device(o.device),
         freeze=frozen_layers(o.freeze),
-        constraints=_constraints(o),
+        constraints=o.constraints,
+        hooks=kept_hooks(folder, o.hook),
         needed=_needed(o),
         **{name: getattr(o, name) for name in names},
     )
@@ -290,9 +373,17 @@ def _resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
 
 def _same(name: str, old: Any, new: Any) -> bool:
     """Whether two values of an option mean the same; a file named bare is the one that was found by that name."""
+    if name == "hook":
+        return len(old) == len(new) and all(map(_same_hook, old, new))
     if name in ("cfg", "data", "hyp", "inherit_hyp", "weights", "yolov5") and old and new:
         return Path(old) == Path(new).expanduser().resolve() or Path(old).name == new
     return bool(old == new)
+
+
+def _same_hook(old: str, new: str) -> bool:
+    (file, *settings), (new_file, *new_settings) = split(old), split(new)
+    same = _same("cfg", file, new_file) or Path(file).name == f"{new_file}.py"
+    return same and settings == new_settings
 
 
 def hold(folder: Path) -> FileLock:
@@ -362,21 +453,13 @@ def _inherit(o: Options) -> parents.Choice | None:
 
 def reward_of(o: Options) -> Reward:
     """The reward that the options name."""
-    return make_reward(o.reward, _targets(o), o.exponent)
-
-
-def _targets(o: Options) -> list[Target]:
-    return [Target.parse(text) for text in o.target]
-
-
-def _constraints(o: Options) -> tuple[Constraint, ...]:
-    return tuple(Constraint.parse(text) for text in o.constraint)
+    return make_reward(o.reward, o.targets, o.exponent)
 
 
 def _needed(o: Options) -> tuple[str, ...]:
     """The metrics without which a trial is of no use; what a function of the user's needs is seen when it is called."""
-    targets = _targets(o) if o.reward in ("soft", "hard") else []
-    return (*(t.metric for t in targets), *(c.metric for c in _constraints(o)), *o.objectives)
+    targets = o.targets if o.reward in ("soft", "hard") else ()
+    return (*(t.metric for t in targets), *(c.metric for c in o.constraints), *o.objectives)
 
 
 class _Course:
@@ -397,12 +480,13 @@ class _Course:
     ):
         self.folder, self.options, self.settings, self.strategy = folder, o, settings, strategy
         self.first: Engine | None = first
-        self.reward = reward or reward_of(o)
+        self.reward, self.hooks = reward or reward_of(o), Hooks(settings.hooks, folder / LOG)
         self.loop: dict[str, Any] = {"seed": o.seed, "hours": o.hours, "since": time.monotonic()}
 
     def run(self) -> SearchResult:
         """Go through it, and write the report."""
         ending, interrupted = "interrupted", True
+        self.hooks.call("on_search_start", run=self.folder, options=asdict(self.options))
         try:
             ending = self._stages()
             interrupted = False
@@ -419,20 +503,21 @@ class _Course:
         if (self.folder / "trials.jsonl").exists():
             trials = tuple(read_journal(self.folder))
             report(self.folder)
+        self.hooks.call("on_search_end", run=self.folder, trials=trials)
         return SearchResult(self.folder, trials, ending, interrupted)
 
     def _stages(self) -> str:
         """Returns why the search ended."""
-        o = self.options
+        o, settings, strategy = self.options, self.settings, self.strategy
         if o.proxy == "auto" and not audit.is_decided(self.folder):
             self._decide()
         if audit.is_dropped(self.folder):
-            o = self._without_proxy()
+            o, settings = self._without_proxy()
         if o.one_shot is not None:
-            o = self._one_shot(o.scores)
-        ending = self._trials(o, o.trials)
-        if o.proxy == "on" and self._audit():
-            print(audit.verdict(audit.read(self.folder, o)))
+            o, settings, strategy = self._one_shot(o.scores)
+        ending = self._trials(o, settings, strategy, o.trials)
+        if self._audit():
+            print(audit.verdict(audit.read(self.folder, self.options)))
             if o.keep_portal:
                 print("the portal is closed; --resume with --keep-portal opens it again")
         return ending
@@ -454,21 +539,21 @@ class _Course:
         if o.one_shot is not None:
             self._one_shot(o.audits + 1)
         else:
-            self._trials(o, min(o.trials, -(-o.trials // 2) if o.only_prunes else o.audits + 1))
+            count = -(-o.trials // 2) if o.only_prunes else o.audits + 1
+            self._trials(o, self.settings, None, min(o.trials, count))
         self._audit()
         found = audit.read(self.folder, o)
         audit.decide(self.folder, found)
         print(audit.verdict(found))
 
-    def _without_proxy(self) -> Options:
-        """The options without what was dropped."""
+    def _without_proxy(self) -> tuple[Options, Settings]:
+        """Both without what was dropped."""
         o = self.options
         if o.only_prunes:
-            return replace(o, prune=False)
+            return replace(o, prune=False), self.settings
         if o.one_shot is None:
             audit.set_aside(self.folder)
-        self.settings = replace(self.settings, weights=None, base_epochs=None, inherit_hyp=None)
-        return _from_nothing(o)
+        return _from_nothing(o), replace(self.settings, weights=None, base_epochs=None, inherit_hyp=None)
 
     def _is_audit_left(self) -> bool:
         done = {r.id for r in read_lines(self.folder / audit.FOLDER / "trials.jsonl") if r.done}
@@ -494,55 +579,55 @@ class _Course:
 
     # The trials, and what comes before them -----------------------------------------------------------------------
 
-    def _one_shot(self, count: int) -> Options:
-        """Train the shared network, score `count` architectures by it, and say from what and which the trials start."""
-        o, weights = self.options, self.options.weights
+    def _one_shot(self, count: int) -> tuple[Options, Settings, AskTell]:
+        """Train the shared network and score `count` architectures by it: what trials start from, and which."""
+        o, settings = self.options, self.settings
         if o.one_shot:
             alone = replace(o, concurrency=1, measure_on=None)
             print(f"shared network: {o.one_shot} epochs, in {self.folder}/shared")
-            stage = {**self.loop, "engine": lambda: self._engine(alone)}
-            weights = str(shared_network(self.folder, self.settings, o.one_shot, **stage))
-        own = replace(o, weights=weights, inherit="base")
-        self.settings = replace(self.settings, weights=weights)
-        asked = _asked(self.strategy or _strategy(o, self.settings), self.settings.space)
+            run = {**self.loop, "engine": lambda: self._engine(alone)}
+            weights = str(shared_network(self.folder, settings, o.one_shot, **run))
+            o, settings = replace(o, weights=weights, inherit="base"), replace(settings, weights=weights)
+        asked = _asked(self.strategy or _strategy(o, settings), settings.space)
         print(f"scores of {count} architectures, in {self.folder}/scores")
         with contextlib.ExitStack() as stack:
 
             def listeners(journal: Journal) -> list[Progress]:
                 return [stack.enter_context(Progress(count, journal, "scores", only_best=True))]
 
-            stage = {**self.loop, "engine": lambda: self._engine(own), "listeners": listeners}
-            found = scores(self.folder, self.settings, asked, reward=self.reward, count=count, **stage)
-        self.strategy = Plan(finalists(found, self.settings.space.default(), o.objectives))
-        return own
+            rest = {**self.loop, "engine": lambda: self._engine(o), "listeners": listeners}
+            found = scores(self.folder, settings, asked, reward=self.reward, count=count, **rest)
+        return o, settings, Plan(finalists(found, settings.space.default(), o.objectives))
 
-    def _trials(self, o: Options, count: int) -> str:
+    def _trials(self, o: Options, settings: Settings, strategy: AskTell | None, count: int) -> str:
         """Run the loop, with the listeners that keep the folder up to date; why it ended.
 
         Raises:
             StageError: the time is over.
         """
         folder, journal = self.folder, Journal(self.folder / "trials.jsonl")
-        strategy = _asked(self.strategy or _strategy(o, self.settings), self.settings.space)
+        asked = _asked(strategy or _strategy(o, settings), settings.space)
         engine = self._engine(o)
         inherit = _inherit(o)
         keeper = Keeper(folder, journal, o.front, inherit, getattr(engine, "fetch", None))
-        logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, self.settings.space)
+        logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         if isinstance(engine, NNIEngine):
             engine.reward = engine.reward or self.reward
         with Progress(count, journal) as progress:
             try:
-                engine.start(run_trial_with_onnx if o.onnx else run_trial, self.settings, folder)
+                engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
                 _check_device(journal, engine)
+                estimate = Estimate(folder, journal, o, engine.slots, progress.write)
                 loop = Loop(
-                    strategy,
+                    asked,
                     engine,
                     journal,
                     self.reward,
                     count,
                     inherit=inherit,
                     curves=Curves(self.reward, o.objectives) if o.prune else None,
-                    listeners=(keeper, logger, progress),
+                    listeners=(keeper, logger, progress, estimate, self.hooks.ended),
+                    on_start=self.hooks.started,
                     **self.loop,
                 )
                 ending = loop.run()

@@ -50,6 +50,7 @@ class Loop:
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
         since: when that time began, by `time.monotonic`; by default when the loop does.
         listeners: called with the record of each trial that ended, after it is in the journal.
+        on_start: called with the record of each trial that starts, after it is in the journal.
     """
 
     strategy: AskTell
@@ -63,6 +64,7 @@ class Loop:
     hours: float | None = None
     since: float | None = None
     listeners: Sequence[Listener] = ()
+    on_start: Listener = lambda record: None
 
     def run(self) -> str:
         """Run until the trials are done, and say why it ended."""
@@ -129,6 +131,7 @@ class Loop:
     def _start(self, record: TrialRecord) -> None:
         self.journal.append(record)
         self.running[record.number] = record
+        self.on_start(record)
         pruner = self.curves.pruner() if self.curves else None
         self.engine.submit(Job(record.number, record.architecture, record.seed, record.parent, pruner))
 

@@ -18,6 +18,7 @@ import yaml
 
 from .architecture import Architecture, Value
 from .errors import UserError
+from .files import shipped
 
 WIDTH_SCALES = (1.0, 1.5, 2.0)  # plain NASC3: scale of the hidden width
 PLAIN_ACTS = ("SiLU", "Identity", "ReLU")
@@ -118,6 +119,15 @@ Layer = ConvLayer | C3Layer
 class Space:
     """An ordered set of labelled choices over one YOLOv5 model YAML.
 
+    >>> import random
+    >>> space = Space.from_yaml("yolov5n_nas.yaml")
+    >>> space.size, len(space.choices), space.choices["c3_2"].options
+    (1586874322944, 30, (1.0, 1.5, 2.0))
+    >>> space.default()["nasconv_0"], space.sample(random.Random(0))["nasconv_0"]
+    ('k6p2', 'k4p1')
+    >>> print(space.check({**space.default(), "c3_2": 3}))
+    c3_2 must be one of its options, got 3; accepted: 1.0, 1.5, 2.0
+
     Args:
         yaml: the model YAML as a dict, searchable layers included.
         layers: the searchable layers by their line's index in backbone + head.
@@ -140,13 +150,15 @@ class Space:
         """Read a space from a file.
 
         Args:
-            path: a YOLOv5 model YAML with at least one NASConv or NASC3 line.
+            path: a YOLOv5 model YAML with at least one NASConv or NASC3 line, or the name of a shipped one.
             nc: number of classes, in place of the YAML's.
             imgsz: default input size in pixels, where the YAML makes the input size a choice.
 
         Raises:
             UserError: the file is missing, is no such YAML, or a line of it can't be searched (file and line given).
         """
+        if not Path(path).exists() and (shipped("models") / path).is_file():
+            path = shipped("models") / path
         model, lines = read_model_yaml(Path(path))
         return cls.from_dict(model, nc=nc, imgsz=imgsz, source=str(path), lines=lines)
 
@@ -213,7 +225,7 @@ class Space:
         )
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """All architectures that differ in exactly one label."""
+        """All architectures that differ in exactly one label, in the order of the labels and their options."""
         for choice in self.choices.values():
             for option in choice.options:
                 if option != architecture[choice.label]:

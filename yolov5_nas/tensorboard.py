@@ -14,7 +14,6 @@ from .engines import trial_folder
 from .journal import TrialRecord
 from .options import Options
 from .plots import axes_of, pareto
-from .reward import Constraint
 from .space import Space
 
 EVENTS = "events.out.tfevents.*"
@@ -115,7 +114,7 @@ class TensorBoardLogger:
 
     def _draw(self) -> None:
         self.drawn = self.counted
-        constraints = map(Constraint.parse, self.options.constraint)
+        constraints = self.options.constraints
         if png := pareto(self.complete, *axes_of(self.options.front, self.complete), constraints):
             self.writer.add_image("search/pareto", _pixels(png), self.counted, dataformats="HWC")
 

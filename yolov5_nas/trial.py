@@ -32,18 +32,20 @@ from .derive import derive, dump_model, weight_names
 from .engines import CURVE, ONNX
 from .errors import TrialError, UserError
 from .files import MODEL, WEIGHTS, write_whole
+from .hooks import Hook, Hooks
 from .host import Host, Location, load, patched
 from .inherit import BATCHES, Inherited, estimate_batch_norm, fitting, inherit, read_source
 from .journal import TrialResult
 from .latency import Runtime
 from .measure import measure
-from .metrics import ACCURACIES, LATENCIES
+from .metrics import ACCURACIES, LATENCIES, is_own
 from .modules import extract
 from .pruning import Pruner
 from .reward import Constraint, broken
 from .space import Space
 from .turns import InTurns, Turns
 
+LOSSES = ("box_loss", "obj_loss", "cls_loss")
 VALIDATED = ("precision", "recall", "map50", "map50_95", "val_box_loss", "val_obj_loss", "val_cls_loss")
 EMA_ATTRIBUTES = ("yaml", "nc", "hyp", "names", "stride", "class_weights")
 AUGMENTATION = (  # the hyper-parameters that a data set reads
@@ -75,6 +77,7 @@ class Settings:
         inherit_hyp: hyper-parameters where weights are given, in place of `hyp`.
         base_epochs: epochs of a trial that has no parent, where others start from its weights.
         freeze: layers (in the searchable YAML's numbers) that are not trained.
+        hooks: what they measure becomes metrics; those of epochs are called in the training.
     """
 
     model: Mapping[str, Any]
@@ -106,6 +109,7 @@ class Settings:
     needed: tuple[str, ...] = ()
     pruner: Pruner | None = None
     stock: Mapping[str, Any] | None = None
+    hooks: tuple[Hook, ...] = ()
 
     @property
     def nc(self) -> int:
@@ -232,12 +236,15 @@ def measure_architecture(
     architecture: Mapping[str, Value], settings: Settings, with_latency: bool = True
 ) -> TrialResult:
     """What an architecture costs, without training: params, gflops and latency, the state `infeasible` where it breaks
-    a constraint.
+    a constraint. Then, if no constraint is broken, what hooks measure.
 
     A latency that can't be measured is absent; `conditions` then hold the error.
 
+    Args:
+        with_latency: measure latency, and by hooks what nothing needs.
+
     Raises:
-        TrialError: with the reason `latency`, if a latency is needed and can't be measured.
+        TrialError: with the reason `latency` or `hook`, if what they measure is needed and can't be measured.
     """
     host, architecture = load(settings.location), Architecture(architecture)
     model = host.build(derive(settings.space, architecture))
@@ -245,14 +252,37 @@ def measure_architecture(
     sizes = settings.imgsz_of(architecture), stock_imgsz
 
     def refused(costs: Mapping[str, float]) -> bool:
-        return not with_latency or (not is_default and broken(settings.constraints, costs) is not None)
+        return not is_default and broken(settings.constraints, costs) is not None
+
+    def enough(costs: Mapping[str, float]) -> bool:
+        return not with_latency or refused(costs)
 
     is_default = architecture.id == settings.space.default().id
-    costs, conditions = measure(model, host.build(stock), sizes, settings.runtime, host, refused)
+    costs, conditions = measure(model, host.build(stock), sizes, settings.runtime, host, enough)
     if "error" in conditions and set(settings.needed) & set(LATENCIES):
         raise TrialError("latency", conditions["error"])
+    needed = set(filter(is_own, settings.needed))
+    if settings.hooks and not refused(costs) and (with_latency or needed):
+        own, conditions["hooks"] = _measure_by_hooks(model, sizes[0], settings, host)
+        if missing := needed - set(own):
+            problems = "; ".join(f"{name}: {problem}" for name, problem in conditions["hooks"].items())
+            reason = problems or f"they measured {', '.join(own) or 'nothing'}"
+            raise TrialError("hook", f"no hook measured {', '.join(sorted(missing))} ({reason})")
+        costs |= own
+    conditions = {name: value for name, value in conditions.items() if value != {}}
     why = broken(settings.constraints, costs)
     return TrialResult(costs, (), "infeasible" if why and not is_default else "complete", conditions, why)
+
+
+def _measure_by_hooks(
+    model: Any, imgsz: int, settings: Settings, host: Host
+) -> tuple[dict[str, float], dict[str, str]]:
+    """What hooks measure of a model as it is deployed, while trainings wait, and what went wrong."""
+    hooks = Hooks(settings.hooks)
+    with host.quiet():
+        fused = deepcopy(model).to(settings.device).float().eval().fuse()
+    with Turns(settings.device).alone(), torch.no_grad():
+        return hooks.measured(fused, imgsz, settings.device), hooks.problems
 
 
 def _train(
@@ -276,6 +306,8 @@ def _train(
         training = None  # type: ignore[assignment]  # its memory goes before the next attempt
         torch.cuda.empty_cache()
     metrics = {**training.results, **costs.metrics, "batch_size": batch_size}
+    if problems := {**costs.conditions.get("hooks", {}), **training.hooks.problems}:
+        costs = replace(costs, conditions={**costs.conditions, "hooks": problems})
     if training.pruned:
         return replace(costs, metrics=metrics, curve=tuple(training.curve), state="pruned", why=training.pruned)
     if folder:
@@ -307,6 +339,7 @@ class Training:
         self.pruned: str | None = None  # why it was ended early
         self.is_settled = True  # or batch norm statistics don't belong to the weights that were put in
         self.seed, self.curve = seed, []  # type: ignore[var-annotated]
+        self.hooks, self.folder = Hooks(s.hooks), folder
         self.curve_file = folder / CURVE if folder else None
         host.general.init_seeds(seed, deterministic=True)
         self.model = self._build(cfg).to(device)
@@ -340,7 +373,9 @@ class Training:
         for epoch in range(self.first, s.epochs):
             self._begin_epoch(epoch)
             loss = self._train_epoch(epoch)
+            rates = [group["lr"] for group in self.optimizer.param_groups]
             self.scheduler.step()
+            self.hooks.call("on_train_epoch_end", epoch=epoch, model=self.model, folder=self.folder)
             self.ema.update_attr(self.model, include=list(EMA_ATTRIBUTES))
             if epoch + 1 == s.epochs or (epoch + 1) % s.val_period == 0:
                 point = {"epoch": epoch + 1, **self._validate(), **loss}
@@ -348,6 +383,7 @@ class Training:
                 self.curve.append(point)
                 self._write_point(point)
                 self._take(point)
+                self._tell_hooks(epoch, point, rates)
                 if s.pruner and epoch + 1 < s.epochs and (why := s.pruner.why(self.curve, self.costs)):
                     self.pruned = why
                     return
@@ -356,11 +392,16 @@ class Training:
     def _begin_epoch(self, epoch: int) -> None:
         """Nothing to do: an epoch goes on with the random numbers of the one before."""
 
+    def _tell_hooks(self, epoch: int, point: Mapping[str, float], rates: list[float]) -> None:
+        """YOLOv5's callback, with its arguments: `vals` are losses, what validation gave, and learning rates."""
+        vals = [*(point[name] for name in (*LOSSES, *VALIDATED)), *rates]
+        given = {"epoch": epoch, "model": self.ema.ema, "folder": self.folder}
+        self.hooks.call("on_fit_epoch_end", vals=vals, best_fitness=self.fitness, fi=fitness(point), **given)
+
     def _take(self, point: Mapping[str, float]) -> None:
         """Keep the model if this validation is the best so far."""
-        fitness = 0.1 * point["map50"] + 0.9 * point["map50_95"]  # YOLOv5's weights
-        if fitness > self.fitness:
-            self.fitness, self.best, self.results = fitness, deepcopy(self.ema.ema), accuracies(point)
+        if (found := fitness(point)) > self.fitness:
+            self.fitness, self.best, self.results = found, deepcopy(self.ema.ema), accuracies(point)
 
     def _end_epoch(self, epoch: int) -> None:
         """Nothing to keep: a trial that is killed starts again."""
@@ -469,7 +510,7 @@ class Training:
                 if iteration - self.last_step >= self.accumulate:
                     self._step()
                     self.last_step = iteration
-        return dict(zip(("box_loss", "obj_loss", "cls_loss"), (total / batches).tolist()))
+        return dict(zip(LOSSES, (total / batches).tolist()))
 
     def _backward(self, images: torch.Tensor, targets: torch.Tensor, iteration: int) -> tuple[float, torch.Tensor]:
         """Add a batch's gradients; its loss, and what that consists of: box, objectness, class."""
@@ -527,6 +568,11 @@ class Training:
             compute_loss=self.compute_loss,
         )
         return dict(zip(VALIDATED, results))
+
+
+def fitness(point: Mapping[str, float]) -> float:
+    """Of a validation, with YOLOv5's weights."""
+    return 0.1 * point["map50"] + 0.9 * point["map50_95"]
 
 
 def accuracies(point: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,88 @@
+"""What `import yolov5_nas` gives: ten names, light, each with a docstring whose examples run."""
+
+import doctest
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import yolov5_nas
+from yolov5_nas.errors import UserError
+from yolov5_nas.modules import unregister
+
+ROOT = Path(__file__).parents[1]
+FIRST = ("search",)  # leaves the run that other examples read
+
+
+@pytest.fixture(scope="module")
+def folder(host, digits_yaml, tmp_path_factory):
+    """A working directory with `digits.yaml`; and, once the example of `search` has run, its run."""
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "digits.yaml").write_text(digits_yaml.read_text())
+    here = Path.cwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(here)
+    unregister(host)
+
+
+def test_there_are_ten_names_at_most_and_docs_describe_each():
+    assert len(yolov5_nas.__all__) <= 10
+    described = re.findall(r"^\| `(\w+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(described) == sorted(yolov5_nas.__all__)
+    assert set(yolov5_nas.__all__) <= set(dir(yolov5_nas))
+
+
+@pytest.mark.parametrize("name", sorted(yolov5_nas.__all__))
+def test_a_name_is_not_hidden_by_a_module_whatever_was_imported_before(name):
+    assert not inspect.ismodule(getattr(yolov5_nas, name))
+    for first in ("run", "search", "export", "cli"):
+        importlib.import_module(f"yolov5_nas.{first}")
+        assert not inspect.ismodule(getattr(yolov5_nas, name))
+
+
+def test_the_import_is_light():
+    code = "import sys, yolov5_nas; print([m for m in ('torch', 'numpy', 'pandas', 'optuna') if m in sys.modules])"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_name_is_an_error():
+    with pytest.raises(AttributeError, match="has no attribute 'serch'"):
+        yolov5_nas.serch  # noqa: B018
+
+
+@pytest.mark.parametrize("name", sorted(yolov5_nas.__all__, key=lambda name: (name not in FIRST, name)))
+def test_a_docstring_says_what_is_raised_and_its_examples_run(name, folder):
+    value = getattr(yolov5_nas, name)
+    assert name == "Architecture" or "Raises:" in value.__doc__ or "Raises:" in value.from_yaml.__doc__
+    module = sys.modules[value.__module__]
+    examples = doctest.DocTestFinder(recurse=False).find(value, name, globs=dict(vars(module)))
+    runner = doctest.DocTestRunner()
+    for example in examples:
+        runner.run(example)
+    assert runner.summarize().attempted > 0 and runner.summarize().failed == 0
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_an_example_of_the_docs_runs(number, folder):
+    """Those of docs/api.md one after the other, in a process of their own; the searches made small."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    code = re.sub(r'data="\w+\.yaml", ', 'data="digits.yaml", imgsz=64, subset=0.1, engine="local", ', blocks[number])
+    code = re.sub(r"trials=\d+, epochs=\d+", "trials=1, epochs=1", re.sub(r"epochs=\d+", "epochs=1", code))
+    (folder / "example.py").write_text(code)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "example.py"], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_evaluate_refuses_what_is_not_of_the_space(folder):
+    with pytest.raises(UserError, match="an architecture must have a value for nasconv_0"):
+        yolov5_nas.evaluate({"c3_2": 1.5}, data="digits.yaml", imgsz=64, epochs=1, device="cpu")
