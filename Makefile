@@ -1,4 +1,4 @@
-# Needs Python 3.11 and make, and makes its own environment: `make demo`, `make test`.
+# Needs Python 3.11 and make, and makes its own environment: `make demo`, `make test`; `make docs` builds the site.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs install clean
 
 demo: install
 	$(BIN)/yolov5-nas search --cfg yolov5n_nas.yaml --data digits.yaml --trials 6 --epochs 10 --device cpu --concurrency 2
@@ -19,12 +19,15 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env -c docs . site
+
 install: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[yolov5,nni,onnx,openvino,ray,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[yolov5,nni,onnx,openvino,ray,docs,dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -15,6 +15,7 @@ import yolov5_nas
 from yolov5_nas.errors import UserError
 from yolov5_nas.modules import unregister
 
+pytestmark = pytest.mark.xdist_group("api")  # one process, since examples read what others leave
 ROOT = Path(__file__).parents[1]
 FIRST = ("search",)  # leaves the run that other examples read
 

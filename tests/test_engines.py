@@ -61,8 +61,8 @@ def make_engine(request, tmp_path, monkeypatch):
     for engine in made:
         engine.close()
     left = processes_of(tmp_path)
-    if request.param == "ray":
-        _, left = psutil.wait_procs(left, 5)  # Ray's nodes end them
+    if request.param != "local":
+        _, left = psutil.wait_procs(left, 5)  # Ray's nodes end them; NNI's stand-ins end once the search is gone
     assert not left
 
 

@@ -397,7 +397,7 @@ def test_a_search_with_onnx_files_whose_manager_dies_ends_with_code_3_and_is_res
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen([*command, *flags], env=env, stderr=subprocess.PIPE, text=True)
     run = tmp_path / "exp"
-    wait_until(lambda: list(run.glob("nni/*/environments/local-env/trials/*/model.onnx")), 120)
+    wait_until(lambda: list(run.glob("nni/*/environments/local-env/trials/*/model.onnx")), 300)
     next(p for p in psutil.Process(process.pid).children() if "main.js" in p.cmdline()).kill()
     last = process.communicate(timeout=60)[1].strip().splitlines()[-1]
     assert process.returncode == 3

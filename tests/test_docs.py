@@ -1,0 +1,377 @@
+"""What the docs say: every command in them runs, every link leads somewhere, every message is one of the code's.
+
+Commands run page by page, in the page's order, in a folder of its own that has `my.yaml` (24 images), `yolov5n.pt` and,
+where a command wants it, a finished `runs/nas/exp`. It is the real command line on the real YOLOv5, made small: `TINY`
+gives flags their values, trials run in this process, and a model with more parameters is said to detect better and to
+take longer. What can't run here is in `ELSEWHERE`, with the reason; its options are parsed all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import configparser
+import contextlib
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import nbformat
+import pytest
+import yaml
+from nbclient import NotebookClient
+
+import yolov5_nas
+from yolov5_nas import cli, prove, run
+from yolov5_nas.derive import derive
+from yolov5_nas.engines import Outcome, call_trial
+from yolov5_nas.files import shipped
+from yolov5_nas.journal import read_journal
+from yolov5_nas.measure import parameters
+from yolov5_nas.modules import unregister
+from yolov5_nas.options import Options
+from yolov5_nas.space import Space
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/tables/README.md"]
+TINY = {
+    **{"--trials": "2", "--epochs": "1", "--base-epochs": "1", "--one-shot": "1", "--scores": "2", "--audit": "1"},
+    **{"--seeds": "2", "--top": "1", "--imgsz": "64", "--device": "cpu", "--data": "my.yaml", "--engine": "local"},
+    **{"--concurrency": "1", "--audit-epochs": "1", "--yolov5": None},  # None: left out
+}
+GIVEN = {  # also where a command does not say so
+    "search": ("--trials", "--epochs", "--data", "--device", "--engine"),
+    "prove": ("--seeds", "--top", "--epochs"),
+}
+ON_RESUME = {**TINY, "--trials": "3", "--audit": "2"}  # more than the run has
+ELSEWHERE = {  # how a command begins: why it does not run here, and what does in its place
+    "git clone": "needs the network",
+    "pip install": "needs minutes; .ci/run installs the wheel, make test the extras",
+    "make demo": "minutes; its search runs here in small",
+    "make test": "this is it",
+    "make lint": "a step of .ci/run",
+    "make docs": "a step of .ci/run",
+    "tensorboard": "a server; test_run.py reads what it shows",
+    "ssh": "needs a second machine",
+    "ray": "needs a cluster; test_ray.py starts one, with a token",
+    "yolov5-nas search --engine ray --address HEAD:6379": "needs a cluster; test_ray.py searches on one",
+    "yolov5-nas doctor": "20 s; test_doctor.py runs it",
+    "yolov5-nas search --data my.yaml --hook remote_latency HOST=": "needs a second machine; test_hooks.py has one",
+    "cd": "into a clone, for what comes next",
+    "python train.py": "in a clone without this plugin, as test_run.py runs detect.py",
+    "python val.py": "as train.py",
+    "python detect.py": "as train.py; test_run.py runs it",
+    "python export.py": "as train.py; test_latency.py runs it",
+    "python benchmarks/": "minutes to hours of measuring",
+    "import nni.nas.strategy": "test_nni.py searches with NNI's strategies",
+}
+
+
+# Reading the pages ----------------------------------------------------------------------------------------------------
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """Language and text of each fenced block; an indented one of commands (`$ ...`) is one of bash."""
+    text = page.read_text()
+    fence = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+    for found in fence.finditer(text):
+        lines = found[2].splitlines()
+        if found[1] == "console":  # with what it prints
+            lines = [line for line in lines if line.startswith("$ ")]
+        yield found[1].replace("console", "bash"), "\n".join(lines) + "\n"
+    for found in re.finditer(r"(?:^ {4}.*\n)+", fence.sub("", text), re.M):
+        lines = [line[4:] for line in found[0].splitlines()]
+        if commands := [line for line in lines if re.match(r"\$ |eval |yolov5-nas|python |pip |make ", line)]:
+            yield "bash", "\n".join(commands)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command of a block, without prompts, comments and variables."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        while words and (re.match(r"\w+=", words[0]) or words[0] == "nice"):
+            words = words[1:]
+        if words and words[0] == "eval":
+            words = words[1].strip("$()").split()
+        if words:
+            yield words
+
+
+def elsewhere(words: list[str]) -> str | None:
+    """Why a command does not run here."""
+    line = " ".join(words) + " "
+    begins = {begin if begin[-1] in "/=" else begin + " ": why for begin, why in ELSEWHERE.items()}
+    return next((why for begin, why in begins.items() if line.startswith(begin)), None)
+
+
+def made_small(words: list[str]) -> list[str]:
+    """A command of yolov5-nas with the values of `TINY`."""
+    values = ON_RESUME if "--resume" in words else TINY
+    small, flag = [], ""
+    for word in words:
+        is_flag = word.startswith("--")
+        flag = word if is_flag else flag
+        if flag not in values or (word == "0" and flag != "--device"):  # 0 means none of it
+            small.append(word)
+        elif is_flag and values[flag] is not None:
+            small += [flag, values[flag]]
+    if not {"--resume", "--config"} & set(words):
+        for given in GIVEN.get(words[1], ()):
+            small += [] if given in words else [given, TINY[given]]
+    return small
+
+
+# Running them ---------------------------------------------------------------------------------------------------------
+
+
+class InlineEngine:
+    """Runs trials in this process, and lets what they raise through."""
+
+    slots = 1
+
+    def start(self, trial: Any, settings: Any, folder: Path) -> None:
+        self.trial, self.settings, self.folder = trial, settings, folder
+
+    def submit(self, job: Any) -> None:
+        self.job = job
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        return [Outcome(self.job.number, 1.0, call_trial(self.trial, self.job, self.settings, self.folder))]
+
+    def close(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def made_quick(host: Any) -> Iterator[None]:
+    """Trials in this process that take no time to speak of."""
+
+    def engine_of(options: Options) -> InlineEngine:
+        real_engine_of(options).close()  # what it refuses is refused
+        return InlineEngine()
+
+    def validate(*_: Any, model: Any, **__: Any) -> tuple[float, ...]:
+        share = parameters(model) / 1e7
+        return 0.9, 0.9, min(0.9, 2 * share), min(0.8, share), 0.1, 0.1, 0.1
+
+    def latency(
+        model: Any, reference: Any, imgsz: tuple[int, int], runtime: Any, host: Any
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        ratio = parameters(model) / parameters(reference)
+        spread = {"latency_p95_ms": ratio, "latency_spread": 0.01, "latency_error": 0.01}
+        conditions = {**runtime.conditions(imgsz[0]), "trusted": True}
+        return {"latency_ms": ratio, "latency_ratio": ratio, **spread}, conditions
+
+    real_engine_of = run.engine_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "engine_of", engine_of)
+        patch.setattr(prove, "engine_of", engine_of)
+        patch.setattr(type(host), "validate", validate)
+        patch.setattr("yolov5_nas.measure.latency", latency)
+        yield
+    unregister(host)
+
+
+@pytest.fixture(scope="session")
+def files(host, digits, tmp_path_factory):
+    """What a user has: a data set and a checkpoint."""
+    folder = tmp_path_factory.mktemp("files")
+    for split, count in (("train", 16), ("val", 8)):
+        images = sorted((digits / "images" / split).iterdir())[:count]
+        (folder / f"{split}.txt").write_text("".join(f"{image}\n" for image in images))
+    data = yaml.safe_load((shipped("data") / "digits.yaml").read_text())
+    paths = {"path": str(folder), "train": str(folder / "train.txt"), "val": str(folder / "val.txt"), "imgsz": 64}
+    (folder / "my.yaml").write_text(yaml.safe_dump({**data, **paths, "download": None}))
+    space = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
+    host.save_checkpoint(host.build(derive(space, space.default())), folder / "yolov5n.pt")
+    return folder
+
+
+@pytest.fixture
+def folder(files, tmp_path, monkeypatch):
+    """The folder in which a page's commands run."""
+    for name in ("my.yaml", "yolov5n.pt"):
+        shutil.copy(files / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Parsed(Exception):
+    """Raised in place of what comes after parsing."""
+
+
+def parsed(function: Any) -> dict[str, Any]:
+    """The arguments that a program has parsed; it does nothing with them."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def only_parse(parser: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> None:
+        raise Parsed(vars(parse(parser, args, namespace)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+        try:
+            function()
+        except Parsed as e:
+            return e.args[0]
+    raise AssertionError("it parses nothing")
+
+
+def check(words: list[str]) -> None:
+    """What can be said of a command without running it: its options are known, and their values are of their types."""
+    if words[0] == "yolov5-nas":
+        args = parsed(lambda: cli.main(words[1:]))
+        if not args.get("resume"):  # else the run has the others
+            Options(**{name: value for name, value in args.items() if name in Options.__dataclass_fields__})
+    elif words[0] == "make":
+        subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+    elif words[:2] == ["pip", "install"]:
+        setup = configparser.ConfigParser()
+        setup.read(ROOT / "setup.cfg")
+        extras = [extra for word in words for found in re.findall(r"\[(.*)\]", word) for extra in found.split(",")]
+        assert set(extras) <= set(setup["options.extras_require"])
+    elif words[0] == "python" and words[1].startswith("benchmarks/"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", words[1:])
+            if "argparse" in (ROOT / words[1]).read_text():
+                parsed(lambda: runpy.run_path(str(ROOT / words[1]), run_name="__main__"))
+            else:
+                assert len(words) == 2
+
+
+def call(words: list[str], finished: Path) -> None:
+    """Run a command of yolov5-nas in small."""
+    if any(word.startswith("runs/nas/exp") for word in words) and not Path("runs/nas/exp").exists():
+        shutil.copytree(finished, "runs/nas/exp")
+    if words[0] == "yolov5-nas-search":
+        words = ["yolov5-nas", "search", *words[1:]]
+    assert words[0] == "yolov5-nas", f"say in ELSEWHERE why this does not run: {' '.join(words)}"
+    assert cli.main(made_small(words)[1:]) == 0, " ".join(words)
+
+
+def recipe(words: list[str]) -> Iterator[list[str]]:
+    """The commands of yolov5-nas that `make demo` runs."""
+    done = subprocess.run(["make", "--dry-run", "demo"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for command in commands(done.stdout):
+        if Path(command[0]).name == "yolov5-nas":
+            yield ["yolov5-nas", *command[1:]]
+
+
+@pytest.fixture(scope="session")
+def finished(host, files, tmp_path_factory):
+    """A finished run."""
+    project = tmp_path_factory.mktemp("finished")
+    words = f"yolov5-nas search --cfg yolov5n_elastic.yaml --weights yolov5n.pt --project {project}".split()
+    with pytest.MonkeyPatch.context() as patch, made_quick(host):
+        patch.chdir(files)
+        assert cli.main(made_small(words)[1:]) == 0
+    return project / "exp"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_does_what_it_says(page, host, folder, finished):
+    with made_quick(host):
+        go_through(page, finished)
+    for journal in folder.rglob("trials.jsonl"):
+        assert not [r for r in read_journal(journal.parent) if r.state == "failed"]
+
+
+def go_through(page: Path, finished: Path) -> None:
+    """Write a page's files and run its code and commands, in its order."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for language, text in blocks(page):
+        if name := re.match(r"# ([\w.]+\.(?:yaml|py))\n", text):
+            Path(name[1]).write_text(text)
+        elif language == "python":
+            code = compile(
+                re.sub(r"\b(trials|epochs)=\d+", r"\1=2", text.replace("digits.yaml", "my.yaml")), page, "exec"
+            )
+            if not elsewhere(text.split()):
+                exec(code, names)
+        elif language in ("bash", "sh", "shell"):
+            for words in commands(text):
+                check(words)
+                if words == ["make", "demo"]:
+                    for command in recipe(words):
+                        call(command, finished)
+                if not elsewhere(words):
+                    call(words, finished)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_a_sentence_can_be_given_so(page):
+    for found in re.findall(r"`((?:yolov5-nas|python benchmarks/)[^`]*)`", page.read_text()):
+        words = shlex.split(found.replace(" N", " 1").replace("\n", " "))
+        if len(words) > 2 and not {"COMMAND", "..."} & set(words) and "--help" not in words:
+            check(words)
+
+
+def test_the_notebook_runs(digits_yaml, tmp_path, monkeypatch):
+    path = ROOT / "docs/first_search.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "keep it without outputs"
+    for cell in notebook.cells:
+        tiny = re.sub(r"trials=\d+", "trials=2, subset=0.05, imgsz=64", cell.source)
+        cell.source = re.sub(r"epochs=\d+", "epochs=1", tiny)
+    shutil.copy(digits_yaml, tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    client = NotebookClient(notebook, timeout=500, startup_timeout=180, resources={"metadata": {"path": tmp_path}})
+    client.execute()
+    assert [r.state for r in read_journal(tmp_path / "runs/nas/exp")] == ["complete"] * 2
+
+
+# What else the pages say ----------------------------------------------------------------------------------------------
+
+TEXTS = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings, as GitHub forms them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = (re.sub(r"[`*]|\]\(.*?\)|\[", "", heading) for heading in re.findall(r"^#+ (.*)$", text, re.M))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)]*)\)", text):
+        url = urlsplit(link)
+        if url.scheme:
+            assert url.scheme == "https" and re.fullmatch(r"[\w.-]+\.[a-z]+", url.netloc), link
+            continue
+        target = (page.parent / url.path).resolve() if url.path else page
+        assert target.exists(), link
+        assert not url.fragment or url.fragment in anchors(target), link
+
+
+def said() -> list[str]:
+    """All texts in the package's code, with a 0 byte where a value is put in."""
+    found = []
+    for path in Path(yolov5_nas.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(p.value if isinstance(p, ast.Constant) else "\0" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_messages_in_troubleshooting_are_the_codes():
+    texts, rows = said(), (ROOT / "docs/troubleshooting.md").read_text().splitlines()
+    messages = [found[1] for row in rows if (found := re.match(r"\| `([^`]+)` \|", row)) and " " in found[1]]
+    assert len(messages) > 30
+    for message in messages:
+        for part in filter(None, map(str.strip, message.split("..."))):
+            assert any(part in text for text in texts), f"{message}: nothing says {part!r}"
+
+
+def test_every_page_is_in_the_navigation():
+    names = [name for pages in runpy.run_path(str(ROOT / "docs/conf.py"))["PAGES"].values() for name in pages]
+    assert {str(page.relative_to(ROOT).with_suffix("")) for page in PAGES} - {"README"} <= set(names)
