@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import nbformat
 import pytest
 import yaml
+from nbclient import NotebookClient
 
 import yolov5_nas
 from yolov5_nas import cli, prove, run
@@ -61,7 +63,7 @@ ELSEWHERE = {  # how a command begins: why it does not run here, and what does i
     "ray": "needs a cluster; test_ray.py starts one, with a token",
     "yolov5-nas search --engine ray --address HEAD:6379": "needs a cluster; test_ray.py searches on one",
     "yolov5-nas doctor": "20 s; test_doctor.py runs it",
-    "yolov5-nas search --data my.yaml --hook remote_latency HOST=": "needs a second machine; test_hooks.py stands in for it",
+    "yolov5-nas search --data my.yaml --hook remote_latency HOST=": "needs a second machine; test_hooks.py has one",
     "cd": "into a clone, for what comes next",
     "python train.py": "in a clone without this plugin, as test_run.py runs detect.py",
     "python val.py": "as train.py",
@@ -105,7 +107,7 @@ def commands(text: str) -> Iterator[list[str]]:
 def elsewhere(words: list[str]) -> str | None:
     """Why a command does not run here."""
     line = " ".join(words) + " "
-    begins = {begin if begin.endswith("/") else begin + " ": why for begin, why in ELSEWHERE.items()}
+    begins = {begin if begin[-1] in "/=" else begin + " ": why for begin, why in ELSEWHERE.items()}
     return next((why for begin, why in begins.items() if line.startswith(begin)), None)
 
 
@@ -159,10 +161,13 @@ def made_quick(host: Any) -> Iterator[None]:
         share = parameters(model) / 1e7
         return 0.9, 0.9, min(0.9, 2 * share), min(0.8, share), 0.1, 0.1, 0.1
 
-    def latency(model: Any, reference: Any, *_: Any) -> tuple[dict[str, float], dict[str, Any]]:
+    def latency(
+        model: Any, reference: Any, imgsz: tuple[int, int], runtime: Any, host: Any
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         ratio = parameters(model) / parameters(reference)
         spread = {"latency_p95_ms": ratio, "latency_spread": 0.01, "latency_error": 0.01}
-        return {"latency_ms": ratio, "latency_ratio": ratio, **spread}, {"device": "cpu", "trusted": True}
+        conditions = {**runtime.conditions(imgsz[0]), "trusted": True}
+        return {"latency_ms": ratio, "latency_ratio": ratio, **spread}, conditions
 
     real_engine_of = run.engine_of
     with pytest.MonkeyPatch.context() as patch:
@@ -303,8 +308,22 @@ def go_through(page: Path, finished: Path) -> None:
 def test_commands_in_a_sentence_can_be_given_so(page):
     for found in re.findall(r"`((?:yolov5-nas|python benchmarks/)[^`]*)`", page.read_text()):
         words = shlex.split(found.replace(" N", " 1").replace("\n", " "))
-        if len(words) > 1 and not {"COMMAND", "..."} & set(words) and "--help" not in words:
+        if len(words) > 2 and not {"COMMAND", "..."} & set(words) and "--help" not in words:
             check(words)
+
+
+def test_the_notebook_runs(digits_yaml, tmp_path, monkeypatch):
+    path = ROOT / "docs/first_search.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "keep it without outputs"
+    for cell in notebook.cells:
+        tiny = re.sub(r"trials=\d+", "trials=2, subset=0.05, imgsz=64", cell.source)
+        cell.source = re.sub(r"epochs=\d+", "epochs=1", tiny)
+    shutil.copy(digits_yaml, tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": tmp_path}})
+    client.execute()
+    assert [r.state for r in read_journal(tmp_path / "runs/nas/exp")] == ["complete"] * 2
 
 
 # What else the pages say ----------------------------------------------------------------------------------------------
