@@ -1,4 +1,4 @@
-"""Logs every trial to Weights & Biases: one run for each, all of a search in one group.
+"""Logs every trial that was trained to Weights & Biases: one run for each, all of a search in one group.
 
 Needs `pip install wandb`, and `wandb login` unless MODE is offline: `--hook "wandb_logger MODE=offline PROJECT=mine"`.
 Offline runs are in RUN/wandb; `wandb sync` sends them.
@@ -19,6 +19,8 @@ def on_search_start(run, options):
 
 
 def on_trial_end(trial):
+    if trial.state == "infeasible":  # was not trained, and there may be hundreds
+        return
     import wandb
 
     run = wandb.init(

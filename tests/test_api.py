@@ -83,6 +83,10 @@ def test_an_example_of_the_docs_runs(number, folder):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_evaluate_refuses_what_is_not_of_the_space(folder):
+def test_evaluate_refuses_what_is_not_of_the_space_and_the_folder_of_a_run(folder):
+    (folder / "run" / "trials").mkdir(parents=True)
+    with pytest.raises(UserError, match="the folder holds a run already"):
+        yolov5_nas.evaluate(folder="run", data="digits.yaml", imgsz=64, epochs=1, device="cpu")
     with pytest.raises(UserError, match="an architecture must have a value for nasconv_0"):
-        yolov5_nas.evaluate({"c3_2": 1.5}, data="digits.yaml", imgsz=64, epochs=1, device="cpu")
+        yolov5_nas.evaluate({"c3_2": 1.5}, "new", data="digits.yaml", imgsz=64, epochs=1, device="cpu")
+    assert not (folder / "new").exists()

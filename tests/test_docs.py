@@ -321,7 +321,7 @@ def test_the_notebook_runs(digits_yaml, tmp_path, monkeypatch):
         cell.source = re.sub(r"epochs=\d+", "epochs=1", tiny)
     shutil.copy(digits_yaml, tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": tmp_path}})
+    client = NotebookClient(notebook, timeout=500, startup_timeout=180, resources={"metadata": {"path": tmp_path}})
     client.execute()
     assert [r.state for r in read_journal(tmp_path / "runs/nas/exp")] == ["complete"] * 2
 

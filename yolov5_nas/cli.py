@@ -293,10 +293,8 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "measure_on", "Ray resource whose nodes measure latency; training is anywhere", metavar="RESOURCE")
     add(group, "onnx", "write each trial's model.onnx, also where NNI looks for it", action="store_true")
     group = parser.add_argument_group("hooks", "example: --hook energy --hook relus.py")
-    text = (
-        "a Python file whose functions run at points of the search, by its path or a shipped one's name; settings may"
-    )
-    text += " follow it, as in 'energy SECONDS=5'; may be given several times"
+    text = "a Python file whose functions run at points of the search, or a shipped one's name; then settings,"
+    text += " as in 'energy SECONDS=5'; may be given several times"
     add(group, "hook", text, action="append", metavar="FILE.py")
     group = parser.add_argument_group("run", "example: --resume runs/nas/exp --trials 60")
     add(group, "project", "where runs are kept")

@@ -356,8 +356,10 @@ def _module_entry(name: str, module: types.ModuleType) -> Iterator[None]:
 @contextlib.contextmanager
 def _importable(location: Location) -> Iterator[None]:
     """The host can be imported: offline, from the front of `sys.path`, with stand-ins for what v7.0 misses today."""
+    # The hosts set the threads for every child process; the loggers are the user's own, and those of hooks.
+    names = ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "WANDB_MODE", "COMET_MODE")
+    kept = {name: os.environ.get(name) for name in names}
     os.environ.update(OFFLINE)
-    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS")}
     if location.kind == "clone":
         if str(location.root) in sys.path:
             sys.path.remove(str(location.root))
@@ -375,7 +377,7 @@ def _importable(location: Location) -> Iterator[None]:
     except ImportError as e:
         raise UserError(f"{location} can't be imported: {e}") from e
     finally:
-        for name, value in threads.items():  # the hosts set them for every child process
+        for name, value in kept.items():
             if value is None:
                 os.environ.pop(name, None)
             else:

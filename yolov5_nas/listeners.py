@@ -13,6 +13,7 @@ from . import parents
 from .engines import trial_folder
 from .export import keep_weights, write_trial
 from .journal import Journal, TrialRecord, best, complete
+from .metrics import is_own
 from .options import Options
 from .page import COLUMNS
 
@@ -134,5 +135,7 @@ class Progress:
         elif not record.conditions.get("trusted", True):
             mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
         name = "stock" if record.number == 0 else record.id
-        figures = "  ".join(f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m)
-        return f"{start}  {name:<10}  reward {record.reward:.4f}  {figures}  {record.seconds:.0f} s{mark}"
+        figures = [f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m]
+        figures += [f"{metric} {value:.4g}" for metric, value in m.items() if is_own(metric)]
+        shown = "  ".join(figures)
+        return f"{start}  {name:<10}  reward {record.reward:.4f}  {shown}  {record.seconds:.0f} s{mark}"

@@ -145,7 +145,7 @@ def _rescale(winner: TrialRecord, settings: Settings, cost: str) -> dict[str, fl
     Its widths are rounded, so that it seldom costs exactly that: then rather a little more, to be no easy rival.
     """
     wanted = winner.metrics.get(cost)
-    if wanted is None:
+    if not wanted:
         return None
     base = float(settings.model["width_multiple"])
     low, high = math.log(base / 4), math.log(base * 4)
@@ -155,6 +155,8 @@ def _rescale(winner: TrialRecord, settings: Settings, cost: str) -> dict[str, fl
         scaled = rescaled(settings, depth_of(width, settings), width)
         costs[width] = measure_architecture(scaled.space.default(), scaled).metrics[cost]
         low, high = (math.log(width), high) if costs[width] < wanted else (low, math.log(width))
+    if not all(costs.values()):  # a hook's metric, which scaling does not move
+        return None
     dear_enough = [w for w in costs if costs[w] >= wanted / EQUAL]
     width = min(dear_enough or costs, key=lambda w: abs(math.log(costs[w] / wanted)))
     print(f"stock rescaled: width_multiple {width:g}, {cost} {costs[width]:.4g} (trial {winner.number}: {wanted:.4g})")

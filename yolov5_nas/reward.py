@@ -163,7 +163,8 @@ class HardReward:
         """As `SoftReward`'s."""
         reward = metrics["map50_95"]
         for target in self.targets:
-            reward *= min(1.0, target.value / metrics[target.metric])
+            cost = metrics[target.metric]  # a hook's may be 0
+            reward *= 1.0 if cost <= target.value else target.value / cost
         return reward
 
 

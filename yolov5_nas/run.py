@@ -153,13 +153,17 @@ def evaluate(
         TrialError: the trial ended without a result; `reason` is one of `journal.REASONS`.
     """
     prepared = _prepare(Options().with_given({"engine": "local", **options}))
+    model, imgsz = prepared.model, prepared.options.imgsz
+    space = Space.from_dict(model, imgsz=imgsz if "imgsz" in model else None)
+    architecture = architecture or space.default()
+    space.validate(architecture)
+    if folder:
+        _check_new(Path(folder))
     with contextlib.ExitStack() as stack:
         kept = make_folder(Path(folder or stack.enter_context(tempfile.TemporaryDirectory())))
         settings = _write_run(kept, prepared)
         if prepared.options.device.isdigit():  # no engine shows this process one GPU only
             settings = replace(settings, device=f"cuda:{prepared.options.device}")
-        architecture = architecture or settings.space.default()
-        settings.space.validate(architecture)
         return run_trial(architecture, settings, prepared.options.seed, kept)
 
 
@@ -291,9 +295,14 @@ def _torch_device(device: str) -> str:
 
 def _new_folder(o: Options) -> Path:
     folder = increment_path(Path(o.project) / o.name, o.exist_ok)
+    _check_new(folder)
+    return folder
+
+
+def _check_new(folder: Path) -> None:
+    """Raise a UserError where a folder holds a run."""
     if (folder / "trials.jsonl").exists() or (folder / "trials").exists():
         raise UserError("the folder holds a run already: go on with it by --resume, or give a new --name", file=folder)
-    return folder
 
 
 def _write_run(folder: Path, prepared: _Prepared) -> Settings:
