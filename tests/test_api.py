@@ -71,19 +71,6 @@ def test_a_docstring_says_what_is_raised_and_its_examples_run(names, folder):
         assert runner.summarize().attempted > 0 and runner.summarize().failed == 0
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_an_example_of_the_docs_runs(number, folder):
-    """Those of docs/api.md one after the other, in a process of their own; the searches made small."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
-    code = re.sub(r'data="\w+\.yaml", ', 'data="digits.yaml", imgsz=64, subset=0.1, engine="local", ', blocks[number])
-    code = re.sub(r"trials=\d+, epochs=\d+", "trials=1, epochs=1", re.sub(r"epochs=\d+", "epochs=1", code))
-    (folder / "example.py").write_text(code)
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "example.py"], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_evaluate_refuses_what_is_not_of_the_space_and_the_folder_of_a_run(folder):
     (folder / "run" / "trials").mkdir(parents=True)
     with pytest.raises(UserError, match="the folder holds a run already"):
