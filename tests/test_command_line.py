@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from yolov5_nas import cli
-from yolov5_nas import run as run_module
+from yolov5_nas import cli, listeners
 from yolov5_nas.cli import main
 from yolov5_nas.engines import trial_folder
 from yolov5_nas.journal import Journal, TrialRecord
@@ -156,4 +155,4 @@ def test_no_estimate_of_a_trial_that_failed_or_was_the_last(tmp_path):
 
 
 def test_the_examples_in_docstrings_are_true():
-    assert doctest.testmod(run_module).failed == 0
+    assert doctest.testmod(listeners).failed == 0
