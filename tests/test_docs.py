@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ from yolov5_nas.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/tables/README.md"]
+TEXTS = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
+LANGUAGES = ("bash", "console", "python", "shell", "sh", "text", "yaml")
 TINY = {
     **{"--trials": "2", "--epochs": "1", "--base-epochs": "1", "--one-shot": "1", "--scores": "2", "--audit": "1"},
     **{"--seeds": "2", "--top": "1", "--imgsz": "64", "--device": "cpu", "--data": "my.yaml", "--engine": "local"},
@@ -69,27 +72,30 @@ ELSEWHERE = {  # how a command begins: why it does not run here, and what does i
     "python val.py": "as train.py",
     "python detect.py": "as train.py; test_run.py runs it",
     "python export.py": "as train.py; test_latency.py runs it",
+    "git tag": "a step of a release",
+    "python -m build": "so .ci/wheel builds",
     "python benchmarks/": "minutes to hours of measuring",
     "import nni.nas.strategy": "test_nni.py searches with NNI's strategies",
 }
+# Options in sentences that are other programs': Ray's and of benchmarks/.
+OTHERS = {"--architectures", "--resources", "--sleep", "--twice"}
 
 
 # Reading the pages ----------------------------------------------------------------------------------------------------
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """Language and text of each fenced block; an indented one of commands (`$ ...`) is one of bash."""
+    """Language and text of each fenced block, also of one in a list; an indented one is one of bash."""
     text = page.read_text()
-    fence = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+    fence = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.M | re.S)
     for found in fence.finditer(text):
-        lines = found[2].splitlines()
-        if found[1] == "console":  # with what it prints
+        lines = textwrap.dedent(found[3]).splitlines()
+        if found[2] == "console":  # with what it prints
             lines = [line for line in lines if line.startswith("$ ")]
-        yield found[1].replace("console", "bash"), "\n".join(lines) + "\n"
-    for found in re.finditer(r"(?:^ {4}.*\n)+", fence.sub("", text), re.M):
-        lines = [line[4:] for line in found[0].splitlines()]
-        if commands := [line for line in lines if re.match(r"\$ |eval |yolov5-nas|python |pip |make ", line)]:
-            yield "bash", "\n".join(commands)
+        assert found[2] in LANGUAGES, f"{page}: say what the block is (text: no command): {found[0]}"
+        yield found[2].replace("console", "bash"), "\n".join(lines) + "\n"
+    for found in re.finditer(r"(?<=\n\n)(?:^ {4}(?![-*] |\d+\. ).*\n)+", fence.sub("", text), re.M):
+        yield "bash", textwrap.dedent(found[0])
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -312,6 +318,18 @@ def test_commands_in_a_sentence_can_be_given_so(page):
             check(words)
 
 
+def test_options_in_a_sentence_are_options(capsys):
+    for command in ("search", "space", "report", "prove", "export", "doctor", "completion"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+    known = set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out)) | OTHERS
+    for page in TEXTS:
+        text = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.M | re.S)
+        for found in re.findall(r"`(--[^`]+)`", text):
+            named = set(re.findall(r"(?<!\S)--[a-z][\w-]*", found))
+            assert named <= known, f"{page.name}: {found}"
+
+
 def test_the_notebook_runs(digits_yaml, tmp_path, monkeypatch):
     path = ROOT / "docs/first_search.ipynb"
     notebook = nbformat.read(path, as_version=4)
@@ -327,8 +345,6 @@ def test_the_notebook_runs(digits_yaml, tmp_path, monkeypatch):
 
 
 # What else the pages say ----------------------------------------------------------------------------------------------
-
-TEXTS = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
 
 
 def anchors(page: Path) -> set[str]:
