@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
 # The navigation, by its headings. A page that is named nowhere here fails the build.
 PAGES = {
     "Start": ["docs/tutorial", "docs/command_line", "docs/troubleshooting"],
@@ -17,7 +15,7 @@ PAGES = {
     "The project": ["CHANGELOG", "CONTRIBUTING", "docs/releasing"],
 }
 
-project, author, copyright = "yolov5-nas", "the yolov5-nas authors", "AGPL-3.0"
+project, author, copyright = "yolov5-nas", "the yolov5-nas authors", "the yolov5-nas authors, AGPL-3.0"
 extensions = ["myst_parser", "sphinx_copybutton"]
 root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "benchmarks/tables/*.md"]
@@ -35,11 +33,10 @@ suppress_warnings = ["myst.header"]  # a page may begin with what GitHub shows a
 
 
 def contents() -> str:
-    """The navigation as MyST writes it, over the pages that there are."""
+    """The navigation as MyST writes it."""
     parts = []
     for heading, pages in PAGES.items():
-        found = [page for page in pages if any((ROOT / f"{page}{end}").exists() for end in (".md",))]
-        parts += ["", "```{toctree}", ":hidden:", f":caption: {heading}", "", *found, "```", ""]
+        parts += ["", "```{toctree}", ":hidden:", f":caption: {heading}", "", *pages, "```", ""]
     return "\n".join(parts)
 
 
