@@ -6,10 +6,12 @@ A search goes through the table's architectures in a random order, one at a time
 
 - Early stopping: epochs saved when each curve is validated as often as `--prune` does, and what is lost of the
   hypervolume of the front (mAP50-95 over GFLOPs) or of the best reward.
-- Compute, in epochs of stock YOLOv5n and its base's training included, until the search first holds an architecture
-  within 1 % of the table's best reward. What it holds is the one that its own scores put first; how good that is in
-  truth is the table's mean over seeds. From scratch each is trained in full or for a third of the epochs; the scores of
-  `proxies.py` are what inherited weights and the shared network gave. `--draw` draws it.
+- Compute until the search first holds an architecture within 1 % of the table's best reward, its base's training
+  included. The unit is what an epoch of stock YOLOv5n costs: an epoch of another architecture counts as its processor
+  time in the table. What a search holds is the one that its own scores put first; how good that is in truth is the
+  table's mean over seeds. From scratch each is trained in full, or its training is broken off after a third or two
+  ninths of the epochs; the scores of `proxies.py` are what inherited weights and the shared network gave. `--draw`
+  draws it.
 """
 
 from __future__ import annotations
@@ -141,12 +143,14 @@ class Way:
         base: epochs before the first score.
         each: epochs of a score.
         scores: rewards by seed and architecture, as the search sees them.
+        prices: of an epoch of each architecture, in epochs of stock YOLOv5n.
     """
 
     name: str
     base: float
     each: float
     scores: Sequence[Mapping[str, float]]
+    prices: Mapping[str, float]
 
     def held(self, seed: int) -> list[tuple[float, str]]:
         """Epochs, and the architecture that is held from then on."""
@@ -156,7 +160,7 @@ class Way:
         held: list[tuple[float, str]] = []
         rng.shuffle(order)
         for name in order:
-            spent += self.each
+            spent += self.each * self.prices[name]
             if not held or scores[name] > scores[held[-1][1]]:
                 held.append((spent, name))
         return held
@@ -169,7 +173,10 @@ def compute(table: Table, reward: Reward, args: argparse.Namespace) -> None:
         name: reward({"map50_95": mean(line["metrics"]["map50_95"] for line in lines), "gflops": gflops[name]})
         for name, lines in table.items()
     }
-    most, ways = max(truth.values()), [*from_scratch(table, reward, gflops), *by_proxies(args.scores, reward, gflops)]
+    seconds = {name: mean(line["costs"]["cpu_seconds"] for line in lines) for name, lines in table.items()}
+    prices = {name: value / seconds[next(iter(table))] for name, value in seconds.items()}  # stock is first
+    ways = [*from_scratch(table, reward, gflops, prices), *by_proxies(args.scores, reward, gflops, prices)]
+    most = max(truth.values())
     good = sum(value >= NEAR * most for value in truth.values())
     print(f"\n{good} of {len(table)} architectures are within 1 % of the best reward\n")
     print("| search | epochs until one is held first, median (quartiles) | held first by | held at the end |")
@@ -188,20 +195,20 @@ def compute(table: Table, reward: Reward, args: argparse.Namespace) -> None:
         draw(paths, args.draw)
 
 
-def from_scratch(table: Table, reward: Reward, gflops: Mapping[str, float]) -> list[Way]:
-    """Random search with full and with short trainings."""
+def from_scratch(table: Table, reward: Reward, gflops: Mapping[str, float], prices: Mapping[str, float]) -> list[Way]:
+    """Random search with full trainings, and with such that are broken off."""
     epochs = int(next(iter(table.values()))[0]["curve"][-1]["epoch"])
     ways = []
-    for each in (epochs, epochs // 3):
+    for each in (epochs, epochs // 3, 2 * epochs // 9):
         scores = []
         for seed in range(2):
             accuracy = {n: best_so_far(_until(lines[seed % len(lines)], each)) for n, lines in table.items()}
             scores.append({n: reward({**a, "gflops": gflops[n]}) for n, a in accuracy.items()})
-        ways.append(Way(f"from scratch, {each} epochs each", 0, each, scores))
+        ways.append(Way(f"from scratch, {each} epochs each", 0, each, scores, prices))
     return ways
 
 
-def by_proxies(path: Path, reward: Reward, gflops: Mapping[str, float]) -> list[Way]:
+def by_proxies(path: Path, reward: Reward, gflops: Mapping[str, float], prices: Mapping[str, float]) -> list[Way]:
     """Random search with each kind of score that `proxies.py` has left."""
     found: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     costs = {}
@@ -210,7 +217,7 @@ def by_proxies(path: Path, reward: Reward, gflops: Mapping[str, float]) -> list[
             metrics = {"map50_95": line["map50_95"], "gflops": gflops[line["id"]]}
             found[line["score"]][line["seed"]][line["id"]] = reward(metrics)
             costs[line["score"]] = (line["base_epochs"], line["epochs"])
-    return [Way(name, *costs[name], list(by_seed.values())) for name, by_seed in found.items()]
+    return [Way(name, *costs[name], list(by_seed.values()), prices) for name, by_seed in found.items()]
 
 
 def _until(line: dict[str, Any], epoch: int) -> list[dict[str, float]]:

@@ -16,13 +16,13 @@ spec.loader.exec_module(replay)
 
 
 def test_what_is_held_is_what_the_scores_put_first():
-    way = replay.Way("", 36, 3, [{"a": 0.1, "b": 0.2, "c": 0.3}])
+    way = replay.Way("", 36, 3, [{"a": 0.1, "b": 0.2, "c": 0.3}], {"a": 1, "b": 2, "c": 1})
     for seed in range(5):
         held = way.held(seed)
-        assert held[0][0] == 39  # the base and one score
+        assert held[0][0] == (42 if held[0][1] == "b" else 39)  # the base and one score
         assert held[-1][1] == "c"
         assert [epochs for epochs, _ in held] == sorted(epochs for epochs, _ in held)
-        assert held[-1][0] <= 36 + 3 * 3
+        assert held[-1][0] <= 36 + 3 * 4
     assert {way.held(seed)[0][1] for seed in range(9)} == {"a", "b", "c"}  # the order is another for each seed
 
 
