@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from yolov5_nas import audit
@@ -34,10 +36,37 @@ def full(run, scores):
     write(run / audit.FOLDER, records)
 
 
-def test_the_first_that_were_scored_are_trained_in_full_but_not_the_base(tmp_path):
-    write(tmp_path, [record(0, 0.5), record(1, 0.4, state="failed"), *(record(n, 0.1) for n in range(2, 9))])
-    assert [a["a"] for a in audit.sample(tmp_path, INHERITED)] == [2, 3, 4, 5, 6]
+def test_a_random_draw_of_the_scored_is_trained_in_full_but_not_the_base(tmp_path):
+    write(tmp_path, [record(0, 0.5), record(1, 0.4, state="failed"), *(record(n, 0.1) for n in range(2, 30))])
+    drawn = [a["a"] for a in audit.sample(tmp_path, INHERITED)]
+    assert len(set(drawn)) == 5 and set(drawn) < set(range(2, 30)) and drawn != [2, 3, 4, 5, 6]
+    assert [a["a"] for a in audit.sample(tmp_path, INHERITED)] == drawn
+    assert [a["a"] for a in audit.sample(tmp_path, replace(INHERITED, seed=1))] != drawn
     assert INHERITED.full_epochs == 36
+
+
+def test_a_larger_draw_begins_with_what_was_trained_already(tmp_path):
+    write(tmp_path, [record(0, 0.5), *(record(n, 0.1) for n in range(1, 30))])
+    full(tmp_path, {9: 0.3, 4: 0.2})
+    drawn = [a["a"] for a in audit.sample(tmp_path, replace(INHERITED, audit=8))]
+    assert drawn[:2] == [9, 4] and len(set(drawn)) == 8
+
+
+def test_scores_of_trials_that_were_also_ended_early_compare_with_no_others(tmp_path):
+    both = replace(INHERITED, prune=True)
+    write(tmp_path, [record(0, 0.5), record(1, 0.1, state="pruned", curve=(0.1,)), record(2, 0.4), record(3, 0.3)])
+    assert sorted(a["a"] for a in audit.sample(tmp_path, both)) == [2, 3]
+
+
+def test_early_stopping_that_ended_none_tells_nothing(tmp_path):
+    write(tmp_path, [record(n, 0.1 * n, curve=(0.1, 0.1 * n)) for n in range(6)])
+    assert audit.read(tmp_path, PRUNED) is None
+
+
+def test_equal_results_of_full_training_tell_nothing(tmp_path):
+    write(tmp_path, [record(0, 0.5), *(record(n, 0.1 * n, n) for n in range(1, 7))])
+    full(tmp_path, dict.fromkeys(range(1, 7), 0.0))
+    assert audit.read(tmp_path, INHERITED) is None
 
 
 def test_of_one_shot_they_are_those_that_the_shared_network_scored(tmp_path):
@@ -46,6 +75,7 @@ def test_of_one_shot_they_are_those_that_the_shared_network_scored(tmp_path):
     write(tmp_path / "scores", [record(0, 0.5), record(7, 0.4)])
     assert [a["a"] for a in audit.sample(tmp_path, ONE_SHOT)] == [7]
     assert ONE_SHOT.full_epochs == 36  # three times a trial's twelve
+    assert Options(weights="w.pt", epochs=3).full_epochs == 24  # nine are no full training
 
 
 def test_of_early_stopping_they_are_those_that_it_ended(tmp_path):

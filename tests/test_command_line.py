@@ -14,6 +14,7 @@ import pytest
 from yolov5_nas import cli, listeners
 from yolov5_nas.cli import main
 from yolov5_nas.engines import trial_folder
+from yolov5_nas.errors import UserError
 from yolov5_nas.journal import Journal, TrialRecord
 from yolov5_nas.listeners import Estimate
 from yolov5_nas.options import Options
@@ -65,6 +66,43 @@ def test_exit_codes_are_in_the_help_and_the_docs(argv, capsys):
     printed = capsys.readouterr().out
     assert {int(code) for code in re.findall(r"^  (\d+)  ", printed, re.MULTILINE)} == CODES
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", DOCS, re.MULTILINE)} == CODES
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"target": [3]}, "--target takes values of the type str, got 3"),
+        ({"freeze": "ten"}, "--freeze takes values of the type int, got 'ten'"),
+        ({"hook": 3}, "--hook takes values of the type str, got 3"),
+        ({"seed": -1}, "--seed must be at least 0, got -1"),
+        ({"seed": 2**32}, "--seed must be below 2\\*\\*32, got 4294967296"),
+    ],
+)
+def test_what_a_file_or_a_call_can_say_wrongly_is_said(options, error):
+    with pytest.raises(UserError, match=error):
+        Options().with_given(options)
+
+
+def test_null_in_a_file_is_none_of_several():
+    assert Options().with_given({"constraint": None, "freeze": None}).constraint == ()
+
+
+@pytest.mark.parametrize(
+    ("raised", "of", "code"),
+    [
+        (KeyboardInterrupt, cli._search, 130),
+        (cli._Terminated, cli._search, 143),
+        (BrokenPipeError, cli._search, 141),
+        (BrokenPipeError, cli._space, 0),
+    ],
+)
+def test_each_way_to_be_stopped_has_its_exit_code(raised, of, code, monkeypatch):
+    def stopped(args):
+        raise raised
+
+    monkeypatch.setattr(cli, of.__name__, stopped)
+    monkeypatch.setattr(cli.os, "dup2", lambda *_: None)
+    assert cli._guarded(argparse.Namespace(function=stopped)) == code
 
 
 # Completion -----------------------------------------------------------------------------------------------------------

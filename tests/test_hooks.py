@@ -24,9 +24,9 @@ from yolov5_nas.cli import main
 from yolov5_nas.engines.nni import has_nni
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.hooks import POINTS, Hooks, find_hook, read_hook
+from yolov5_nas.hooks import POINTS, Hooks, as_given, find_hook, keep_hooks, kept_hooks, read_hook, split
 from yolov5_nas.journal import read_journal
-from yolov5_nas.run import _resumed_options, settings_of
+from yolov5_nas.run import _resumed_options, _same_hook, settings_of
 from yolov5_nas.trial import measure_architecture
 
 DOCS = Path(__file__).parents[1] / "docs" / "hooks.md"
@@ -220,11 +220,28 @@ def test_every_argument_of_every_point_can_be_taken_or_left(tmp_path):
         ("energy SECONDS", "got 'SECONDS'; accepted: SECONDS, BATCH, POWERCAP, WARM_UP"),
         ("energy BATCH=1.5", "the setting BATCH must be of the type int, got '1.5'"),
         ("energy 'BATCH=1", "--hook can't be read (No closing quotation)"),
+        ("x" * 300, "hook file (--hook) can't be looked for (File name too long)"),
     ],
 )
 def test_a_hook_that_is_not_there_or_has_no_such_setting_is_an_error(given, error):
     with pytest.raises(UserError, match=re.escape(error)):
         find_hook(given)
+
+
+def test_a_setting_is_the_same_number_however_it_is_written(tmp_path):
+    path = write(tmp_path, "hook.py", "RATE = 0.1\ndef on_trial_end(): pass")
+    hook = read_hook(path, ["RATE=0.00001"])
+    assert read_hook(path, split(as_given(hook))[1:]) == hook
+    assert _same_hook(as_given(hook), f"{path} RATE=0.00001") and _same_hook(f"{path} RATE=5.0", f"{path} RATE=5")
+    assert not _same_hook(as_given(hook), f"{path} RATE=0.0001")
+
+
+def test_the_ends_of_lines_are_no_change_of_a_file(tmp_path, capsys):
+    path = tmp_path / "hook.py"
+    path.write_bytes(b"def on_trial_end():\r\n    pass\r\n")
+    keep_hooks(tmp_path / "run", [read_hook(path)])
+    kept_hooks(tmp_path / "run", [str(path)])
+    assert capsys.readouterr().out == ""
 
 
 def test_bad_hooks_leave_no_folder(tmp_path, monkeypatch, capsys):

@@ -57,6 +57,8 @@ def test_the_given_path_comes_first_then_the_variable_then_the_working_directory
     monkeypatch.chdir(here)
     assert find(given) == Location("clone", given, "--yolov5")
     assert find() == Location("clone", variable, "YOLOV5_ROOT")
+    if "package" in HOSTS:
+        assert find("package").kind == "package"  # as a run keeps it, that began with the package
     monkeypatch.delenv("YOLOV5_ROOT")
     assert find() == Location("clone", here, "the working directory")
     monkeypatch.chdir(tmp_path)

@@ -2,21 +2,23 @@
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from yolov5_nas import supernet
+from yolov5_nas.engines import Job, Outcome
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import WEIGHTS, shipped
-from yolov5_nas.host import patched
+from yolov5_nas.host import load, patched
 from yolov5_nas.inherit import estimate_batch_norm
-from yolov5_nas.journal import TrialRecord
+from yolov5_nas.journal import TrialRecord, TrialResult, read_journal
 from yolov5_nas.modules import extract
 from yolov5_nas.one_shot import LAST, SharedTraining, distillation, score_trial, train_shared
 from yolov5_nas.space import Space, read_model_yaml
-from yolov5_nas.stages import finalists
-from yolov5_nas.trial import check_weights, run_trial
+from yolov5_nas.stages import StageError, finalists, shared_network
+from yolov5_nas.trial import check_weights, global_state_kept, run_trial
 
 NAMES = ("map50", "map50_95", "precision", "recall")
 
@@ -51,7 +53,6 @@ def test_the_extremes_of_a_space(settings):
 def test_a_training_learns_and_leaves_a_network_that_is_read_again(shared, settings, host):
     folder, result = shared
     assert result.curve[1]["box_loss"] < result.curve[0]["box_loss"]
-    assert not (folder / LAST).exists()
     read = supernet.load(folder / WEIGHTS, settings.model, settings.nc, host)
     assert all(torch.equal(value, state(folder)[name]) for name, value in read.state_dict().items())
 
@@ -71,6 +72,34 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(shared, settings, t
     assert result.metrics == shared[1].metrics
     assert [p["epoch"] for p in result.curve] == [1, 2]
     assert all(torch.equal(value, state(shared[0])[name]) for name, value in state(tmp_path).items())
+
+
+def test_a_training_that_was_killed_after_its_last_epoch_gives_the_same_network(shared, settings, tmp_path):
+    (tmp_path / LAST).write_bytes((shared[0] / LAST).read_bytes())
+    result = train_shared(settings.space.default(), settings, 5, tmp_path)
+    assert result.metrics == shared[1].metrics
+    assert all(torch.equal(value, state(shared[0])[name]) for name, value in state(tmp_path).items())
+
+
+def test_a_shared_network_whose_training_failed_is_tried_again(settings, tmp_path):
+    def network(error=None):
+        job = Job(0, settings.space.default(), 0, None)
+        result = None if error else TrialResult({"map50_95": 0.5})
+        engine = SimpleNamespace(slots=1, start=lambda *_: None, close=lambda: None, submit=lambda job: None)
+        engine.wait = lambda timeout: [Outcome(job.number, 1.0, result, error)]
+        return shared_network(tmp_path, settings, 1, engine=lambda: engine, seed=0)
+
+    with pytest.raises(StageError, match="the training of the shared network has failed: over time"):
+        network({"reason": "timeout", "message": "over time"})
+    assert network() == tmp_path / "shared/trials/0" / WEIGHTS
+    assert [r.state for r in read_journal(tmp_path / "shared")] == ["complete"]
+
+
+def test_a_seed_of_any_size_is_good_for_all_epochs(settings):
+    training = SimpleNamespace(seed=2**32 - 1, host=load(settings.location))
+    training.loader = SimpleNamespace(loader=torch.utils.data.DataLoader([1], generator=torch.Generator()))
+    with global_state_kept():
+        SharedTraining._begin_epoch(training, 35)
 
 
 def test_a_score_is_that_of_the_slice_and_the_same_again(shared, settings, host):

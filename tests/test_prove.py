@@ -100,7 +100,7 @@ def test_a_planted_better_one_is_told_from_a_planted_equal_one(run, cheap_scale,
     scores = {STOCK: 0.70, RESCALED: 0.70, "trial 1": 0.75, "trial 2": 0.70}
     monkeypatch.setattr(prove, "run_trial", planted(scores))
     said = prove.prove(run, top=2, seeds=4, engine=InlineEngine())
-    assert "A gain is shown: trial 1 detects better than stock YOLOv5 at equal or lower cost. One-sided Welch" in said
+    assert "A gain is shown: trial 1 detects better than stock YOLOv5 and stock YOLOv5 rescaled, at equal or" in said
     lines = {line.split(":")[0]: line for line in said.splitlines() if " against " in line}
     assert len(lines) == 4
     assert all(line.endswith(", beyond the seeds' spread") for name, line in lines.items() if name[:7] == "trial 1")
@@ -124,6 +124,26 @@ def test_a_dearer_one_is_not_said_to_win(run, cheap_scale, monkeypatch):
     costs = {"trial 1": 1.5, RESCALED: 1.5}
     monkeypatch.setattr(prove, "run_trial", planted(scores, costs))
     assert "No gain at equal or lower cost is shown" in prove.prove(run, 2, 4, engine=InlineEngine())
+
+
+def found(**scores_and_costs):
+    return [
+        Contestant(name.replace("_", " "), (mean - 0.01, mean, mean + 0.01), cost)
+        for name, (mean, cost) in scores_and_costs.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stock", "rescaled", "trial", "words"),
+    [
+        ((0.6, 1.0), (0.51, 1.32), (0.56, 1.3), "No gain at equal or lower cost"),  # stock is better, and cheaper
+        ((0.4, 1.0), (0.51, 1.32), (0.56, 1.3), "trial 7 detects better than stock YOLOv5 rescaled, at equal"),
+        ((0.4, 1.3), (0.51, 1.32), (0.56, 1.3), "better than stock YOLOv5 and stock YOLOv5 rescaled, at equal"),
+    ],
+)
+def test_a_gain_is_one_over_those_that_it_was_compared_with(stock, rescaled, trial, words):
+    contest = found(stock=stock, stock_rescaled=rescaled, trial_7=trial)
+    assert words in verdict(compare(contest), "latency_ratio")
 
 
 def test_interrupted_it_goes_on_and_trains_nothing_twice(run, cheap_scale, monkeypatch):

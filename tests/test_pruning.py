@@ -1,14 +1,15 @@
 """Early stopping: the rules on curves made by hand, in the loop, in a real training and on every engine's way."""
 
+import math
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import fake_trials
 import pytest
 from test_search import SPACE, loop
 
 from yolov5_nas.architecture import Architecture
-from yolov5_nas.engines import Job, call_trial
+from yolov5_nas.engines import Job, Outcome, call_trial
 from yolov5_nas.journal import Journal, TrialRecord, TrialResult
 from yolov5_nas.pruning import LEAST, Curves, Pruner, best_so_far
 from yolov5_nas.reward import SoftReward, Target, accuracy, make_reward
@@ -146,6 +147,53 @@ def test_cut_off_and_resumed_the_same_trials_are_pruned_at_the_same_epochs(tmp_p
         for name in ("whole", "part")
     ]
     assert ended[0] == ended[1]
+
+
+@pytest.mark.parametrize("cut", [30, 41, 52])
+def test_what_was_cut_off_gets_the_pruner_again_that_it_had(tmp_path, cut):
+    made = search(tmp_path)
+    given = {}
+    submit = made.engine.submit
+    made.engine.submit = lambda job: (given.update({job.number: job.pruner}), submit(job))
+    made.run()
+    records = made.journal.records
+    number = next(r.number for r in records[cut:] if not r.done)
+    (tmp_path / "part").mkdir()
+    journal = Journal(tmp_path / "part/trials.jsonl")
+    for r in records[: cut + 12]:
+        if not (r.number == number and r.done):  # others have ended while it ran
+            journal.append(r)
+    again = search(tmp_path / "part")
+    jobs = []
+    submit_again = again.engine.submit
+    again.engine.submit = lambda job: (jobs.append(job), submit_again(job))
+    again.run()
+    assert jobs[0].number == number
+    assert jobs[0].pruner == given[number]
+
+
+def test_the_first_trial_is_never_pruned(tmp_path):
+    made = search(tmp_path)
+    for r in [TrialRecord(0, {"a": 0}, "started"), *(record(n, 0.3) for n in range(1, LEAST + 1))]:
+        made.journal.append(r)
+    made.strategy = RandomSearch(SPACE, 2)
+    jobs = []
+    made.engine.submit = lambda job: jobs.append(job)
+    made.engine.wait = lambda timeout: made.__dict__.update(ending="enough") or [Outcome(0, 1.0, TrialResult({}))]
+    made.trials = LEAST + 1
+    made.run()
+    assert [(job.number, job.pruner) for job in jobs] == [(0, None)]
+
+
+def test_a_reward_that_fails_at_the_start_of_a_curve_prunes_by_what_it_has():
+    def reward(metrics):
+        return math.log(metrics["map50_95"])
+
+    low = (({"epoch": 1, "map50_95": 0.0}), *curve(0.3)[1:])
+    pruner = learnt([replace(record(n, 0.3), curve=low) for n in range(LEAST)], reward=reward)
+    assert 1 not in pruner.medians and 5 in pruner.medians
+    assert pruner.why(low[:1], {}) is None
+    assert pruner.why(curve(0.2, epochs=5), {}) is not None
 
 
 def test_a_reward_of_the_users_own_travels_by_its_name(tmp_path, monkeypatch):

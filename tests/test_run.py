@@ -327,7 +327,7 @@ def test_inherited_scores_are_audited_across_a_kill(host, digits_yaml, tmp_path,
     assert search("--resume", folder, "--audit", 3) == 0
     assert (folder / "trials.jsonl").read_bytes() == trained
     records, audited = read_journal(folder), read_journal(folder / "audit")
-    assert [r.id for r in audited] == [r.id for r in records[1:]]
+    assert sorted(r.id for r in audited) == sorted(r.id for r in records[1:])
     assert [(r.state, r.curve[-1]["epoch"], r.parent) for r in audited] == [("complete", 2, None)] * 3
     log = (folder / "audit/trials/0/log.txt").read_text()
     assert "tensors from" not in log  # nothing is inherited
@@ -347,8 +347,8 @@ def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(host, digit
     before, after = read_journal(folder / "proxied"), read_journal(folder)
     assert [r.parent for r in before] == [None, 0, 0]
     assert [r.parent for r in after] == [None, None, None]
-    assert [r.curve[-1]["epoch"] for r in after] == [1, 1, 1]
-    assert [r.id for r in read_journal(folder / "audit")] == [r.id for r in before[1:]]
+    assert [r.curve[-1]["epoch"] for r in after] == [2, 2, 2]  # one is enough on inherited weights only
+    assert sorted(r.id for r in read_journal(folder / "audit")) == sorted(r.id for r in before[1:])
     assert "So the trials of this run do without it" in (folder / "report.html").read_text()
     assert search("--resume", folder, "--trials", 4) == 0
     assert read_journal(folder)[3].parent is None
@@ -362,7 +362,7 @@ def test_a_shared_network_that_loses_is_dropped(host, digits_yaml, tmp_path, cap
     folder = tmp_path / "exp"
     scored, trained = read_journal(folder / "scores"), read_journal(folder)
     assert len(scored) == 3  # the rest would be of no use
-    assert [r.id for r in read_journal(folder / "audit")] == [r.id for r in scored[1:]]
+    assert sorted(r.id for r in read_journal(folder / "audit")) == sorted(r.id for r in scored[1:])
     assert [r.id for r in trained] == [r.id for r in scored[:2]]  # as the strategy proposes them
     assert "tensors from" not in (folder / "trials/1/log.txt").read_text()
 
@@ -437,8 +437,10 @@ def test_trials_are_ended_early(host, digits_yaml, tmp_path):
         assert (record.error or {}).get("reason") == ("pruned" if record.state == "pruned" else None)
     pruned = [r for r in records if r.state == "pruned"]
     audited = read_journal(tmp_path / "exp/audit") if pruned else []
-    assert [r.id for r in audited] == [r.id for r in pruned]  # trained to the end, as they would have been
-    for ended, whole in zip(pruned, audited):
+    whole_by_id = {r.id: r for r in audited}
+    assert set(whole_by_id) == {r.id for r in pruned}  # trained to the end, as they would have been
+    for ended in pruned:
+        whole = whole_by_id[ended.id]
         assert (whole.state, whole.curve[: len(ended.curve)]) == ("complete", ended.curve)
 
 

@@ -138,6 +138,11 @@ def test_no_trial_starts_that_would_not_end_in_time(tmp_path):
     assert len(search.journal.trials) == 1
 
 
+def test_a_search_whose_trials_are_done_is_not_out_of_time(tmp_path):
+    search = loop(tmp_path, trials=1, hours=0.5 / 3600)  # for another there would be no time
+    assert (search.run(), search.is_out_of_time) == ("all 1 trials are done", False)
+
+
 def test_listeners_hear_of_every_trial_after_it_is_in_the_journal(tmp_path):
     heard = []
     search = loop(tmp_path, trials=3)

@@ -44,5 +44,6 @@ def tau(scores: Sequence[float], truth: Sequence[float]) -> Tau:
         value = 0.0
     if count < LEAST:
         return Tau(value, -1.0, 1.0, count)
-    z, error = math.atanh(max(-0.999, min(0.999, value))), Z95 * math.sqrt(0.437 / (count - 4))
-    return Tau(value, math.tanh(z - error), math.tanh(z + error), count)
+    most = 1 - 2 / (count * (count - 1))  # half a discordant pair: no sample says that there is none
+    z, error = math.atanh(max(-most, min(most, value))), Z95 * math.sqrt(0.437 / (count - 4))
+    return Tau(value, min(value, math.tanh(z - error)), max(value, math.tanh(z + error)), count)

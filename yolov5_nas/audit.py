@@ -6,6 +6,7 @@ beside the tau of GFLOPs and of latency, which rank for nothing.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -55,7 +56,8 @@ class Audit:
 
 
 def read(run: Path, o: Options) -> Audit | None:
-    """What is known so far; None with fewer than two architectures."""
+    """What is known so far; None where that is nothing: fewer than two architectures or all equal in full training, or
+    early stopping that has ended none."""
     if not (proxy := o.shortcut):
         return None
     records = scored(run, o)
@@ -64,29 +66,37 @@ def read(run: Path, o: Options) -> Audit | None:
         truths |= {r.id: r.metrics["map50_95"] for r in records if r.state == "complete"}
     scores = _scores(records, o)
     both = tuple(r for r in records if r.id in truths)
-    if len(both) < 2:
+    if len({truths[r.id] for r in both}) < 2 or (o.only_prunes and not _ended(both)):
         return None
     return Audit(proxy, o.full_epochs, both, tuple(scores[r.id] for r in both), tuple(truths[r.id] for r in both))
 
 
 def scored(run: Path, o: Options) -> list[TrialRecord]:
-    """The trials that a shortcut gave their score, by number; the first is the base."""
+    """The trials that have the shortcut's score, by number, without the first, which is the base: those that it ended
+    early only if that is all it does, since a score of fewer epochs compares with no other."""
     folder = run / "scores" if o.one_shot is not None else run / ASIDE
     lines = _lines(folder if (folder / "trials.jsonl").exists() or o.one_shot is not None else run)
-    return [r for r in sorted(lines, key=lambda r: r.number) if r.number and r.state in ("complete", "pruned")]
+    states = ("complete", "pruned") if o.only_prunes else ("complete",)
+    return [r for r in sorted(lines, key=lambda r: r.number) if r.number and r.state in states]
 
 
 def sample(run: Path, o: Options) -> list[Architecture]:
-    """What to train in full: the first that were scored, which a strategy has drawn at random; of those that only early
-    stopping may have cut, the ones that it has."""
-    records = [r for r in scored(run, o) if r.state == "pruned" or not o.only_prunes]
-    return [Architecture(r.architecture) for r in records[: o.audits]]
+    """What to train in full: what a run has begun to, then a random draw of all that were scored; of those that only
+    early stopping may have cut, the ones that it has."""
+    records = {r.id: r for r in scored(run, o) if r.state == "pruned" or not o.only_prunes}
+    begun = [r.id for r in sorted(_lines(run / FOLDER), key=lambda r: r.number) if r.id in records]
+    others = [name for name in records if name not in begun]
+    random.Random(o.seed).shuffle(others)
+    return [Architecture(records[name].architecture) for name in [*begun, *others][: o.audits]]
 
 
 def verdict(found: Audit | None) -> str:
     """What an audit comes to, in words."""
     if found is None:
-        return "Nothing can be said yet: this takes two architectures at least."
+        return (
+            "Nothing can be said yet: this takes two architectures that differ in full training and, of early stopping,"
+            " one that it ended."
+        )
     own, *others = found.taus.items()
     rivals = ", ".join(f"that of {name} is {value}" for name, value in others)
     text = (
@@ -149,10 +159,14 @@ def set_aside(run: Path) -> None:
 
 def _scores(records: Sequence[TrialRecord], o: Options) -> Mapping[str, float]:
     """The cheap mAP50-95 of each; of early stopping, that at the earliest epoch at which it ended any."""
-    ends = [r.curve[-1]["epoch"] for r in records if r.state == "pruned" and r.curve]
-    if not (o.only_prunes and ends):
+    if not (o.only_prunes and (ends := _ended(records))):
         return {r.id: r.metrics["map50_95"] for r in records}
     return {r.id: best_so_far([p for p in r.curve if p["epoch"] <= min(ends)])["map50_95"] for r in records if r.curve}
+
+
+def _ended(records: Iterable[TrialRecord]) -> list[float]:
+    """The epochs at which trials were ended early."""
+    return [r.curve[-1]["epoch"] for r in records if r.state == "pruned" and r.curve]
 
 
 def _lines(folder: Path) -> Iterable[TrialRecord]:

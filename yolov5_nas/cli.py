@@ -18,18 +18,19 @@ from .reward import REWARDS
 from .strategies import STRATEGIES
 
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
 EXIT_CODES = """exit codes:
   0    done
   1    no trial has a result; doctor: something is broken
   2    what was given can't be taken; nothing was written
   3    the engine broke; --resume goes on
   130  Ctrl-C; --resume goes on
+  141  nobody reads what a search prints any more; --resume goes on
   143  SIGTERM; --resume goes on"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`yolov5-nas`: returns 0, 1 (no result), 2 (bad input), 3 (the engine broke), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """`yolov5-nas`: returns one of `EXIT_CODES`."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.version:
@@ -59,11 +60,13 @@ def _guarded(args: argparse.Namespace) -> int:
     except EngineError as e:
         print(f"error: {e}", file=sys.stderr)
         return EXIT_ENGINE_LOST
+    except _Terminated:
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        return EXIT_BROKEN_PIPE if args.function in (_search, _prove) else EXIT_OK
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -90,6 +93,10 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     return {k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__}
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
 def _interrupt_on_sigterm() -> list[bool]:
     """SIGTERM stops as Ctrl-C does; the list then is not empty."""
     own, terminated = os.getpid(), []
@@ -98,7 +105,7 @@ def _interrupt_on_sigterm() -> list[bool]:
         if os.getpid() != own:  # a forked child of YOLOv5's
             os._exit(128 + number)
         terminated.append(True)
-        raise KeyboardInterrupt
+        raise _Terminated
 
     signal.signal(signal.SIGTERM, on_sigterm)
     return terminated
@@ -233,7 +240,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "scores", "architectures that --one-shot scores", type=int)
     text = "architectures to train in full too, to see how far inherited weights, scores or --prune can be trusted"
     add(group, "audit", text + " (default: 5 with one of them; 0: none)", type=int)
-    text = "of each of those (default: --base-epochs, else three times --epochs)"
+    text = "of each of those (default: --base-epochs, else three times --epochs, at least 24)"
     add(group, "audit_epochs", text, type=int)
     text = "auto: audit first, and do without what ranks no better than GFLOPs"
     add(group, "proxy", text, choices=["on", "auto"])

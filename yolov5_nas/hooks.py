@@ -5,6 +5,7 @@ A hook travels as its text, so that it is the same in every process and on every
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import linecache
@@ -107,8 +108,11 @@ def find_hook(given: str) -> Hook:
     """
     name, *settings = split(given)
     names = [name] if name.endswith(".py") else [name, name + ".py"]
-    existing = next((n for n in names if Path(n).expanduser().is_file() or (shipped("hooks") / n).is_file()), names[-1])
-    path = find_file(existing, [shipped("hooks")], "hook file (--hook)")
+    try:
+        known = [n for n in names if Path(n).expanduser().is_file() or (shipped("hooks") / n).is_file()]
+        path = find_file(next(iter(known), names[-1]), [shipped("hooks")], "hook file (--hook)")
+    except OSError as e:
+        raise UserError(f"hook file (--hook) can't be looked for ({e.strerror})", got=name) from None
     return read_hook(path, settings)
 
 
@@ -132,8 +136,9 @@ def split(given: str) -> list[str]:
     >>> split("remote_latency HOST=pi@10.0.0.7 'COMMAND=python3 time.py {model}'")
     ['remote_latency', 'HOST=pi@10.0.0.7', 'COMMAND=python3 time.py {model}']
     """
-    if Path(given).is_file():
-        return [given]
+    with contextlib.suppress(OSError):  # too long for a name
+        if Path(given).is_file():
+            return [given]
     try:
         words = shlex.split(given)
     except ValueError as e:
@@ -160,7 +165,7 @@ def kept_hooks(folder: Path, given: Iterable[str]) -> tuple[Hook, ...]:
 
 def _kept(folder: Path, file: str, *settings: str) -> Hook:
     copy, original = folder / FOLDER / Path(file).name, Path(file)
-    if original.is_file() and original.read_bytes() != copy.read_bytes():
+    if original.is_file() and original.read_text(errors="replace") != copy.read_text(errors="replace"):
         print(f"{original} has changed since the search began; it goes on with its copy, {copy}")
     return read_hook(copy, settings)
 
@@ -304,9 +309,10 @@ def _setting(text: str, constants: Mapping[str, Any], path: Path) -> tuple[str, 
             "a setting must be NAME=value of a constant of the file", got=text, accepted=constants, file=path
         )
     kind = type(constants[name])
-    value = given if kind is str else yaml.safe_load(given)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    try:
+        value = kind(given) if kind in (str, int, float) else yaml.safe_load(given)
+    except (ValueError, yaml.YAMLError):
+        value = None
     if type(value) is not kind:
         raise UserError(f"the setting {name} must be of the type {kind.__name__}", got=given, file=path)
     return name, value

@@ -109,7 +109,7 @@ class SharedTraining(Scorer):
         self.scheduler.load_state_dict(kept["scheduler"])
         self.scaler.load_state_dict(kept["scaler"])
         self.first, self.last_step, self.accumulate = kept["epoch"], kept["last_step"], kept["accumulate"]
-        self.curve = list(kept["curve"])
+        self.best, self.curve = self.ema.ema, list(kept["curve"])
         if self.curve:
             self.results = accuracies(self.curve[-1])
         if self.curve_file:
@@ -120,7 +120,7 @@ class SharedTraining(Scorer):
 
     def _begin_epoch(self, epoch: int) -> None:
         """Random numbers that depend on the epoch alone, and an order of the images and workers that do."""
-        seed, loader = self.seed * 10_000 + epoch, self.loader.loader
+        seed, loader = (self.seed * 10_000 + epoch) % 2**32, self.loader.loader
         self.host.general.init_seeds(seed, deterministic=True)
         loader.generator.manual_seed(seed)
         loader.iterator = torch.utils.data.DataLoader.__iter__(loader)  # YOLOv5's keeps one for all epochs
@@ -198,7 +198,6 @@ def train_shared(
         training.run()
         if folder:
             supernet.save(training.best, settings.model, folder / WEIGHTS)
-            (folder / LAST).unlink(missing_ok=True)
         return TrialResult(training.results, tuple(training.curve))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
+from .files import write_whole
 from .metrics import BACKENDS, check_objectives, is_maximised
 from .reward import Constraint, Target
 from .space import load_yaml
@@ -21,6 +22,7 @@ MAY_CHANGE = (
     *("engine", "port", "host", "keep_portal", "onnx", "audit"),
     *("address", "cpus_per_trial", "gpus_per_trial", "ship_data", "measure_on"),
 )
+LEAST_EPOCHS = 24  # of a training from scratch that others are judged by, where the user gives no number
 AUDITS = 5  # the fewest of which there is an interval
 ENGINES = ("nni", "local", "ray")
 ACCEPTED = {
@@ -99,12 +101,20 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("target", "objectives", "constraint", "freeze", "hook"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,))
+            object.__setattr__(self, name, _several(name, getattr(self, name)))
         if self.objectives:
             check_objectives(self.objectives, own=bool(self.hook))
         if self.cache in ("none", "None", ""):
             object.__setattr__(self, "cache", None)
+        self._check_numbers()
+        for name, accepted in ACCEPTED.items():
+            if getattr(self, name) not in (None, *accepted):
+                raise UserError(f"unknown {_flag(name)}", got=getattr(self, name), accepted=accepted)
+        self._check_inherit()
+        self._check_one_shot()
+        self._check_audit()
+
+    def _check_numbers(self) -> None:
         for name, least in (
             ("trials", 1),
             ("epochs", 1),
@@ -116,20 +126,17 @@ class Options:
             ("scores", 1),
             ("audit", 0),
             ("audit_epochs", 1),
+            ("seed", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{_flag(name)} must be at least {least}", got=value)
+        if self.seed >= 2**32:
+            raise UserError("--seed must be below 2**32", got=self.seed)
         if not 0 < self.subset <= 1:
             raise UserError("--subset must be a share above 0 and at most 1", got=self.subset)
         if self.hours is not None and not self.hours > 0:
             raise UserError("--hours must be above 0", got=self.hours)
-        for name, accepted in ACCEPTED.items():
-            if getattr(self, name) not in (None, *accepted):
-                raise UserError(f"unknown {_flag(name)}", got=getattr(self, name), accepted=accepted)
-        self._check_inherit()
-        self._check_one_shot()
-        self._check_audit()
 
     def _check_inherit(self) -> None:
         given = self.weights or self.base_epochs
@@ -177,7 +184,7 @@ class Options:
     @property
     def full_epochs(self) -> int:
         """Epochs of a full training."""
-        return self.epochs if self.only_prunes else self.audit_epochs or self.base_epochs or 3 * self.epochs
+        return self.epochs if self.only_prunes else self.audit_epochs or self.base_epochs or max(LEAST_EPOCHS, 3 * self.epochs)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -207,7 +214,7 @@ class Options:
     def save(self, path: Path) -> None:
         """Write them all as YAML."""
         entries = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        path.write_text(yaml.safe_dump(entries, sort_keys=False))
+        write_whole(path, yaml.safe_dump(entries, sort_keys=False))
 
 
 def load_options(path: Path) -> dict[str, Any]:
@@ -251,6 +258,16 @@ def _typed(name: str, value: Any, annotation: str, file: Path | None) -> Any:
             return str(value)
         raise UserError(f"the option {name} must be a {annotation.split(' ')[0]}", got=value, file=file)
     return str(value) if isinstance(value, Path) else value
+
+
+def _several(name: str, value: Any) -> tuple[Any, ...]:
+    """The values of an option that takes several, of which a file may name one or none."""
+    values = tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
+    kind = int if name == "freeze" else str
+    for one in values:
+        if not isinstance(one, kind) or isinstance(one, bool):
+            raise UserError(f"{_flag(name)} takes values of the type {kind.__name__}", got=one)
+    return values
 
 
 def _flag(name: str) -> str:

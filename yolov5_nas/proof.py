@@ -13,6 +13,7 @@ from .ranking import html_table
 
 FOLDER = "prove"  # in a run's folder
 STOCK, RESCALED = "stock", "stock rescaled"
+RIVALS = {STOCK: "stock YOLOv5", RESCALED: "stock YOLOv5 rescaled"}  # in words
 LEVEL = 0.05  # of the tests
 EQUAL = 1.02  # costs within this ratio count as equal: no latency is known better
 
@@ -116,13 +117,17 @@ def verdict(comparisons: Sequence[Comparison], cost: str) -> str:
     )
     shown, partly = [], []
     for name in dict.fromkeys(c.candidate.name for c in comparisons):
-        fair = [c.is_beyond for c in comparisons if c.candidate.name == name and c.is_fair]
-        if fair and all(fair):
-            shown.append(name)
-        elif any(fair):  # who beats stock may still lose to plain scaling
+        own = [c for c in comparisons if c.candidate.name == name]
+        fair = [c for c in own if c.is_fair]
+        beaten = [c for c in fair if c.is_beyond]
+        if not beaten or any(c.gain <= 0 for c in own if not c.is_fair):  # a cheaper rival that is as good
+            continue
+        if beaten == fair:
+            shown.append(f"{name} detects better than {' and '.join(RIVALS[c.rival.name] for c in beaten)}")
+        else:  # who beats stock may still lose to plain scaling
             partly.append(name)
     if shown:
-        return f"A gain is shown: {', '.join(shown)} detects better than stock YOLOv5 at equal or lower cost. {test}"
+        return f"A gain is shown: {'; '.join(shown)}, at equal or lower cost. {test}"
     if partly:
         rivals = "one of stock and rescaled stock, but not the other beyond the seeds' spread"
         return f"A gain is shown in part: {', '.join(partly)} beats, at equal or lower cost, {rivals}. {test}"

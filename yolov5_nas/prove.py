@@ -16,7 +16,7 @@ from .engines import Engine
 from .errors import UserError
 from .files import write_whole
 from .journal import Journal, TrialRecord, TrialResult, best, front, read_journal
-from .options import Options, load_options
+from .options import LEAST_EPOCHS, Options, load_options
 from .proof import EQUAL, FOLDER, RESCALED, STOCK, compare, contestants, read, table, verdict
 from .report import report
 from .reward import accuracy
@@ -46,7 +46,7 @@ def prove(
         run: a run's folder; `<run>/prove` gets the journal, and the report a section.
         top: candidates: of the best and the front, those with the highest rewards.
         seeds: trainings of each.
-        epochs: of each training; by default three times a trial's.
+        epochs: of each training; by default three times a trial's, and `LEAST_EPOCHS` where those take a shortcut.
         engine: where to train, in place of the options `engine`, `device`, `concurrency`, `trial_minutes`.
         options: those of a search that say where to train.
 
@@ -56,7 +56,8 @@ def prove(
     run = Path(run)
     records = read_journal(run)
     o = Options().with_given(load_options(run / "search.yaml")).with_given(options)
-    settings = from_scratch(settings_of(run, o), epochs or 3 * (o.base_epochs or o.epochs))
+    least = LEAST_EPOCHS if o.shortcut else 1  # what inherited weights need is too little from scratch
+    settings = from_scratch(settings_of(run, o), epochs or max(least, 3 * (o.base_epochs or o.epochs)))
     engine = engine or engine_of(replace(o, measure_on=None))
     folder = run / FOLDER
     cost = o.cost

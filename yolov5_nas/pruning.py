@@ -6,6 +6,7 @@ decides alike on every engine and after a resume, and nothing has to reach it wh
 
 from __future__ import annotations
 
+import math
 import statistics
 from bisect import insort
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,9 @@ Point = Mapping[str, float]
 class Pruner:
     """Decides whether a trial goes on.
 
-    For one objective by the median rule (Golovin et al. 2017, Vizier, section 3.2.2): it ends when its best reward up
-    to an epoch is below the median of the others' up to that epoch. For several it ends when even an optimistic
+    For one objective by a median rule: it ends when its best reward up to an epoch is below the median of the others'
+    best up to that epoch. (That of Vizier, Golovin et al. 2017, section 3.2.2, takes the median of running averages.)
+    For several it ends when even an optimistic
     extrapolation (the others' rise from that epoch on, its `OPTIMISM` quantile) is dominated by what is on the front.
 
     Args:
@@ -51,8 +53,8 @@ class Pruner:
         """
         epoch, so_far = int(curve[-1]["epoch"]), {**costs, **best_so_far(curve)}
         if not self.objectives:
-            reward = self.reward(so_far)
-            if epoch not in self.medians or reward >= self.medians[epoch]:
+            reward = _worth(self.reward, so_far)
+            if reward is None or epoch not in self.medians or reward >= self.medians[epoch]:
                 return None
             return f"its best reward up to epoch {epoch} is {reward:.4f}, the median {self.medians[epoch]:.4f}"
         hoped = {m: so_far[m] + self.rises.get(m, {}).get(epoch, 1.0) * is_maximised(m) for m in self.objectives}
@@ -87,7 +89,8 @@ class Curves:
         last = best_so_far(record.curve)
         for i, point in enumerate(record.curve, 1):
             epoch, so_far = int(point["epoch"]), best_so_far(record.curve[:i])
-            insort(self.rewards.setdefault(epoch, []), self.reward({**record.metrics, **so_far}))
+            if (reward := _worth(self.reward, {**record.metrics, **so_far})) is not None:
+                insort(self.rewards.setdefault(epoch, []), reward)
             for metric in ACCURACIES:
                 if metric in so_far and metric in last:
                     insort(self.rises[metric].setdefault(epoch, []), last[metric] - so_far[metric])
@@ -110,6 +113,15 @@ def best_so_far(curve: Sequence[Point]) -> dict[str, float]:
     """The accuracies of a curve's best point (by mAP50-95)."""
     point = max(curve, key=lambda p: p["map50_95"])
     return {metric: point[metric] for metric in ACCURACIES if metric in point}
+
+
+def _worth(reward: Reward, metrics: Point) -> float | None:
+    """The reward of metrics so far; None where a function of the user's has none for them, such as a logarithm of 0."""
+    try:
+        value = float(reward(metrics))
+    except Exception:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _dominates(point: Point, other: Point) -> bool:

@@ -35,7 +35,7 @@ from .report import closing_table, report
 from .reward import Reward, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
-from .stages import StageError, finalists, from_scratch, full_trainings, scores, shared_network
+from .stages import SCORES, SHARED, StageError, finalists, from_scratch, full_trainings, scores, shared_network
 from .strategies import Plan, Strategy, make_strategy
 from .tensorboard import TensorBoardLogger
 from .trial import Settings, check_weights, measure_trial, run_trial, run_trial_with_onnx
@@ -114,8 +114,9 @@ def search(
         _check_objects(engine, strategy, chosen)
         engine = engine or engine_of(chosen)
         with hold(folder):
+            settings = settings_of(folder, chosen)
             chosen.save(folder / "search.yaml")
-            return _Course(folder, chosen, settings_of(folder, chosen), strategy, reward, engine).run()
+            return _Course(folder, chosen, settings, strategy, reward, engine).run()
     chosen = Options().with_given(options)
     _check_objects(engine, strategy, chosen)
     prepared = _prepare(chosen)
@@ -198,8 +199,7 @@ def _prepare(o: Options) -> _Prepared:
         raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
     if o.one_shot == 0 and o.weights and not supernet.read(Path(o.weights)):
         raise UserError("--one-shot 0 scores by --weights of a shared network only", got=o.weights)
-    if o.onnx and not find_spec("onnx"):
-        raise UserError("--onnx needs the package onnx: pip install onnx")
+    _check_onnx(o)
     location = hosts.find(o.yolov5)
     cfg = find_file(o.cfg, [shipped("models"), location.root / "models"], "model YAML (--cfg)")
     model, _ = read_model_yaml(cfg)
@@ -226,11 +226,11 @@ def _prepare(o: Options) -> _Prepared:
         o,
         cfg=str(cfg),
         data=str(data_file),
-        hyp=str(hyp_file),
-        inherit=o.inherit or ("base" if has_base else "none"),
-        inherit_hyp=str(inherit_file) if inherits else None,
+        hyp=str(hyp_file) if o.hyp else None,
+        inherit=o.inherit or ("base" if has_base else None),
+        inherit_hyp=str(inherit_file) if o.inherit_hyp else None,
         weights=str(Path(o.weights).resolve()) if o.weights else None,
-        yolov5=str(location.root) if location.kind == "clone" else None,
+        yolov5=str(location.root) if location.kind == "clone" else hosts.PACKAGE,
         imgsz=imgsz,
         optimizer=o.optimizer or hyp.get("optimizer", "SGD"),
         val_period=o.val_period or max(1, -(-o.epochs // (12 if o.prune else 4))),
@@ -242,6 +242,11 @@ def _prepare(o: Options) -> _Prepared:
         hook=tuple(map(as_given, hooks)),
     )
     return _Prepared(options, model, hyp, inherit_hyp, data, host, hooks)
+
+
+def _check_onnx(o: Options) -> None:
+    if o.onnx and not find_spec("onnx"):
+        raise UserError("--onnx needs the package onnx: pip install onnx")
 
 
 def _find_hooks(o: Options) -> tuple[Hook, ...]:
@@ -300,19 +305,19 @@ def _new_folder(o: Options) -> Path:
 
 
 def _check_new(folder: Path) -> None:
-    """Raise a UserError where a folder holds a run."""
-    if (folder / "trials.jsonl").exists() or (folder / "trials").exists():
+    """Raise a UserError where a folder holds a run, of which one that was killed may have any of these."""
+    if any((folder / name).exists() for name in ("trials.jsonl", "trials", SHARED, SCORES, audit.FOLDER, audit.ASIDE)):
         raise UserError("the folder holds a run already: go on with it by --resume, or give a new --name", file=folder)
 
 
 def _write_run(folder: Path, prepared: _Prepared) -> Settings:
     """`search.yaml`, and the model and hyper-parameters as they are now, so that a resume does not depend on them."""
-    prepared.options.save(folder / "search.yaml")
     keep_hooks(folder, prepared.hooks)
     (folder / "space.yaml").write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}))
     (folder / "hyp.yaml").write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
     if prepared.inherit_hyp:
         (folder / "hyp.inherit.yaml").write_text(yaml.safe_dump(prepared.inherit_hyp, sort_keys=False))
+    prepared.options.save(folder / "search.yaml")  # last: with it the folder can be resumed
     return _settings(folder, prepared.options, prepared.data, prepared.host)
 
 
@@ -340,7 +345,7 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         model=model,
         data=data,
         hyp=_saved_hyp(folder / "hyp.yaml"),
-        inherit_hyp=_saved_hyp(folder / "hyp.inherit.yaml") if o.inherit_hyp else None,
+        inherit_hyp=_saved_hyp(folder / "hyp.inherit.yaml") if (folder / "hyp.inherit.yaml").exists() else None,
         location=host.location,
         device=_torch_device(o.device),
         freeze=frozen_layers(o.freeze),
@@ -377,7 +382,9 @@ def _resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
                 got=value,
                 accepted="changes of " + ", ".join(MAY_CHANGE),
             )
-    return replace(old, **{name: getattr(new, name) for name in MAY_CHANGE})
+    resumed = replace(old, **{name: getattr(new, name) for name in MAY_CHANGE})
+    _check_onnx(resumed)
+    return resumed
 
 
 def _same(name: str, old: Any, new: Any) -> bool:
@@ -392,7 +399,16 @@ def _same(name: str, old: Any, new: Any) -> bool:
 def _same_hook(old: str, new: str) -> bool:
     (file, *settings), (new_file, *new_settings) = split(old), split(new)
     same = _same("cfg", file, new_file) or Path(file).name == f"{new_file}.py"
-    return same and settings == new_settings
+    return same and list(map(_setting, settings)) == list(map(_setting, new_settings))
+
+
+def _setting(text: str) -> tuple[str, str | float]:
+    """A hook's `NAME=value`, numbers as such: 5 is 5.0."""
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
 
 
 def hold(folder: Path) -> FileLock:
@@ -425,7 +441,7 @@ def engine_of(o: Options) -> Engine:
                 " weights; --weights are"
             )
         gpus = float(o.device not in ("cpu", "mps")) if o.gpus_per_trial is None else o.gpus_per_trial
-        files = [path for path in (o.yolov5, o.weights) if path]
+        files = [path for path in (o.yolov5, o.weights) if path and path != hosts.PACKAGE]
         numbers = o.cpus_per_trial, gpus, o.concurrency, o.trial_minutes
         return RayEngine(o.address, *numbers, o.ship_data, files, o.measure_on, measure_trial)
     return NNIEngine(device_indices(o.device), o.concurrency, o.trial_minutes, o.port, o.host)
@@ -562,7 +578,9 @@ class _Course:
             return replace(o, prune=False), self.settings
         if o.one_shot is None:
             audit.set_aside(self.folder)
-        return _from_nothing(o), replace(self.settings, weights=None, base_epochs=None, inherit_hyp=None)
+        epochs = o.full_epochs  # those of a start from weights are too few for one from nothing
+        settings = replace(self.settings, weights=None, base_epochs=None, inherit_hyp=None, epochs=epochs)
+        return replace(_from_nothing(o), epochs=epochs), replace(settings, val_period=max(1, -(-epochs // 4)))
 
     def _is_audit_left(self) -> bool:
         done = {r.id for r in read_lines(self.folder / audit.FOLDER / "trials.jsonl") if r.done}
@@ -581,7 +599,8 @@ class _Course:
             print(f"[audit {record.number + 1}/{count}] {record.id}: {full}, by the proxy {scores[record.id]:.4f}")
 
         settings = self.settings if o.only_prunes else from_scratch(self.settings, o.full_epochs)
-        settings, alone = replace(settings, constraints=()), replace(_from_nothing(o), measure_on=None)
+        settings = replace(settings, constraints=())
+        alone = replace(_from_nothing(o), measure_on=None, trial_minutes=None)  # which is for trials
         stage = {**self.loop, "engine": lambda: self._engine(alone), "listeners": lambda journal: [tell]}
         full_trainings(self.folder, settings, architectures, **stage)
         return True
@@ -592,7 +611,7 @@ class _Course:
         """Train the shared network and score `count` architectures by it: what trials start from, and which."""
         o, settings = self.options, self.settings
         if o.one_shot:
-            alone = replace(o, concurrency=1, measure_on=None)
+            alone = replace(o, concurrency=1, measure_on=None, trial_minutes=None)  # which is for trials
             print(f"shared network: {o.one_shot} epochs, in {self.folder}/shared")
             run = {**self.loop, "engine": lambda: self._engine(alone)}
             weights = str(shared_network(self.folder, settings, o.one_shot, **run))
@@ -659,7 +678,7 @@ def _from_nothing(o: Options) -> Options:
         one_shot=None,
         weights=None,
         base_epochs=None,
-        inherit="none",
+        inherit=None,
         inherit_hyp=None,
         proxy="on",
         audit=None,

@@ -6,7 +6,7 @@ import math
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from .engines import Engine, Job, Outcome
 from .journal import Journal, TrialRecord
 from .metrics import LATENCIES
 from .parents import Choice
-from .pruning import Curves
+from .pruning import Curves, Pruner
 from .reward import Reward
 from .strategies import SpaceExhausted
 
@@ -73,9 +73,9 @@ class Loop:
         self.is_out_of_time = False
         self.waiting = deque(replay(self.journal.records, self.strategy))
         self.running: dict[int, TrialRecord] = {}
+        self.pruners: dict[int, Pruner | None] = {}
         if self.curves:
-            for ended in self.journal.records:
-                self.curves.observe(ended)
+            self._replay_curves(self.curves, {r.number for r in self.waiting})
         self.lost: set[int] = set()
         self.taken = sorted(r.seconds for r in self.journal.trials.values() if r.state == "complete" and r.seconds)
         self.counted = sum(r.state != "infeasible" for r in self.journal.trials.values())
@@ -92,15 +92,17 @@ class Loop:
 
     def _next(self) -> TrialRecord | None:
         """The next trial to start, or None for now or for ever."""
-        if (self.ending and not self.waiting) or not self._time_for_another():
+        if self.ending and not self.waiting:
+            return None
+        if self.counted >= self.trials and not self.waiting:
+            if not self.running:  # one that runs may prove infeasible, and leave room for another
+                self.ending = f"all {self.trials} trials are done"
+            return None
+        if not self._time_for_another():
             return None
         if self.waiting:
             return self.waiting.popleft()
         if self.inherit and not self._base_is_there():
-            return None
-        if self.counted >= self.trials:
-            if not self.running:  # one that runs may prove infeasible, and leave room for another
-                self.ending = f"all {self.trials} trials are done"
             return None
         number = len(self.journal.trials)
         if number > REFUSED_IN_A_ROW and self._is_refused(range(number - REFUSED_IN_A_ROW, number)):
@@ -114,6 +116,14 @@ class Loop:
         self.counted += 1
         parent = self.inherit(architecture, self.journal.trials.values()) if self.inherit and number else None
         return TrialRecord(number, dict(architecture), "started", seed=self.seed, parent=parent)
+
+    def _replay_curves(self, curves: Curves, cut: Collection[int]) -> None:
+        """Learn the curves of the journal. Trials that were cut off get the pruner again that they had."""
+        for record in self.journal.records:
+            if record.done:
+                curves.observe(record)
+            elif record.number in cut and record.number:
+                self.pruners.setdefault(record.number, curves.pruner())
 
     def _base_is_there(self) -> bool:
         """Whether the first trial may start or is complete; where it failed, the search is over."""
@@ -132,7 +142,9 @@ class Loop:
         self.journal.append(record)
         self.running[record.number] = record
         self.on_start(record)
-        pruner = self.curves.pruner() if self.curves else None
+        if self.curves and record.number:  # the first is stock YOLOv5, which all are compared with
+            self.pruners.setdefault(record.number, self.curves.pruner())
+        pruner = self.pruners.get(record.number)
         self.engine.submit(Job(record.number, record.architecture, record.seed, record.parent, pruner))
 
     def _end(self, outcome: Outcome) -> None:
@@ -141,6 +153,7 @@ class Loop:
             self.lost.add(record.number)
             self.waiting.append(replace(record, attempt=record.attempt + 1))
             return
+        self.pruners.pop(record.number, None)
         record = judge(record, outcome, self.reward)
         self.journal.append(record)
         self.counted -= record.state == "infeasible"

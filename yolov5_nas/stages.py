@@ -13,9 +13,10 @@ from typing import Any
 from . import audit
 from .architecture import Architecture
 from .engines import Engine, Trial, trial_folder
+from .engines.warm import OUTCOME
 from .files import WEIGHTS
-from .journal import Journal, TrialRecord, eligible, front
-from .one_shot import score_trial, train_shared
+from .journal import Journal, TrialRecord, eligible, front, latest, read_lines
+from .one_shot import LAST, score_trial, train_shared
 from .reward import Reward, accuracy
 from .search import AskTell, Listener, Loop
 from .strategies import Plan
@@ -38,13 +39,18 @@ def shared_network(run: Path, settings: Settings, epochs: int, **stage: Any) -> 
         StageError: the training has failed, or the time is over.
     """
     settings = replace(settings, epochs=epochs, val_period=max(1, epochs // 8), constraints=())
-    plan = Plan([settings.space.default()])
+    plan, own = Plan([settings.space.default()]), trial_folder(run / SHARED, 0)
+    lines = run / SHARED / "trials.jsonl"
+    if any(r.state == "failed" for r in latest(read_lines(lines)).values()):  # a resume tries it again
+        for path in (lines, own / OUTCOME):
+            path.unlink(missing_ok=True)
     (record,) = run_stage(run / SHARED, train_shared, settings, plan, reward=accuracy, count=1, **stage)
     if record.state != "complete":
         raise StageError(
             f"the training of the shared network has {record.state}: {(record.error or {}).get('message')}"
         )
-    return trial_folder(run / SHARED, 0) / WEIGHTS
+    (own / LAST).unlink(missing_ok=True)  # only now nothing goes on from it
+    return own / WEIGHTS
 
 
 def scores(run: Path, settings: Settings, strategy: AskTell, **stage: Any) -> list[TrialRecord]:
