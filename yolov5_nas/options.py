@@ -184,7 +184,9 @@ class Options:
     @property
     def full_epochs(self) -> int:
         """Epochs of a full training."""
-        return self.epochs if self.only_prunes else self.audit_epochs or self.base_epochs or max(LEAST_EPOCHS, 3 * self.epochs)
+        if self.only_prunes:
+            return self.epochs
+        return self.audit_epochs or self.base_epochs or max(LEAST_EPOCHS, 3 * self.epochs)
 
     @property
     def targets(self) -> tuple[Target, ...]:
