@@ -200,7 +200,11 @@ def start(project, digits_yaml, trials=50):
 def test_interrupted_it_ends_cleanly_with_everything_saved(tmp_path, digits_yaml, number, code):
     process = start(tmp_path, digits_yaml)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == code, err
     assert "go on with: yolov5-nas search --resume" in out
     assert "Traceback" not in err

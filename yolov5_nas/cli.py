@@ -84,6 +84,7 @@ def _search(args: argparse.Namespace) -> int:
     result = search(resume=getattr(args, "resume", None), **given)
     print(f"\n{result.ending}\n\n{result.table()}")
     if result.interrupted:
+        print(f"\nstopped; go on with: yolov5-nas search --resume {result.folder}")
         return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     return EXIT_OK if result.best else EXIT_NOTHING_FOUND
 

@@ -52,11 +52,14 @@ def resolve_data(path: Path, host: Host, download: bool = True) -> dict[str, Any
         UserError: images are missing and there is no way to get them.
     """
     data = read_data(path)
-    root = _root(str(data.get("path") or ""), path, host)
+    given = data.get("path")
+    root = _root(str(given or ""), path, host)
     data["path"] = str(root)
     missing = _missing(data, root)
     if missing and not (download and data.get("download")):
-        raise UserError(f"the images of {missing[0]} do not exist", got=str(missing[1]), file=path)
+        relative = not Path(str(given or "")).expanduser().is_absolute() and host.location.kind == "clone"
+        hint = f" (path: is relative, and so below {host.location.root})" if relative else ""
+        raise UserError(f"the images of {missing[0]} do not exist{hint}", got=str(missing[1]), file=path)
     try:
         return host.check_dataset(data, download=bool(missing))
     except UserError:

@@ -15,7 +15,7 @@ from .export import keep_weights, write_trial
 from .journal import Journal, TrialRecord, best, complete
 from .metrics import is_own
 from .options import Options
-from .page import COLUMNS
+from .page import COMPARED
 
 
 class Keeper:
@@ -117,6 +117,12 @@ class Progress:
         if not self.only_best or self.winner is record:
             self.write(self._line(record))
 
+    def started(self, record: TrialRecord) -> None:
+        """A line for each trial that starts, where there is no bar to see that something happens."""
+        if self.bar.disable and not self.only_best:
+            again = f", attempt {record.attempt}" if record.attempt > 1 else ""
+            self.write(f"trial {record.number} has started{again}")
+
     def write(self, text: str) -> None:
         """A line above the bar."""
         self.bar.write(text, file=sys.stdout)
@@ -135,7 +141,7 @@ class Progress:
         elif not record.conditions.get("trusted", True):
             mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
         name = "stock" if record.number == 0 else record.id
-        figures = [f"{heading} {form.format(m[key])}" for key, heading, form in COLUMNS if key in m]
+        figures = [f"{heading} {form.format(m[key])}" for key, heading, form in COMPARED if key in m]
         figures += [f"{metric} {value:.4g}" for metric, value in m.items() if is_own(metric)]
         shown = "  ".join(figures)
         return f"{start}  {name:<10}  reward {record.reward:.4f}  {shown}  {record.seconds:.0f} s{mark}"

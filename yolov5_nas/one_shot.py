@@ -153,7 +153,7 @@ class SharedTraining(Scorer):
             predicted, own, _ = self._forward(images, targets)
             own = own + len(images) * distillation([p.float() for p in predicted], teacher, self.hyp)
             self.scaler.scale(own).backward()
-        return float(loss), items
+        return float(loss.detach()), items
 
 
 def distillation(student: list[torch.Tensor], teacher: list[torch.Tensor], hyp: Mapping[str, float]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ COLUMNS = (  # metric, heading, format
     ("gflops", "GFLOPs", "{:.3f}"),
     ("params", "parameters", "{:,.0f}"),
 )
+# Milliseconds of two moments don't compare on a shared machine; the ratio, measured in turn with stock YOLOv5, does.
+COMPARED = tuple(column for column in COLUMNS if column[0] != "latency_ms")
 NAMED = 6  # effects named in a sentence; the picture shows more
 MESSAGE = 300  # characters of an error's message in the table of failures
 Section = tuple[str, str]  # title, HTML
@@ -72,9 +75,10 @@ def page(
     template = Environment(autoescape=True).from_string((PACKAGE / "report.html").read_text(encoding="utf-8"))
     return template.render(
         run=str(run),
+        subject=f"{Path(options.cfg).name} on {Path(options.data).name}, {datetime.date.today():%Y-%m-%d}",
         summary=summary,
         compared=compared,
-        compared_headings=["reward", *(heading for _, heading, _ in COLUMNS)],
+        compared_headings=["reward", *(heading for _, heading, _ in COMPARED)],
         usage=usage,
         changed=_changed(winner, default) if winner else [],
         figures=figures,
@@ -107,7 +111,7 @@ def _trade_off(records: Sequence[TrialRecord], options: Options) -> Figure:
         return Figure("pareto.png", title, None, (f"No complete trial has both {x} and {y}.",))
     text = [
         f"{len(front(records, x, y))} of {_plural(len(complete(records)), 'complete trial')} on the Pareto front: no"
-        " other is at least as good in both and better in one. Numbers are those of the trials."
+        " other is at least as good in both and better in one. The figure beside a point is its trial's number."
     ]
     if len(options.front) > 2:
         text.append(

@@ -56,16 +56,16 @@ def pareto(records: Sequence[TrialRecord], x: str, y: str, constraints: Iterable
     if not shown:
         return None
     figure, (axes,) = _axes(8.5, 5.2)
-    doubtful = [r for r in shown if not trusted(r) and {x, y} & set(LATENCIES)]
-    _scatter(axes, [r for r in shown if r not in doubtful], x, y, color=GREY, alpha=0.75, label="trial")
-    _scatter(axes, doubtful, x, y, facecolor="none", edgecolor=GREY, label="latency not to be trusted")
     best_ones, stock, winner = front(shown, x, y), stock_of(shown), best(shown)
-    _front(axes, best_ones, x, y)
-    if stock:
-        _scatter(axes, [stock], x, y, color=ORANGE, marker="s", s=90, zorder=4, ec="white", label="stock YOLOv5")
-    if winner:
-        name = f"best reward (trial {winner.number})"
-        _scatter(axes, [winner], x, y, color=GREEN, marker="*", s=260, zorder=5, ec="white", label=name)
+    own = {r.number for r in (*best_ones, stock, winner) if r}  # which have marks of their own
+    _scatter(axes, [r for r in shown if r.number not in own], x, y, GREY, alpha=0.75, label="trial")
+    _steps(axes, best_ones, x, y)
+    _scatter(axes, best_ones, x, y, BLUE, zorder=3, label="Pareto front")
+    _scatter(axes, [stock], x, y, ORANGE, marker="s", s=90, zorder=4, label="stock YOLOv5")
+    name = f"best reward (trial {winner.number})" if winner else ""
+    _scatter(axes, [winner], x, y, GREEN, marker="*", s=260, zorder=5, label=name)
+    if any(_is_doubtful(r, x, y) for r in shown):
+        axes.scatter([], [], s=36, facecolor="white", edgecolor=GREY, label="hollow: latency not to be trusted")
     if is_maximised(y):
         _cut(axes, [r.metrics[x] for r in shown], [r.metrics[y] for r in shown])
     _refused(axes, [r for r in records if r.state == "infeasible" and x in r.metrics], x)
@@ -155,19 +155,26 @@ def _cut(axes: Any, x: Sequence[float], y: Sequence[float]) -> None:
         axes.plot(low, [0.05] * len(low), "v", label=f"{len(low)} below the picture", **style)
 
 
-def _scatter(axes: Any, records: Sequence[TrialRecord], x: str, y: str, **style: Any) -> None:
-    if records:
-        axes.scatter([r.metrics[x] for r in records], [r.metrics[y] for r in records], **{"s": 36, **style})
+def _scatter(axes: Any, records: Sequence[TrialRecord | None], x: str, y: str, colour: str, **style: Any) -> None:
+    """Marks in a colour, hollow where the latency is not to be trusted; one label for both."""
+    found = [r for r in records if r]
+    style = {"s": 36, "label": None, **style}
+    for hollow in (False, True):
+        points = [(r.metrics[x], r.metrics[y]) for r in found if _is_doubtful(r, x, y) == hollow]
+        if points:
+            face, edge = ("white", colour) if hollow else (colour, "white")
+            axes.scatter(*zip(*points), facecolor=face, edgecolor=edge, linewidth=1.4 if hollow else 0.8, **style)
+            style["label"] = None
 
 
-def _front(axes: Any, records: Sequence[TrialRecord], x: str, y: str) -> None:
-    records = sorted(records, key=lambda r: r.metrics[x])
-    points = [(r.metrics[x], r.metrics[y]) for r in records]
-    if not points:
-        return
-    where = "pre" if is_maximised(x) else "post"
-    axes.step(*zip(*points), where=where, color=BLUE, linewidth=1.6, zorder=2)
-    axes.plot(*zip(*points), color=BLUE, marker="o", markersize=6, linestyle="", zorder=3, label="Pareto front")
+def _is_doubtful(record: TrialRecord, x: str, y: str) -> bool:
+    return not trusted(record) and bool({x, y} & set(LATENCIES))
+
+
+def _steps(axes: Any, records: Sequence[TrialRecord], x: str, y: str) -> None:
+    """The line of the Pareto front."""
+    if points := sorted((r.metrics[x], r.metrics[y]) for r in records):
+        axes.step(*zip(*points), where="pre" if is_maximised(x) else "post", color=BLUE, linewidth=1.6, zorder=2)
 
 
 def _numbers(axes: Any, records: Sequence[TrialRecord], x: str, y: str) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from . import audit, proof, ranking
 from .journal import TrialRecord, best, complete, read_journal, to_dict
-from .metrics import is_maximised
+from .metrics import LATENCIES, is_maximised
 from .options import Options, load_options
-from .page import COLUMNS, Row, figures, page
+from .page import COMPARED, Row, figures, page
 from .plots import stock_of, trusted
+
+LEARNT = 0.01  # mAP50-95 below which a model detects nothing to speak of
 
 
 def report(run: str | Path) -> Path:
@@ -57,6 +59,12 @@ def summary(records: Sequence[TrialRecord]) -> str:
     count = Counter(r.state for r in records)
     others = "".join(f", {count[state]} {state}" for state in ("failed", "infeasible", "pruned") if count[state])
     ended = f"{count['complete']} trials complete{others}. "
+    most = max((r.metrics.get("map50_95", 1.0) for r in complete(records)), default=1.0)
+    if most < LEARNT:
+        return ended + (
+            f"None has learnt to detect (best mAP50-95 {most:.4f}), so there is nothing to compare: give more --epochs,"
+            " or --weights to start from."
+        )
     if winner is None:
         return ended + "No trial has a result" + (" that meets the constraints." if complete(records) else ".")
     if stock is None:
@@ -73,7 +81,7 @@ def summary(records: Sequence[TrialRecord]) -> str:
 def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
     """The stock architecture, the best, the gain, and where the files are."""
     winner = best(records)
-    lines = [_line("", ["reward", *(heading for _, heading, _ in COLUMNS)])]
+    lines = [_line("", ["reward", *(heading for _, heading, _ in COMPARED)])]
     lines += [_line(name, cells) for _, name, cells in _compared(records)]
     files = usage(run, winner) if winner else f"Logs of the trials: {run}/trials"
     return "\n".join([*lines, "", summary(records), "", files])
@@ -81,7 +89,8 @@ def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
 
 def usage(run: Path, winner: TrialRecord) -> str:
     """Where the winner's files are, and how stock YOLOv5 takes them at the input size that it was found at."""
-    folder, size = run.resolve() / "best", winner.architecture.get("imgsz") or options_of(run).imgsz
+    options = options_of(run)
+    folder, size = run.resolve() / "best", winner.architecture.get("imgsz") or options.imgsz
     imgsz = f" --imgsz {size}" if size else ""
     weights = folder / "weights" / "best.pt"
     return (
@@ -89,9 +98,9 @@ def usage(run: Path, winner: TrialRecord) -> str:
         f"weights     {weights}\n"
         f"report      {run.resolve() / 'report.html'}\n"
         f"detect      python detect.py --weights {weights}{imgsz} --source IMAGES\n"
-        f"validate    python val.py --weights {weights}{imgsz} --data DATA.yaml\n"
+        f"validate    python val.py --weights {weights}{imgsz} --data {options.data}\n"
         f"export      python export.py --weights {weights}{imgsz} --include onnx\n"
-        f"train on    python train.py --cfg {folder / 'model.yaml'} --weights ''{imgsz} --data DATA.yaml"
+        f"train on    python train.py --cfg {folder / 'model.yaml'} --weights ''{imgsz} --data {options.data}"
     )
 
 
@@ -102,8 +111,9 @@ def _against(winner: TrialRecord, stock: TrialRecord) -> str:
     text = " ".join([*parts, "against the stock architecture"])
     if {"latency_ratio"} <= set(winner.metrics) & set(stock.metrics):
         text += f" at {winner.metrics['latency_ratio'] / stock.metrics['latency_ratio']:.2f} times its latency"
-        if not (trusted(winner) and trusted(stock)):
-            text += " (not to be trusted: the measurement's spread was too large)"
+        doubtful = [name for name, record in (("its own", winner), ("stock's", stock)) if not trusted(record)]
+        if doubtful:
+            text += f" (not to be trusted: the spread of {' and '.join(doubtful)} measurement was too large)"
     return text
 
 
@@ -121,15 +131,17 @@ def _compared(records: Sequence[TrialRecord]) -> list[Row]:
 
 def _cells(record: TrialRecord) -> list[str]:
     reward = "" if record.reward is None else f"{record.reward:.4f}"
-    return [reward, *(f.format(record.metrics[m]) if m in record.metrics else "-" for m, _, f in COLUMNS)]
+    mark = {} if trusted(record) else dict.fromkeys(LATENCIES, "?")
+    known = record.metrics
+    return [reward, *(f.format(known[m]) + mark.get(m, "") if m in known else "-" for m, _, f in COMPARED)]
 
 
 def _gain(winner: TrialRecord, stock: TrialRecord) -> list[str]:
     """Differences of accuracies; costs as a percentage."""
     cells = [f"{(winner.reward or 0) - (stock.reward or 0):+.4f}"]
-    for metric, _, _ in COLUMNS:
-        if metric not in winner.metrics or metric not in stock.metrics or metric == "latency_ms":
-            cells.append("-")  # milliseconds of two moments don't compare on a shared machine; the ratio does
+    for metric, _, _ in COMPARED:
+        if metric not in winner.metrics or metric not in stock.metrics:
+            cells.append("-")
         elif is_maximised(metric):
             cells.append(f"{winner.metrics[metric] - stock.metrics[metric]:+.3f}")
         else:

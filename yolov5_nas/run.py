@@ -26,7 +26,7 @@ from .engines.ray import RayEngine
 from .errors import UserError
 from .files import find_file, increment_path, make_folder, shipped
 from .hooks import LOG, Hook, Hooks, as_given, find_hook, keep_hooks, kept_hooks, split
-from .journal import Journal, TrialRecord, TrialResult, best, read_journal, read_lines
+from .journal import Journal, TrialRecord, TrialResult, best, latest, read_journal, read_lines
 from .latency import Runtime
 from .listeners import Estimate, Keeper, Progress
 from .options import MAY_CHANGE, Options, check_names, load_options
@@ -115,6 +115,8 @@ def search(
         engine = engine or engine_of(chosen)
         with hold(folder):
             settings = settings_of(folder, chosen)
+            done = sum(r.done and r.counts for r in latest(read_lines(folder / "trials.jsonl")).values())
+            print(f"{settings.location}; {folder} goes on: {done} of {chosen.trials} trials are done")
             chosen.save(folder / "search.yaml")
             return _Course(folder, chosen, settings, strategy, reward, engine).run()
     chosen = Options().with_given(options)
@@ -207,6 +209,8 @@ def _prepare(o: Options) -> _Prepared:
     space = Space.from_yaml(cfg, imgsz=o.imgsz)
     wanted = space.imgsz.default if space.imgsz else o.imgsz or read_data(data_file).get("imgsz") or 640
     imgsz = make_divisible(int(wanted), STRIDE)
+    if imgsz != wanted:
+        print(f"the input size must be a multiple of {STRIDE}: {imgsz} is taken for {wanted}")
     hyp_file = _find_hyp(o.hyp or "hyp.short.yaml", "--hyp", location)
     hyp = _read_hyp(hyp_file)
     has_base = bool(o.weights or o.base_epochs)
@@ -520,7 +524,7 @@ class _Course:
         except EngineError as e:
             raise EngineError(f"{e}; go on with: yolov5-nas search --resume {self.folder}") from e
         except KeyboardInterrupt:
-            print(f"stopped; go on with: yolov5-nas search --resume {self.folder}")
+            pass  # as the result says
         finally:
             if self.first:
                 self.first.close()
@@ -642,6 +646,11 @@ class _Course:
         if isinstance(engine, NNIEngine):
             engine.reward = engine.reward or self.reward
         with Progress(count, journal) as progress:
+
+            def started(record: TrialRecord) -> None:
+                progress.started(record)
+                self.hooks.started(record)
+
             try:
                 engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
                 _check_device(journal, engine)
@@ -655,7 +664,7 @@ class _Course:
                     inherit=inherit,
                     curves=Curves(self.reward, o.objectives) if o.prune else None,
                     listeners=(keeper, logger, progress, estimate, self.hooks.ended),
-                    on_start=self.hooks.started,
+                    on_start=started,
                     **self.loop,
                 )
                 ending = loop.run()

@@ -516,7 +516,7 @@ class Training:
         """Add a batch's gradients; its loss, and what that consists of: box, objectness, class."""
         _, loss, items = self._forward(images, targets)
         self.scaler.scale(loss).backward()
-        return float(loss), items
+        return float(loss.detach()), items
 
     def _forward(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """What the model predicts for a batch, and the loss as `_backward` has it."""
