@@ -206,7 +206,7 @@ def test_what_was_proved_and_measured_again_has_its_sections(tmp_path):
     report(folder)
     html = page(folder)
     assert "<h2>Is the gain real?</h2>" in html
-    assert "A gain is shown: trial 3 detects better than stock YOLOv5 at equal or lower cost." in html
+    assert "A gain is shown: trial 3 detects better than stock YOLOv5, at equal or lower cost." in html
     assert "<h2>Measured again: onnx-cpu</h2>" in html
     assert "Kendall&#x27;s tau: -1.00" in html
     assert html.count("1.0% untrusted") == 11
@@ -284,7 +284,9 @@ def test_the_summary_says_what_was_found(trials):
     assert "The stock architecture itself breaks a constraint." in summary([broken, other])
     assert summary([broken]).endswith("No trial has a result that meets the constraints.")
     doubtful = replace(other, conditions={"trusted": False})
-    assert "not to be trusted" in summary([stock, doubtful])
+    assert "(not to be trusted: the spread of its own measurement was too large)" in summary([stock, doubtful])
+    nothing = [replace(r, metrics=r.metrics | {"map50_95": 0.001}) for r in (stock, doubtful)]
+    assert "None has learnt to detect (best mAP50-95 0.0010), so there is nothing to compare" in summary(nothing)
     assert "1 failed, 1 infeasible" in summary([stock, fail(trials[2], "nan", ""), replace(other, state="infeasible")])
 
 
