@@ -69,6 +69,19 @@ def test_exit_codes_are_in_the_help_and_the_docs(argv, capsys):
 
 
 @pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["search", "--trails", "3"], "unrecognized arguments: --trails 3 (did you mean --trials?)"),
+        (["search", "--zzz"], "unrecognized arguments: --zzz\n"),
+    ],
+)
+def test_the_option_that_was_meant_is_named(argv, hint, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(argv)
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("options", "error"),
     [
         ({"target": [3]}, "--target takes values of the type str, got 3"),

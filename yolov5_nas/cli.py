@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import os
 import signal
@@ -32,7 +33,7 @@ EXIT_CODES = """exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas`: returns one of `EXIT_CODES`."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parse(parser, argv)
     if args.version:
         from importlib.metadata import version
 
@@ -46,7 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search_main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas-search`, the same as `yolov5-nas search`."""
-    return _guarded(_search_parser().parse_args(argv))
+    return _guarded(_parse(_search_parser(), argv))
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; where one is unknown, the error names the option that may have been meant."""
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = ["--" + name.replace("_", "-") for name in Options.__dataclass_fields__]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
 
 
 def _guarded(args: argparse.Namespace) -> int:
