@@ -56,6 +56,7 @@ def doctor(yolov5: str | None = None, project: str = "runs/nas") -> Iterator[Che
     yield _python()
     yield _torch()
     yield _cuda()
+    os.environ.setdefault("YOLO_VERBOSE", "False")  # Ultralytics greets where it makes its settings
     host, check = _host(yolov5)
     yield check
     yield _nni()
@@ -198,7 +199,7 @@ def _host_font(host: hosts.Host) -> Check:
     path = Path(host.general.CONFIG_DIR) / "Arial.ttf"
     if path.exists():
         return Check("font of YOLOv5's scripts", OK, str(path))
-    text = "YOLOv5's detect.py and train.py fetch Arial.ttf when they first run; a search needs none"
+    text = "YOLOv5's val.py and train.py fetch Arial.ttf when they first run; a search needs none"
     return Check("font of YOLOv5's scripts", ABSENT, text, f"offline: copy any .ttf to {path}")
 
 
