@@ -66,7 +66,9 @@ def test_early_stopping_that_ended_none_tells_nothing(tmp_path):
 def test_equal_results_of_full_training_tell_nothing(tmp_path):
     write(tmp_path, [record(0, 0.5), *(record(n, 0.1 * n, n) for n in range(1, 7))])
     full(tmp_path, dict.fromkeys(range(1, 7), 0.0))
-    assert audit.read(tmp_path, INHERITED) is None
+    found = audit.read(tmp_path, INHERITED)
+    assert not found.loses
+    assert "all are equal, so nothing can be said" in audit.verdict(found)
 
 
 def test_of_one_shot_they_are_those_that_the_shared_network_scored(tmp_path):

@@ -131,6 +131,8 @@ def made_small(words: list[str]) -> list[str]:
     if not {"--resume", "--config"} & set(words):
         for given in GIVEN.get(words[1], ()):
             small += [] if given in words else [given, TINY[given]]
+        if {"--weights", "--base-epochs", "--one-shot"} & set(words) and "--audit-epochs" not in words:
+            small += ["--audit-epochs", TINY["--audit-epochs"]]
     return small
 
 

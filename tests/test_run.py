@@ -343,6 +343,7 @@ def test_inherited_scores_are_audited_across_a_kill(host, digits_yaml, tmp_path,
 
 def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(host, digits_yaml, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(audit.Audit, "loses", True)  # by itself it would be a matter of chance here
+    monkeypatch.setattr(audit.Audit, "is_tied", False)  # trained so little, all may have nothing
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "3"]
     flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1"]
     assert search(*flags, "--proxy", "auto", "--audit", "2") == 0
@@ -360,6 +361,7 @@ def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(host, digit
 
 def test_a_shared_network_that_loses_is_dropped(host, digits_yaml, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(audit.Audit, "loses", True)
+    monkeypatch.setattr(audit.Audit, "is_tied", False)
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "2"]
     flags += ["--one-shot", "1", "--scores", "9", "--cfg", "yolov5n_elastic.yaml", "--target", "params=2e6"]
     assert search(*flags, "--strategy", "random", "--proxy", "auto", "--audit", "2", "--audit-epochs", "1") == 0

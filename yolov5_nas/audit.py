@@ -52,12 +52,17 @@ class Audit:
     def loses(self) -> bool:
         """Whether GFLOPs alone rank at least as well."""
         taus = self.taus
-        return "GFLOPs" in taus and taus[self.proxy].value <= taus["GFLOPs"].value
+        return not self.is_tied and "GFLOPs" in taus and taus[self.proxy].value <= taus["GFLOPs"].value
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether full training tells none from another."""
+        return len(set(self.truths)) < 2
 
 
 def read(run: Path, o: Options) -> Audit | None:
-    """What is known so far; None where that is nothing: fewer than two architectures or all equal in full training, or
-    early stopping that has ended none."""
+    """What is known so far; None where that is nothing: fewer than two architectures, or early stopping that has ended
+    none."""
     if not (proxy := o.shortcut):
         return None
     records = scored(run, o)
@@ -66,7 +71,7 @@ def read(run: Path, o: Options) -> Audit | None:
         truths |= {r.id: r.metrics["map50_95"] for r in records if r.state == "complete"}
     scores = _scores(records, o)
     both = tuple(r for r in records if r.id in truths)
-    if len({truths[r.id] for r in both}) < 2 or (o.only_prunes and not _ended(both)):
+    if len(both) < 2 or (o.only_prunes and not _ended(both)):
         return None
     return Audit(proxy, o.full_epochs, both, tuple(scores[r.id] for r in both), tuple(truths[r.id] for r in both))
 
@@ -94,8 +99,7 @@ def verdict(found: Audit | None) -> str:
     """What an audit comes to, in words."""
     if found is None:
         return (
-            "Nothing can be said yet: this takes two architectures that differ in full training and, of early stopping,"
-            " one that it ended."
+            "Nothing can be said yet: this takes two architectures at least, and of early stopping one that it ended."
         )
     own, *others = found.taus.items()
     rivals = ", ".join(f"that of {name} is {value}" for name, value in others)
@@ -103,6 +107,8 @@ def verdict(found: Audit | None) -> str:
         f"{found.proxy[0].upper()}{found.proxy[1:]} against full training of {found.epochs} epochs, over"
         f" {len(found.truths)} architectures: Kendall's tau {own[1]}{'; ' + rivals if rivals else ''}."
     )
+    if found.is_tied:
+        return text + " In full training all are equal, so nothing can be said (were they trained long enough?)."
     if found.loses:
         return text + " The proxy loses to GFLOPs: the larger of two would have been as good a guess, for nothing."
     if own[1].low <= 0:
