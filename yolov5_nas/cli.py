@@ -6,10 +6,11 @@ import argparse
 import difflib
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from .engines import EngineError
 from .errors import UserError
@@ -33,7 +34,7 @@ EXIT_CODES = """exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas`: returns one of `EXIT_CODES`."""
     parser = _parser()
-    args = _parse(parser, argv)
+    args = parser.parse_args(argv)
     if args.version:
         from importlib.metadata import version
 
@@ -47,18 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search_main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas-search`, the same as `yolov5-nas search`."""
-    return _guarded(_parse(_search_parser(), argv))
-
-
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; where one is unknown, the error names the option that may have been meant."""
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        known = ["--" + name.replace("_", "-") for name in Options.__dataclass_fields__]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-    return args
+    return _guarded(_search_parser().parse_args(argv))
 
 
 def _guarded(args: argparse.Namespace) -> int:
@@ -199,8 +189,19 @@ def _completion(args: argparse.Namespace) -> int:
 # Arguments ------------------------------------------------------------------------------------------------------------
 
 
+class _Parser(argparse.ArgumentParser):
+    """Where an argument is unknown, its error names the option that may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and end with exit code 2."""
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        known = ["--" + name.replace("_", "-") for name in Options.__dataclass_fields__]
+        near = difflib.get_close_matches(re.split("[ =]", unknown)[0], known, 1) if unknown else []
+        super().error(message + (f" (did you mean {near[0]}?)" if near else ""))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "yolov5-nas",
         description="Search a better YOLOv5 architecture on your own data.",
         epilog=f"yolov5-nas COMMAND --help lists what a command takes.\n\n{EXIT_CODES}",
@@ -214,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _search_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("yolov5-nas-search", **_search_texts())
+    parser = _Parser("yolov5-nas-search", **_search_texts())
     _search_arguments(parser)
     return parser
 
