@@ -27,12 +27,12 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 import yaml
+from inline import InlineEngine
 from nbclient import NotebookClient
 
 import yolov5_nas
 from yolov5_nas import cli, prove, run
 from yolov5_nas.derive import derive
-from yolov5_nas.engines import Outcome, call_trial
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import read_journal
 from yolov5_nas.measure import parameters
@@ -137,24 +137,6 @@ def made_small(words: list[str]) -> list[str]:
 
 
 # Running them ---------------------------------------------------------------------------------------------------------
-
-
-class InlineEngine:
-    """Runs trials in this process, and lets what they raise through."""
-
-    slots = 1
-
-    def start(self, trial: Any, settings: Any, folder: Path) -> None:
-        self.trial, self.settings, self.folder = trial, settings, folder
-
-    def submit(self, job: Any) -> None:
-        self.job = job
-
-    def wait(self, timeout: float | None = None) -> list[Outcome]:
-        return [Outcome(self.job.number, 1.0, call_trial(self.trial, self.job, self.settings, self.folder))]
-
-    def close(self) -> None:
-        pass
 
 
 @contextlib.contextmanager

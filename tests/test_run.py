@@ -12,6 +12,7 @@ import cv2
 import psutil
 import pytest
 import yaml
+from inline import InlineEngine
 
 from yolov5_nas import audit, latency, supernet
 from yolov5_nas.cli import main
@@ -341,7 +342,15 @@ def test_inherited_scores_are_audited_across_a_kill(host, digits_yaml, tmp_path,
     assert "audit:" not in capsys.readouterr().out
 
 
-def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(host, digits_yaml, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def inline(monkeypatch):
+    """Searches run their trials in this process."""
+    monkeypatch.setattr("yolov5_nas.run.engine_of", lambda options: InlineEngine())
+
+
+def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(
+    inline, host, digits_yaml, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(audit.Audit, "loses", True)  # by itself it would be a matter of chance here
     monkeypatch.setattr(audit.Audit, "is_tied", False)  # trained so little, all may have nothing
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "3"]
@@ -359,7 +368,7 @@ def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(host, digit
     assert read_journal(folder)[3].parent is None
 
 
-def test_a_shared_network_that_loses_is_dropped(host, digits_yaml, tmp_path, capsys, monkeypatch):
+def test_a_shared_network_that_loses_is_dropped(inline, host, digits_yaml, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(audit.Audit, "loses", True)
     monkeypatch.setattr(audit.Audit, "is_tied", False)
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "2"]
@@ -374,7 +383,7 @@ def test_a_shared_network_that_loses_is_dropped(host, digits_yaml, tmp_path, cap
 
 
 def test_the_nearest_inherits_from_a_run_of_another_space_and_says_what_it_leaves(
-    host, run, digits_yaml, tmp_path, capsys
+    inline, host, run, digits_yaml, tmp_path, capsys
 ):
     weights = run / "best/weights/best.pt"
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "4"]
