@@ -136,8 +136,8 @@ def _start_worker(slot: int, device: str | None, threads: int, parent: int) -> N
     # A data loader with --workers starts processes of its own, which a daemonic process must not; there is no public
     # way to change that for the process one is in.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
-    # tqdm's default lock is a named semaphore. Where the pool ends this process before it has cleaned up, Python warns of
-    # it at the search's end. Nobody else writes to this process's bars.
+    # tqdm's default lock is a named semaphore. Where the pool ends this process before it has cleaned up, Python warns
+    # of it at the search's end. Nobody else writes to this process's bars.
     tqdm.set_lock(threading.RLock())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the search ends its workers itself
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
