@@ -117,12 +117,12 @@ def _interrupt_on_sigterm() -> list[bool]:
 def _prove(args: argparse.Namespace) -> int:
     from .prove import prove
 
-    terminated = _interrupt_on_sigterm()
+    _interrupt_on_sigterm()
     try:
         print("\n" + prove(args.run, args.top, args.seeds, args.prove_epochs, **_given(args)))
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
-        return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+        raise  # `_guarded` knows the exit codes
     return EXIT_OK
 
 
@@ -260,7 +260,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "proxy", text, choices=["on", "auto"])
     add(group, "hyp", "hyper-parameter YAML (default: hyp.short.yaml)")
     add(group, "inherit_hyp", "the same for what starts from weights (default: --hyp if given, else hyp.inherit.yaml)")
-    add(group, "yolov5", "a clone of ultralytics/yolov5 (else YOLOV5_ROOT, the working directory, the package)")
+    add(group, "yolov5", "a clone of ultralytics/yolov5, or 'package' (else YOLOV5_ROOT, the working directory, the package)")
     group = parser.add_argument_group("search", "example: --trials 40 --target latency_ratio=0.9")
     add(group, "trials", "how many architectures to try, the stock one included", type=int)
     text = "how to choose them (default: evolution; with --objectives, nsga2)"
@@ -350,7 +350,7 @@ def _other_arguments(commands: Any) -> None:
     prove.add_argument("run", help="folder of the run")
     prove.add_argument("--top", type=int, default=3, help="how many of the best and the front (default: 3)")
     prove.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
-    text = "of each training (default: three times a trial's)"
+    text = "of each training (default: three times a trial's, at least 24 where those take a shortcut)"
     prove.add_argument("--epochs", dest="prove_epochs", metavar="EPOCHS", type=int, help=text)
     add = functools.partial(prove.add_argument, default=argparse.SUPPRESS)
     add("--device", help="0 or 0,1 or cpu (default: the run's)")

@@ -582,9 +582,9 @@ class _Course:
             return replace(o, prune=False), self.settings
         if o.one_shot is None:
             audit.set_aside(self.folder)
-        epochs = o.full_epochs  # those of a start from weights are too few for one from nothing
-        settings = replace(self.settings, weights=None, base_epochs=None, inherit_hyp=None, epochs=epochs)
-        return replace(_from_nothing(o), epochs=epochs), replace(settings, val_period=max(1, -(-epochs // 4)))
+        epochs, own = o.full_epochs, self.settings  # epochs from weights are too few from nothing
+        settings = replace(from_scratch(own, epochs), constraints=own.constraints, needed=own.needed, inherit_hyp=None)
+        return replace(_from_nothing(o), epochs=epochs), settings
 
     def _is_audit_left(self) -> bool:
         done = {r.id for r in read_lines(self.folder / audit.FOLDER / "trials.jsonl") if r.done}
