@@ -260,7 +260,8 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "proxy", text, choices=["on", "auto"])
     add(group, "hyp", "hyper-parameter YAML (default: hyp.short.yaml)")
     add(group, "inherit_hyp", "the same for what starts from weights (default: --hyp if given, else hyp.inherit.yaml)")
-    add(group, "yolov5", "a clone of ultralytics/yolov5, or 'package' (else YOLOV5_ROOT, the working directory, the package)")
+    text = "a clone of ultralytics/yolov5, or 'package' (else YOLOV5_ROOT, the working directory, the package)"
+    add(group, "yolov5", text)
     group = parser.add_argument_group("search", "example: --trials 40 --target latency_ratio=0.9")
     add(group, "trials", "how many architectures to try, the stock one included", type=int)
     text = "how to choose them (default: evolution; with --objectives, nsga2)"
