@@ -313,6 +313,6 @@ def _setting(text: str, constants: Mapping[str, Any], path: Path) -> tuple[str, 
         value = kind(given) if kind in (str, int, float) else yaml.safe_load(given)
     except (ValueError, yaml.YAMLError):
         value = None
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise UserError(f"the setting {name} must be of the type {kind.__name__}", got=given, file=path)
     return name, value
