@@ -20,7 +20,7 @@ LEVELS = {
     **dict.fromkeys(("derive", "journal", "reward", "agreement"), 2),
     **dict.fromkeys(("ranking", "parents", "pruning", "hooks", "options"), 3),
     **dict.fromkeys(("strategies", "host", "engines"), 3),
-    **dict.fromkeys(("modules", "latency", "proof", "audit", "data", "effects"), 4),
+    **dict.fromkeys(("modules", "latency", "proof", "audit", "data", "effects", "refit"), 4),
     **dict.fromkeys(("engines.local", "engines.warm", "engines.nni_space"), 4),
     **dict.fromkeys(("measure", "inherit", "plots", "supernet"), 5),
     **dict.fromkeys(("engines.nni_experiment", "engines.nni_strategy", "engines.ray_node"), 5),

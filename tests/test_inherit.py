@@ -118,7 +118,6 @@ def test_the_default_architecture_computes_what_stock_yolov5_does(host, name):
         ("n_nas", kernel(max), 1e-9),
         ("n_elastic", kernel(max), 1e-9),
         ("n_elastic", depth(max, BACKBONE), 1e-9),
-        ("n_elastic", depth(max, HEAD), 5e-3),  # without shortcuts, where SiLU is no more than nearly straight
     ],
 )
 def test_more_of_everything_computes_the_same(host, name, choose, most):
@@ -131,6 +130,16 @@ def test_more_of_everything_computes_the_same(host, name, choose, most):
     assert difference(model, built) < most
     back, exact = heir(host, space, built, space.default())  # what was repeated is not what is most important
     assert not exact or difference(model, back) < most
+
+
+def test_bottlenecks_without_shortcuts_are_nearly_identities(host):
+    space = space_of("n_elastic")
+    model = stock(host, space)
+    built, exact = heir(host, space, model, chosen(space, depth(max, HEAD)))
+    assert not exact  # SiLU bends a little
+    with torch.no_grad():
+        outputs = zip(model(IMAGES)[1], built(IMAGES)[1])
+        assert all((a - b).square().mean() < 0.05 * a.var() for a, b in outputs)
 
 
 def grows(choice):

@@ -163,7 +163,7 @@ def test_validation_takes_its_time_on_a_busy_machine(host, settings):
 def prepared(host, settings, architecture):
     """A training that has inherited its weights, before its first step."""
     training = Training(host, derive(settings.space, architecture), settings, 64, 16, torch.device("cpu"), 0)
-    training.is_settled = _load_weights(training.model, settings.space, architecture, settings, host)
+    training.is_settled, training.parent = _load_weights(training.model, settings.space, architecture, settings, host)
     training._prepare()
     return training
 
@@ -197,6 +197,28 @@ def test_batch_norm_is_estimated_again_without_a_change_to_the_random_numbers(ho
     assert not torch.equal(training.model.model[1].bn.running_mean, before)
     for name, value in training.model.state_dict().items():
         assert torch.equal(value, training.ema.ema.state_dict()[name])
+
+
+@pytest.mark.parametrize("rect", [False, True])
+def test_what_is_not_inherited_exactly_is_refitted(host, settings, stock_result, tmp_path, rect):
+    weights = stock_result[1] / WEIGHTS
+    settings = replace(settings, weights=str(weights), rect=rect)
+    parent, images = host.load_checkpoint(weights).eval(), torch.rand(8, 3, 64, 64)
+    default = settings.space.default()
+    bent = Architecture({**default, **{label: "ReLU" for label in default if label.endswith("_act")}})
+    missed = []
+    for refits in (False, True):
+        with global_state_kept(), torch.no_grad():
+            training = prepared(host, settings, bent)
+            assert training.parent is not None
+            training.parent = training.parent if refits else None
+            training._settle()
+            assert training.parent is None
+            pairs = zip(training.ema.ema.eval()(images)[1], parent(images)[1])
+            missed.append(sum(float((a - b).square().mean()) for a, b in pairs))
+    assert missed[1] < 0.8 * missed[0]
+    run_trial(bent, replace(settings, epochs=1), 0, tmp_path)
+    assert f"from {weights}, refitted to them" in (tmp_path / LOG).read_text()
 
 
 def test_a_child_has_its_own_hyper_parameters_and_the_base_its_own_epochs(host, settings, tmp_path):

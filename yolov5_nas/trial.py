@@ -41,6 +41,7 @@ from .measure import measure
 from .metrics import ACCURACIES, LATENCIES, is_own
 from .modules import extract
 from .pruning import Pruner
+from .refit import PIXELS, refit
 from .reward import Constraint, broken
 from .space import Space
 from .turns import InTurns, Turns
@@ -295,7 +296,7 @@ def _train(
         try:
             training = Training(host, cfg, settings, settings.imgsz_of(architecture), batch_size, device, seed, folder)
             training.costs = costs.metrics
-            training.is_settled = _load_weights(training.model, space, architecture, settings, host)
+            training.is_settled, training.parent = _load_weights(training.model, space, architecture, settings, host)
             training.run()
             break
         except Exception as e:
@@ -338,6 +339,7 @@ class Training:
         self.costs: Mapping[str, float] = {}
         self.pruned: str | None = None  # why it was ended early
         self.is_settled = True  # or batch norm statistics don't belong to the weights that were put in
+        self.parent: Any = None  # the model they came from, which these may be refitted to
         self.seed, self.curve = seed, []  # type: ignore[var-annotated]
         self.hooks, self.folder = Hooks(s.hooks), folder
         self.curve_file = folder / CURVE if folder else None
@@ -444,10 +446,22 @@ class Training:
         self.last_step = -1
 
     def _settle(self) -> None:
-        """Estimate batch norm statistics on training images, which leaves the training's random numbers alone."""
+        """Refit the weights to the parent and estimate batch norm statistics, on training images. That leaves the
+        training's random numbers alone."""
         with global_state_kept():
+            if self.parent is not None:
+                self._refit()
             self._estimate(self.model, self._some_images())
         self.ema.ema.load_state_dict(self.model.state_dict())
+
+    def _refit(self) -> None:
+        space, weights = self.settings.space, self.settings.weights or ""
+        parent, self.parent = self.parent.to(self.device).float(), None
+        ours, theirs = (read_source(model, space, weights).writers() for model in (self.model, parent))
+        batches = list(self._some_images())
+        images = torch.cat([batch for batch in batches if batch.shape[2:] == batches[0].shape[2:]])
+        images = images[: max(1, PIXELS // images[0, 0].numel())].to(self.device).float() / 255
+        refit(self.model, parent, {i: (ours[i], theirs[i]) for i in ours}, images)
 
     def _estimate(self, model: Any, batches: Iterable[torch.Tensor]) -> None:
         """Set a model's batch norm statistics by batches of images (B, 3, H, W) of 0 to 255."""
@@ -456,7 +470,8 @@ class Training:
     def _some_images(self) -> Iterator[torch.Tensor]:
         """Some batches of training images, (B, 3, H, W) of 0 to 255, drawn at random by the seed."""
         size, order = self.batch_size, list(range(len(self.dataset)))
-        random.Random(self.seed).shuffle(order)
+        if not self.settings.rect:  # or those of a batch have their shape in common, and their place
+            random.Random(self.seed).shuffle(order)
         for i in range(0, min(len(order), BATCHES * size), size):
             yield self.dataset.collate_fn([self.dataset[j] for j in order[i : i + size]])[0]
 
@@ -615,36 +630,44 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
     return f"{said}; the detection layer is for {model.nc} classes, not {nc}, and starts anew" if left else said
 
 
-def _load_weights(model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host) -> bool:
-    """Inherit from a checkpoint where one is given, and freeze layers; whether batch norm statistics belong to it.
+def _load_weights(
+    model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host
+) -> tuple[bool, Any]:
+    """Inherit from a checkpoint where one is given, and freeze layers.
+
+    Returns:
+        Whether batch norm statistics belong to the weights, and the model that they came from (None if there is none).
 
     Raises:
         UserError: the checkpoint is none of the space.
     """
-    exact = True
+    exact, parent = True, None
     if settings.weights:
-        inherited = _inherited(Path(settings.weights), space, architecture, settings, host)
+        inherited, parent = _inherited(Path(settings.weights), space, architecture, settings, host)
         taken, left = fitting(inherited.state, model.state_dict())
         if settings.hyp_used.get("anchors"):  # asks for new ones
             taken = {name: value for name, value in taken.items() if "anchor" not in name}
         model.load_state_dict(taken, strict=False)
         exact = inherited.exact
-        how = "exactly" if exact else "batch norm estimated again"
+        how = "exactly" if exact else "refitted to them" if parent else "batch norm estimated again"
         print(f"inherited {len(taken)}/{len(taken) + len(left)} tensors from {settings.weights}, {how}")
     names = weight_names(space, architecture)
     frozen = {f"model.{i}" for i in settings.freeze}
     for key, parameter in model.named_parameters():
         origin = names[".".join(key.split(".")[:2])]
         parameter.requires_grad = ".".join(origin.split(".")[:2]) not in frozen
-    return exact
+    return exact, None if exact else parent
 
 
-def _inherited(weights: Path, space: Space, architecture: Architecture, settings: Settings, host: Host) -> Inherited:
-    """An architecture's weights of a checkpoint, or its slice of a shared network."""
+def _inherited(
+    weights: Path, space: Space, architecture: Architecture, settings: Settings, host: Host
+) -> tuple[Inherited, Any]:
+    """An architecture's weights of a checkpoint and the model in it, or its slice of a shared network."""
     if found := supernet.read(weights):
         shared = supernet.restore(found, settings.model, settings.nc, host, weights)
-        return Inherited(extract(shared, architecture, host).state_dict(), exact=False)
-    return inherit(read_source(host.load_checkpoint(weights), space, weights), space, architecture)
+        return Inherited(extract(shared, architecture, host).state_dict(), exact=False), None
+    model = host.load_checkpoint(weights)
+    return inherit(read_source(model, space, weights), space, architecture), model
 
 
 # The process ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,89 @@
+"""Refitting what a mapping could not keep, on YOLOv5's own models with random weights and statistics."""
+
+import pytest
+import torch
+from test_inherit import chosen, depth, kernel, space_of, stock, width
+from torch import nn
+
+from yolov5_nas.derive import derive
+from yolov5_nas.inherit import estimate_batch_norm, inherit, read_source
+from yolov5_nas.refit import _ridge, refit
+
+IMAGES = torch.rand(96, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def parent(host):
+    return stock(host, space_of("n_elastic")).float()
+
+
+def heir(host, parent, architecture):
+    space = space_of("n_elastic")
+    model = host.build(derive(space, architecture))
+    model.load_state_dict(inherit(read_source(parent, space, "weights.pt"), space, architecture).state)
+    return model.float()
+
+
+def writers(model):
+    return read_source(model, space_of("n_elastic"), "weights.pt").writers()
+
+
+def refitted(model, parent):
+    ours, theirs = writers(model), writers(parent)
+    refit(model, parent, {i: (ours[i], theirs[i]) for i in ours}, IMAGES)
+    return model
+
+
+def missed(model, parent):
+    """Share of what the parent predicts that a model with batch norm of its own does not."""
+    images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    estimate_batch_norm(model, [IMAGES])
+    with torch.no_grad():
+        pairs = zip(model.eval()(images)[1], parent.eval()(images)[1])
+        return sum(float((a - b).square().mean() / b.var()) for a, b in pairs) / 3
+
+
+def relu(choice):
+    return "ReLU" if choice.label.endswith("_act") and "ReLU" in choice.options else None
+
+
+@pytest.mark.parametrize("choose", [width(0.5), relu, kernel(min), depth(max, range(10, 24)), depth(min, range(10))])
+def test_it_comes_nearer_to_the_parent(host, parent, choose):
+    model = heir(host, parent, chosen(space_of("n_elastic"), choose))
+    before = missed(model, parent)
+    after = missed(refitted(model, parent), parent)
+    assert after < 0.95 * before
+
+
+@pytest.mark.parametrize("choose", [lambda c: None, width(1.5), kernel(max), depth(max, range(10))])
+def test_what_computes_the_same_is_left_as_it_is(host, parent, choose):
+    model = heir(host, parent, chosen(space_of("n_elastic"), choose))
+    state = {name: value.clone() for name, value in model.state_dict().items() if "running" not in name}
+    refitted(model, parent)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items() if "num_b" not in name)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in [*model.modules(), *parent.modules()])
+
+
+def test_frozen_layers_are_left_as_they_are(host, parent):
+    model = heir(host, parent, chosen(space_of("n_elastic"), relu))
+    frozen = [p for p in model.model[:3].parameters()]
+    for parameter in frozen:
+        parameter.requires_grad = False
+    before = [p.clone() for p in frozen]
+    refitted(model, parent)
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen))
+
+
+def test_every_layer_that_has_a_convolution_at_its_end_is_solved(host, parent):
+    assert sorted(writers(parent)) == [*range(11), 13, 14, 17, 18, 20, 21, 23]
+    assert all(isinstance(conv.conv, nn.Conv2d) for conv in writers(parent).values())
+
+
+@pytest.mark.parametrize("n", [12, 200])
+def test_ridge_regression_is_the_same_in_either_dimension(n):
+    rng = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, d, generator=rng, dtype=torch.float64) for d in (40, 3))
+    x = x - x.mean(0)
+    ridge = 0.3 * x.square().sum() / n
+    expected = torch.linalg.inv(x.T @ x + ridge * torch.eye(40)) @ x.T @ y
+    assert torch.allclose(_ridge(x, y), expected, atol=1e-9)
