@@ -66,7 +66,7 @@ def test_what_computes_the_same_is_left_as_it_is(host, parent, choose):
 
 def test_frozen_layers_are_left_as_they_are(host, parent):
     model = heir(host, parent, chosen(space_of("n_elastic"), relu))
-    frozen = [p for p in model.model[:3].parameters()]
+    frozen = list(model.model[:3].parameters())
     for parameter in frozen:
         parameter.requires_grad = False
     before = [p.clone() for p in frozen]
