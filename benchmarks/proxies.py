@@ -49,10 +49,11 @@ def main() -> None:
         inherited(rows, settings, args)
     if args.only != "inherited":
         one_shot(rows, settings, args)
-    print(f"\n{len(rows)} architectures of {args.table.name}\n\n| score | tau (95 % interval) | of |\n|---|---|---|")
+    print(f"\n{len(rows)} architectures of {args.table.name}\n")
+    print("| score | tau (95 % interval) | of | mean |\n|---|---|---|---|")
     for label, found in scores(rows, args.scores).items():
         value = tau(list(found.values()), [rows[name]["truth"] for name in found])
-        print(f"| {label} | {value} | {value.count} |")
+        print(f"| {label} | {value} | {value.count} | {statistics.mean(found.values()):.3f} |")
 
 
 def scores(rows: Mapping[str, Any], path: Path) -> dict[str, dict[str, float]]:
@@ -61,6 +62,9 @@ def scores(rows: Mapping[str, Any], path: Path) -> dict[str, dict[str, float]]:
     for line in lines_of(path):
         if line["id"] in rows:
             found.setdefault(f"{line['score']}, seed {line['seed']}", {})[line["id"]] = line["map50_95"]
+            if line["curve"]:
+                first = f"the first of {line['score']}, seed {line['seed']}"
+                found.setdefault(first, {})[line["id"]] = line["curve"][0]["map50_95"]
     return found
 
 
@@ -107,26 +111,31 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def inherited(rows: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> None:
     """Score by short trainings from the base's weights."""
+    name = f"{args.inherit_epochs} epochs on inherited weights (base: {args.base_epochs})"
+    if not missing(name, rows, args):
+        return
     folder = args.folder / f"base-{args.base_epochs}-{args.seed}"
     default = settings.space.default()
     scratch = replace(settings, epochs=args.base_epochs, val_period=args.base_epochs)
     if not (folder / WEIGHTS).exists():
         run_trial(default, scratch, args.seed, folder)
     child = replace(settings.of_child(folder / WEIGHTS), epochs=args.inherit_epochs, val_period=1)
-    name = f"{args.inherit_epochs} epochs on inherited weights (base: {args.base_epochs})"
     epochs = {"base_epochs": args.base_epochs, "epochs": args.inherit_epochs}
     score_all(name, rows, args, epochs, lambda architecture: run_trial(architecture, child, args.seed))
 
 
 def one_shot(rows: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> None:
     """Score by slices of the shared network."""
+    after = f" (base: {args.base_epochs})" if args.warm else ""
+    name = f"shared network of {args.one_shot_epochs} epochs{after}"
+    if not missing(name, rows, args):
+        return
     base = args.folder / f"base-{args.base_epochs}-{args.seed}" / WEIGHTS if args.warm else None
     folder = args.folder / f"shared-{args.one_shot_epochs}{f'-of-{args.base_epochs}' if base else ''}-{args.seed}"
     training = replace(settings, epochs=args.one_shot_epochs, val_period=4, weights=str(base) if base else None)
     if not (folder / WEIGHTS).exists():
         train_shared(settings.space.default(), training, args.seed, folder)
     scoring = replace(settings, weights=str(folder / WEIGHTS))
-    name = f"shared network of {args.one_shot_epochs} epochs{f' (base: {args.base_epochs})' if base else ''}"
     epochs = {"base_epochs": STEP * args.one_shot_epochs + (args.base_epochs if base else 0), "epochs": 0}
     score_all(name, rows, args, epochs, lambda architecture: score_trial(architecture, scoring, args.seed))
 
@@ -139,8 +148,7 @@ def score_all(
     score: Callable[[Architecture], TrialResult],
 ) -> None:
     """Score what has no such score of this seed yet; a line in the file for each."""
-    known = {line["id"] for line in lines_of(args.scores) if (line["score"], line["seed"]) == (name, args.seed)}
-    for i in [i for i in rows if i not in known]:
+    for i in missing(name, rows, args):
         start = time.perf_counter()
         result = score(Architecture(rows[i]["architecture"]))
         seconds, value = time.perf_counter() - start, result.metrics["map50_95"]
@@ -148,6 +156,12 @@ def score_all(
         with args.scores.open("a") as file:
             file.write(json.dumps({**line, "seconds": round(seconds, 1)}) + "\n")
         print(f"{i}: mAP50-95 {value:.4f}, in full {rows[i]['truth']:.4f}, {seconds:.1f} s", flush=True)
+
+
+def missing(name: str, rows: Mapping[str, Any], args: argparse.Namespace) -> list[str]:
+    """The architectures that have no such score of this seed yet."""
+    known = {line["id"] for line in lines_of(args.scores) if (line["score"], line["seed"]) == (name, args.seed)}
+    return [i for i in rows if i not in known]
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
