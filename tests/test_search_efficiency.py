@@ -43,7 +43,25 @@ def test_the_table_is_replayed_with_the_scores_of_proxies(tmp_path):
     command = [sys.executable, SCRIPT, "--scores", scores, "--seeds", "5", "--draw", tmp_path / "compute.png"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert f"{len(table)} architectures of" in out
-    rows = {line.split(" | ")[0].strip("| "): line for line in out.splitlines() if line.startswith("|")}
+    first, by_another = out.split("Judged by a training with another seed:")
+    rows = {line.split(" | ")[0].strip("| "): line for line in first.splitlines() if line.startswith("|")}
     assert {"several objectives: hypervolume", "one reward: the best", "from scratch, 36 epochs each"} < set(rows)
     assert rows["exact"].endswith("| 5 of 5 | 100.0% of the best |")
+    assert "of 5" in next(line for line in by_another.splitlines() if line.startswith("| from scratch, 36"))
     assert (tmp_path / "compute.png").stat().st_size > 10_000
+
+
+def test_a_score_is_not_judged_by_the_training_that_it_is_of():
+    """With two seeds that say the opposite, who goes by one holds what the other puts last."""
+
+    def line(name, seed, value):
+        curve = [{"epoch": e, "map50_95": value, "map50": value} for e in range(1, 10)]
+        costs = {"gflops": 1.0, "cpu_seconds": 1.0}
+        return {"id": name, "seed": seed, "metrics": {"map50_95": value}, "costs": costs, "curve": curve}
+
+    table = {n: [line(n, 0, v), line(n, 1, 1 - v)] for n, v in (("a", 0.2), ("b", 0.5), ("c", 0.8))}
+    reward = replay.SoftReward([])
+    args = replay.argparse.Namespace(scores=Path("none"), seeds=4)
+    others = [[replay.rewarded([lines[1 - seed]], reward) for lines in table.values()] for seed in range(2)]
+    paths = replay.judged(table, others, reward, args)
+    assert all(run[-1][1] == pytest.approx(0.25) for run in paths["from scratch, 9 epochs each"])
