@@ -12,7 +12,7 @@ A search goes through the table's architectures in a random order, one at a time
   table's mean over seeds, of which a score from scratch is itself a part, in its favour. So it is told a second time
   for the architectures with two seeds: a score from scratch is of one, the truth the other. From scratch each is
   trained in full, or its training is broken off after a third or two ninths of the epochs; the scores of `proxies.py`
-  are what inherited weights and the shared network gave. `--draw` draws the first.
+  are what inherited weights and the shared network gave. `--draw` draws the second.
 """
 
 from __future__ import annotations
@@ -170,13 +170,13 @@ class Way:
 def compute(table: Table, reward: Reward, args: argparse.Namespace) -> None:
     """Print, and draw, what each way of searching needs and finds."""
     paths = judged(table, [[rewarded(lines, reward) for lines in table.values()]], reward, args)
-    if args.draw:
-        draw(paths, args.draw)
     twice = {name: lines[:2] for name, lines in table.items() if len(lines) > 1}
     if len(twice) > 2:
         print("\nJudged by a training with another seed:")
         others = [[rewarded([lines[1 - seed]], reward) for lines in twice.values()] for seed in range(2)]
-        judged(twice, others, reward, args)
+        paths = judged(twice, others, reward, args)
+    if args.draw:
+        draw(paths, args.draw)
 
 
 def rewarded(lines: Sequence[dict[str, Any]], reward: Reward) -> float:
