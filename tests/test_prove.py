@@ -2,6 +2,7 @@
 
 import doctest
 import random
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -192,6 +193,19 @@ def test_nothing_to_prove(run, tmp_path, capsys):
     assert "nothing to prove" in capsys.readouterr().err
     assert not (run / "prove").exists()
     assert main(["prove", str(tmp_path)]) == 2
+
+
+def test_on_inherited_weights_the_best_of_all_others_are_proved(run):
+    records = read_journal(run)
+    stock, other = replace(records[0], reward=0.9), replace(records[1], reward=0.5)
+    better = replace(other, number=2, reward=0.6)
+    refused = replace(other, number=3, reward=0.8, error={"reason": "constraint", "message": ""})
+    found = [stock, other, better, refused]  # stock is better and no dearer than they are
+    found = [replace(r, metrics={"map50_95": r.reward, "latency_ratio": 1.0}) for r in found]
+    with pytest.raises(UserError, match="nothing to prove"):
+        prove._candidates(found, Options(), 3)
+    assert [r.number for r in prove._candidates(found, Options(base_epochs=9), 3)] == [2, 1]
+    assert [r.number for r in prove._candidates(found, Options(base_epochs=9), 1)] == [2]
 
 
 def test_one_seed_says_nothing():

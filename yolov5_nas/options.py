@@ -167,14 +167,19 @@ class Options:
         """By what trials get their scores in place of a full training of each, in words."""
         if self.one_shot is not None:
             return "the score of the shared network"
-        if self.weights or self.base_epochs:
+        if self.inherits:
             return f"a training of {self.epochs} epochs on inherited weights"
         return "mAP50-95 when trials may be ended early" if self.prune else None
 
     @property
+    def inherits(self) -> bool:
+        """Whether trials start from trained weights, which stock YOLOv5 takes whole and others adapt."""
+        return self.one_shot is None and bool(self.weights or self.base_epochs)
+
+    @property
     def only_prunes(self) -> bool:
         """Whether early stopping is the only shortcut."""
-        return self.prune and self.one_shot is None and not (self.weights or self.base_epochs)
+        return self.prune and self.one_shot is None and not self.inherits
 
     @property
     def audits(self) -> int:

@@ -15,7 +15,7 @@ from .architecture import Architecture, Value
 from .engines import Engine
 from .errors import UserError
 from .files import write_whole
-from .journal import Journal, TrialRecord, TrialResult, best, front, read_journal
+from .journal import Journal, TrialRecord, TrialResult, best, eligible, front, read_journal
 from .options import LEAST_EPOCHS, Options, load_options
 from .proof import EQUAL, FOLDER, RESCALED, STOCK, compare, contestants, read, table, verdict
 from .report import report
@@ -44,7 +44,8 @@ def prove(
 
     Args:
         run: a run's folder; `<run>/prove` gets the journal, and the report a section.
-        top: candidates: of the best and the front, those with the highest rewards.
+        top: candidates: of the best and the front, those with the highest rewards; of all trials, where they started
+            from inherited weights.
         seeds: trainings of each.
         epochs: of each training; by default three times a trial's, and `LEAST_EPOCHS` where those take a shortcut.
         engine: where to train, in place of the options `engine`, `device`, `concurrency`, `trial_minutes`.
@@ -108,7 +109,10 @@ def _stock_args(args: list[Any], layer: Layer | None) -> list[Any]:
 
 def _candidates(records: list[TrialRecord], o: Options, top: int) -> list[TrialRecord]:
     winner = best(records)
-    found = {r.number: r for r in [*([winner] if winner else []), *front(records, *o.front)] if r.number != 0}
+    likely = [*([winner] if winner else []), *front(records, *o.front)]
+    if o.inherits:  # stock's score has a lead over all others, which keeps good ones off the front
+        likely = eligible(records)
+    found = {r.number: r for r in likely if r.number != 0}
     if not found:
         raise UserError("there is nothing to prove: the search found nothing better than the stock architecture")
     return sorted(found.values(), key=lambda r: -(r.reward or 0.0))[:top]

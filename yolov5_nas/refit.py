@@ -47,7 +47,8 @@ def refit(model: nn.Module, source: nn.Module, pairs: Mapping[Any, tuple[Any, An
 
 
 def _can_be_solved(module: Any) -> bool:
-    return module.conv.groups == 1 and module.conv.weight.requires_grad
+    conv = module.conv
+    return conv.groups == 1 and conv.dilation == (1, 1) and conv.weight.requires_grad
 
 
 class _Wanted:
@@ -72,15 +73,23 @@ class _Wanted:
         """A hook that solves a `Conv` for it, given what it reads, (B, c1, h, w)."""
 
         def hook(module: Any, args: tuple[torch.Tensor]) -> None:
-            _solve(module, _patches(module.conv, args[0])[self.places[name]], self.outputs.pop(name))
+            _solve(module, _patches(module.conv, args[0], self.places[name]), self.outputs.pop(name))
 
         return hook
 
 
-def _patches(conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
-    """What a convolution reads for each of its outputs, (B H W, c1 k k)."""
-    columns = F.unfold(images, conv.kernel_size, conv.dilation, conv.padding, conv.stride)  # type: ignore[arg-type]
-    return columns.movedim(1, -1).flatten(0, 1)
+def _patches(conv: nn.Conv2d, images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """What a convolution reads for some of its outputs, (n, c1 k k).
+
+    Args:
+        places: (n), indices of the outputs in the order (B, H, W).
+    """
+    (k1, k2), (s1, s2), (p1, p2) = conv.kernel_size, conv.stride, conv.padding
+    padded = F.pad(images, (int(p2), int(p2), int(p1), int(p1)))
+    windows = padded.unfold(2, k1, s1).unfold(3, k2, s2)  # (B, c1, H, W, k, k), a view
+    height, width = windows.shape[2:4]
+    image, place = places // (height * width), places % (height * width)
+    return windows[image, :, place // width, place % width].flatten(1)
 
 
 def _solve(module: Any, read: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -18,6 +18,11 @@ from .page import COMPARED, Row, figures, page
 from .plots import stock_of, trusted
 
 LEARNT = 0.01  # mAP50-95 below which a model detects nothing to speak of
+FOUND_NOTHING = "The search found nothing better than the stock architecture."
+STOCK_LEADS = (
+    "The stock architecture has the best score. It takes inherited weights whole and others have to adapt them, so that"
+    " does not show that none is better: yolov5-nas prove trains the best of the others from scratch beside it."
+)
 
 
 def report(run: str | Path) -> Path:
@@ -38,7 +43,7 @@ def report(run: str | Path) -> Path:
     winner = best(records)
     files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
     sections = [*audit.sections(run, options), *proof.sections(run, options.cost), *ranking.sections(run)]
-    html = page(run, records, options, drawn, sections, summary(records), _compared(records), files)
+    html = page(run, records, options, drawn, sections, summary(records, options), _compared(records), files)
     (run / "report.html").write_text(html, encoding="utf-8")
     return run / "report.html"
 
@@ -53,8 +58,8 @@ def options_of(run: Path) -> Options:
     return Options().with_given(load_options(path)) if path.exists() else Options()
 
 
-def summary(records: Sequence[TrialRecord]) -> str:
-    """In words: what the search found, or that it found nothing better than stock YOLOv5."""
+def summary(records: Sequence[TrialRecord], options: Options) -> str:
+    """In words: what the search found, or that it found nothing better than stock YOLOv5, or could not tell."""
     winner, stock = best(records), stock_of(records)
     count = Counter(r.state for r in records)
     others = "".join(f", {count[state]} {state}" for state in ("failed", "infeasible", "pruned") if count[state])
@@ -70,7 +75,7 @@ def summary(records: Sequence[TrialRecord]) -> str:
     if stock is None:
         return ended + f"Best is trial {winner.number}; the stock architecture has no result to compare with."
     if winner.number == stock.number:
-        return ended + "The search found nothing better than the stock architecture."
+        return ended + (STOCK_LEADS if options.inherits else FOUND_NOTHING)
     broken = "The stock architecture itself breaks a constraint. " if stock.error else ""
     return (
         f"{ended}Best is trial {winner.number}: {_against(winner, stock)}. {broken}"
@@ -84,7 +89,7 @@ def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
     lines = [_line("", ["reward", *(heading for _, heading, _ in COMPARED)])]
     lines += [_line(name, cells) for _, name, cells in _compared(records)]
     files = usage(run, winner) if winner else f"Logs of the trials: {run}/trials"
-    return "\n".join([*lines, "", summary(records), "", files])
+    return "\n".join([*lines, "", summary(records, options_of(run)), "", files])
 
 
 def usage(run: Path, winner: TrialRecord) -> str:
