@@ -65,7 +65,7 @@ def scores(rows: Mapping[str, Any], path: Path) -> dict[str, dict[str, float]]:
     for line in lines_of(path):
         if line["id"] in rows:
             found.setdefault(f"{line['score']}, seed {line['seed']}", {})[line["id"]] = line["map50_95"]
-            if line["curve"]:
+            if len(line["curve"]) > 1:
                 first = f"the first of {line['score']}, seed {line['seed']}"
                 found.setdefault(first, {})[line["id"]] = line["curve"][0]["map50_95"]
     return found

@@ -52,6 +52,27 @@ def test_a_larger_draw_begins_with_what_was_trained_already(tmp_path):
     assert drawn[:2] == [9, 4] and len(set(drawn)) == 8
 
 
+def test_a_draw_that_was_cut_off_goes_on_as_it_would_have(tmp_path):
+    write(tmp_path, [record(0, 0.5), *(record(n, 0.1) for n in range(1, 30))])
+    whole = audit.sample(tmp_path, INHERITED)
+    full(tmp_path, {a["a"]: 0.3 for a in whole[:2]})
+    assert audit.sample(tmp_path, INHERITED) == whole
+
+
+def test_auto_looks_at_more_since_it_acts_on_what_it_sees():
+    assert INHERITED.audits == 5
+    assert replace(INHERITED, proxy="auto").audits == 15
+    assert replace(INHERITED, proxy="auto", audit=4).audits == 4
+
+
+def test_stock_leads_on_inherited_weights_until_they_are_dropped(tmp_path):
+    assert audit.stock_leads(tmp_path, INHERITED)
+    assert not audit.stock_leads(tmp_path, ONE_SHOT)
+    (tmp_path / audit.FOLDER).mkdir()
+    (tmp_path / audit.FOLDER / audit.DECISION).write_text("dropped: true\n")
+    assert not audit.stock_leads(tmp_path, INHERITED)
+
+
 def test_scores_of_trials_that_were_also_ended_early_compare_with_no_others(tmp_path):
     both = replace(INHERITED, prune=True)
     write(tmp_path, [record(0, 0.5), record(1, 0.1, state="pruned", curve=(0.1,)), record(2, 0.4), record(3, 0.3)])
@@ -78,6 +99,7 @@ def test_of_one_shot_they_are_those_that_the_shared_network_scored(tmp_path):
     assert [a["a"] for a in audit.sample(tmp_path, ONE_SHOT)] == [7]
     assert ONE_SHOT.full_epochs == 36  # three times a trial's twelve
     assert Options(weights="w.pt", epochs=3).full_epochs == 24  # nine are no full training
+    assert Options(weights="w.pt", epochs=3, base_epochs=5).full_epochs == 24  # nor are five that started from weights
 
 
 def test_of_early_stopping_they_are_those_that_it_ended(tmp_path):

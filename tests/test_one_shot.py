@@ -17,7 +17,8 @@ from yolov5_nas.journal import TrialRecord, TrialResult, read_journal
 from yolov5_nas.modules import extract
 from yolov5_nas.one_shot import LAST, SharedTraining, distillation, score_trial, train_shared
 from yolov5_nas.space import Space, read_model_yaml
-from yolov5_nas.stages import StageError, finalists, shared_network
+from yolov5_nas.stages import StageError, finalists, from_scratch, scores, shared_network
+from yolov5_nas.strategies import Plan
 from yolov5_nas.trial import check_weights, global_state_kept, run_trial
 
 NAMES = ("map50", "map50_95", "precision", "recall")
@@ -38,6 +39,12 @@ def shared(settings, tmp_path_factory):
 
 def state(folder):
     return torch.load(folder / WEIGHTS, weights_only=True)["state"]
+
+
+def test_a_full_training_takes_no_weights_and_freezes_nothing(settings):
+    inheriting = replace(settings, weights="w.pt", base_epochs=9, freeze=(0, 1))
+    full = from_scratch(inheriting, 24)
+    assert (full.weights, full.base_epochs, full.freeze, full.epochs) == (None, None, (), 24)
 
 
 def test_the_extremes_of_a_space(settings):
@@ -74,6 +81,31 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(shared, settings, t
     assert all(torch.equal(value, state(shared[0])[name]) for name, value in state(tmp_path).items())
 
 
+def test_it_goes_on_with_any_optimizer_anchors_input_size_and_frozen_layers(settings, host, tmp_path):
+    hyp = {**settings.hyp, "anchors": 4}
+    own = replace(settings, model={**settings.model, "imgsz": [64, 96]}, hyp=hyp, optimizer="SGD", freeze=(2,))
+
+    def kill(training, epoch):
+        keep(training, epoch)
+        raise KeyboardInterrupt
+
+    keep = SharedTraining._end_epoch
+    with patched(SharedTraining, _end_epoch=kill), pytest.raises(KeyboardInterrupt):
+        train_shared(own.space.default(), own, 5, tmp_path)
+    before = torch.load(tmp_path / LAST, weights_only=True)["model"]
+    assert [p["epoch"] for p in train_shared(own.space.default(), own, 5, tmp_path).curve] == [1, 2]
+    after = state(tmp_path)
+    weights = [name for name in before if name.endswith("conv.weight")]
+    moved = {name.split(".")[1] for name in weights if not torch.allclose(before[name], after[name], atol=1e-6)}
+    assert "2" not in moved and {"1", "4"} < moved
+    architecture = {**own.space.sample(random.Random(3)), "imgsz": 96}
+    child = replace(own, weights=str(tmp_path / WEIGHTS), epochs=1)
+    assert set(score_trial(architecture, child).metrics) == {*NAMES, "params", "gflops"}
+    run_trial(architecture, child, 0, tmp_path / "child")
+    assert host.load_checkpoint(tmp_path / "child" / WEIGHTS).model[-1].na == 4
+    assert "tensors from" in (tmp_path / "child/log.txt").read_text()
+
+
 def test_a_training_that_was_killed_after_its_last_epoch_gives_the_same_network(shared, settings, tmp_path):
     (tmp_path / LAST).write_bytes((shared[0] / LAST).read_bytes())
     result = train_shared(settings.space.default(), settings, 5, tmp_path)
@@ -95,6 +127,19 @@ def test_a_shared_network_whose_training_failed_is_tried_again(settings, tmp_pat
     assert [r.state for r in read_journal(tmp_path / "shared")] == ["complete"]
 
 
+def test_scores_that_all_fail_end_the_search_and_say_why(settings, tmp_path):
+    engine = SimpleNamespace(slots=1, start=lambda *_: None, close=lambda: None)
+    engine.submit = lambda job: setattr(engine, "job", job)
+    engine.wait = lambda timeout: [Outcome(engine.job.number, 1.0, TrialResult({"map50_95": 0.5}), None)]
+
+    def reward(metrics):
+        return metrics["map50_95"] / metrics["latency_ratio"]
+
+    asked = Plan([settings.space.sample(random.Random(n)) for n in range(3)])
+    with pytest.raises(StageError, match=r"all scores have failed, the last: .*latency_ratio"):
+        scores(tmp_path, settings, asked, engine=lambda: engine, reward=reward, count=3, seed=0)
+
+
 def test_a_seed_of_any_size_is_good_for_all_epochs(settings):
     training = SimpleNamespace(seed=2**32 - 1, host=load(settings.location))
     training.loader = SimpleNamespace(loader=torch.utils.data.DataLoader([1], generator=torch.Generator()))
@@ -111,6 +156,7 @@ def test_a_score_is_that_of_the_slice_and_the_same_again(shared, settings, host)
     assert first.metrics["params"] != other.metrics["params"]
     assert set(first.metrics) == {*NAMES, "params", "gflops"}  # no latency, which nothing needs
     assert "latency_ratio" in score_trial(architecture, replace(scoring, needed=("latency_ratio",))).metrics
+    assert "latency_ratio" in score_trial(architecture, replace(scoring, measure_all=True)).metrics
 
 
 def test_a_trial_starts_from_its_slice(shared, settings, host, tmp_path):

@@ -203,9 +203,9 @@ def test_on_inherited_weights_the_best_of_all_others_are_proved(run):
     found = [stock, other, better, refused]  # stock is better and no dearer than they are
     found = [replace(r, metrics={"map50_95": r.reward, "latency_ratio": 1.0}) for r in found]
     with pytest.raises(UserError, match="nothing to prove"):
-        prove._candidates(found, Options(), 3)
-    assert [r.number for r in prove._candidates(found, Options(base_epochs=9), 3)] == [2, 1]
-    assert [r.number for r in prove._candidates(found, Options(base_epochs=9), 1)] == [2]
+        prove._candidates(found, Options(), False, 3)
+    assert [r.number for r in prove._candidates(found, Options(), True, 3)] == [2, 1]
+    assert [r.number for r in prove._candidates(found, Options(), True, 1)] == [2]
 
 
 def test_one_seed_says_nothing():

@@ -81,6 +81,15 @@ def test_pruned_and_failed_trials_teach_nothing():
     assert curves.count == 0
 
 
+def test_on_inherited_weights_the_lead_of_stock_ends_no_other():
+    known = [record(0, 0.9, 0.5), *(record(n, 0.3, 1.0) for n in range(1, LEAST + 1))]
+    for inherits, points in ((False, [0.9]), (True, [0.3])):
+        curves = Curves(accuracy, ("map50_95", "latency_ratio"), inherits)
+        for each in known:
+            curves.observe(each)
+        assert [point["map50_95"] for point in curves.pruner().front] == points
+
+
 @dataclass(frozen=True)
 class Settings:
     pruner: Pruner | None = None

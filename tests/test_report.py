@@ -3,7 +3,6 @@
 import csv
 import re
 from dataclasses import replace
-from functools import partial
 
 import cv2
 import pytest
@@ -278,20 +277,19 @@ def test_the_commands_have_the_winners_input_size(trials, tmp_path):
 
 
 def test_the_summary_says_what_was_found(trials):
-    said = partial(summary, options=Options())
-    assert said([]) == "0 trials complete. No trial has a result."
-    assert said(trials[:1]).endswith("The search found nothing better than the stock architecture.")
-    led = summary(trials[:1], Options(base_epochs=16))
+    assert summary([]) == "0 trials complete. No trial has a result."
+    assert summary(trials[:1]).endswith("The search found nothing better than the stock architecture.")
+    led = summary(trials[:1], stock_leads=True)
     assert "does not show that none is better: yolov5-nas prove trains the best of the others" in led
     stock, other = trials[0], replace(trials[1], reward=2.0)
     broken = replace(stock, error={"reason": "constraint", "message": "x"})
-    assert "The stock architecture itself breaks a constraint." in said([broken, other])
-    assert said([broken]).endswith("No trial has a result that meets the constraints.")
+    assert "The stock architecture itself breaks a constraint." in summary([broken, other])
+    assert summary([broken]).endswith("No trial has a result that meets the constraints.")
     doubtful = replace(other, conditions={"trusted": False})
-    assert "(not to be trusted: the spread of its own measurement was too large)" in said([stock, doubtful])
+    assert "(not to be trusted: the spread of its own measurement was too large)" in summary([stock, doubtful])
     nothing = [replace(r, metrics=r.metrics | {"map50_95": 0.001}) for r in (stock, doubtful)]
-    assert "None has learnt to detect (best mAP50-95 0.0010), so there is nothing to compare" in said(nothing)
-    assert "1 failed, 1 infeasible" in said([stock, fail(trials[2], "nan", ""), replace(other, state="infeasible")])
+    assert "None has learnt to detect (best mAP50-95 0.0010), so there is nothing to compare" in summary(nothing)
+    assert "1 failed, 1 infeasible" in summary([stock, fail(trials[2], "nan", ""), replace(other, state="infeasible")])
 
 
 def test_the_csv_has_a_line_for_each_trial(run):

@@ -326,6 +326,7 @@ def test_all_start_from_the_base_which_survives_a_kill(host, digits_yaml, tmp_pa
 def test_inherited_scores_are_audited_across_a_kill(host, digits_yaml, tmp_path, capsys):
     flags = [*FLAGS, "--engine", "local", "--data", str(digits_yaml), "--project", str(tmp_path), "--trials", "4"]
     flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1", "--audit", "2"]
+    flags += ["--audit-epochs", "2"]
     folder = tmp_path / "exp"
     killed_when(["search", *flags], folder / "audit/trials/0/curve.jsonl")
     trained = (folder / "trials.jsonl").read_bytes()
@@ -355,7 +356,7 @@ def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(
     monkeypatch.setattr(audit.Audit, "is_tied", False)  # trained so little, all may have nothing
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "3"]
     flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1"]
-    assert search(*flags, "--proxy", "auto", "--audit", "2") == 0
+    assert search(*flags, "--proxy", "auto", "--audit", "2", "--audit-epochs", "2") == 0
     assert "The proxy loses to GFLOPs" in capsys.readouterr().out
     folder = tmp_path / "exp"
     before, after = read_journal(folder / "proxied"), read_journal(folder)

@@ -37,7 +37,7 @@ def test_hypervolume_is_the_area_that_the_front_dominates():
 def test_the_table_is_replayed_with_the_scores_of_proxies(tmp_path):
     table = replay.read(replay.TABLE)
     scores = tmp_path / "scores.jsonl"
-    line = {"score": "exact", "base_epochs": 36, "epochs": 3, "seed": 0}
+    line = {"score": "exact", "base_epochs": 36, "epochs": 3, "seed": 0, "curve": []}
     truth = {name: sum(r["metrics"]["map50_95"] for r in lines) / len(lines) for name, lines in table.items()}
     scores.write_text("".join(json.dumps({**line, "id": n, "map50_95": v}) + "\n" for n, v in truth.items()))
     command = [sys.executable, SCRIPT, "--scores", scores, "--seeds", "5", "--draw", tmp_path / "compute.png"]
@@ -46,8 +46,8 @@ def test_the_table_is_replayed_with_the_scores_of_proxies(tmp_path):
     first, by_another = out.split("Judged by a training with another seed:")
     rows = {line.split(" | ")[0].strip("| "): line for line in first.splitlines() if line.startswith("|")}
     assert {"several objectives: hypervolume", "one reward: the best", "from scratch, 36 epochs each"} < set(rows)
-    assert rows["exact"].endswith("| 5 of 5 | 100.0% of the best |")
-    assert "of 5" in next(line for line in by_another.splitlines() if line.startswith("| from scratch, 36"))
+    assert rows["exact"].endswith("| 200 of 200 | 100.0% of the best |")
+    assert "of 200" in next(line for line in by_another.splitlines() if line.startswith("| from scratch, 36"))
     assert (tmp_path / "compute.png").stat().st_size > 10_000
 
 

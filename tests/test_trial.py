@@ -232,6 +232,15 @@ def test_a_child_has_its_own_hyper_parameters_and_the_base_its_own_epochs(host, 
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
 
 
+def test_a_child_has_its_own_optimizer_too(host, settings, stock_result):
+    child = replace(settings, optimizer="SGD", inherit_hyp={**settings.hyp, "optimizer": "AdamW"})
+    child = child.of_child(stock_result[1] / WEIGHTS)
+    for given, name in ((settings, "SGD"), (child, "AdamW")):
+        cfg = derive(given.space, given.space.default())
+        training = Training(host, cfg, replace(given, optimizer="SGD"), 64, 16, torch.device("cpu"), 0)
+        assert training.optimizer_name == name and "optimizer" not in training.hyp
+
+
 def test_weights_for_other_classes_or_of_another_space_or_size(host, settings, stock_result, tmp_path):
     weights, space = stock_result[1] / WEIGHTS, settings.space
     assert check_weights(weights, space, 10, host) == f"{weights}: 349 of 349 tensors are inherited"

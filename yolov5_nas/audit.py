@@ -90,9 +90,10 @@ def sample(run: Path, o: Options) -> list[Architecture]:
     early stopping may have cut, the ones that it has."""
     records = {r.id: r for r in scored(run, o) if r.state == "pruned" or not o.only_prunes}
     begun = [r.id for r in sorted(_lines(run / FOLDER), key=lambda r: r.number) if r.id in records]
-    others = [name for name in records if name not in begun]
-    random.Random(o.seed).shuffle(others)
-    return [Architecture(records[name].architecture) for name in [*begun, *others][: o.audits]]
+    drawn = list(records)
+    random.Random(o.seed).shuffle(drawn)
+    names = list(dict.fromkeys([*begun, *drawn]))
+    return [Architecture(records[name].architecture) for name in names[: o.audits]]
 
 
 def verdict(found: Audit | None) -> str:
@@ -149,6 +150,11 @@ def decide(run: Path, found: Audit | None) -> None:
     (run / FOLDER).mkdir(exist_ok=True)
     dropped = found is not None and found.loses
     write_whole(run / FOLDER / DECISION, yaml.safe_dump({"dropped": dropped, "why": verdict(found)}, sort_keys=False))
+
+
+def stock_leads(run: Path, o: Options) -> bool:
+    """Whether the scores of a run favour stock YOLOv5, which takes inherited weights whole."""
+    return o.inherits and not is_dropped(run)
 
 
 def set_aside(run: Path) -> None:

@@ -349,7 +349,12 @@ def _other_arguments(commands: Any) -> None:
     text = "train the best and stock with several seeds: is the gain real?"
     prove = add_command("prove", text, "yolov5-nas prove runs/nas/exp --seeds 5 --epochs 60")
     prove.add_argument("run", help="folder of the run")
-    prove.add_argument("--top", type=int, default=3, help="how many of the best and the front; on inherited weights, of all (default: 3)")
+    prove.add_argument(
+        "--top",
+        type=int,
+        default=3,
+        help="how many of the best and the front; on inherited weights, of all (default: 3)",
+    )
     prove.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
     text = "of each training (default: three times a trial's, at least 24 where those take a shortcut)"
     prove.add_argument("--epochs", dest="prove_epochs", metavar="EPOCHS", type=int, help=text)

@@ -233,6 +233,7 @@ def set_architecture(model: nn.Module, architecture: Mapping[str, Value]) -> Non
         UserError: the architecture is not of the model's space.
     """
     layers, space = _layers_and_space(model)
+    architecture = _of_layers(architecture)
     space.validate(architecture)
     for i in space.layers:
         for module in _repeats(layers[i]):
@@ -257,6 +258,7 @@ def extract(model: nn.Module, architecture: Architecture, host: Host | None = No
         UserError: the architecture is not of the model's space.
     """
     layers, space = _layers_and_space(model)
+    architecture = _of_layers(architecture)
     set_architecture(model, architecture)
     states: dict[str, State] = {}
     for i, module in enumerate(layers):
@@ -267,12 +269,18 @@ def extract(model: nn.Module, architecture: Architecture, host: Host | None = No
             states[f"model.{i}"] = {f"{j}.{n}": v for j, state in enumerate(repeats) for n, v in state.items()}
         else:
             states[f"model.{i}"] = module.stock_state()
-    stock = (host or load()).build(derive(space, architecture))
+    stock = (host or load()).build(derive(space, architecture), anchors=anchor_count(model))
     stock.load_state_dict(rename_states(states, weight_names(space, architecture)))
     for name in ("names", "nc", "hyp", "class_weights"):
         if hasattr(model, name):
             setattr(stock, name, getattr(model, name))
     return stock.to(next(model.parameters()).device).train(model.training)
+
+
+def anchor_count(model: Any) -> int | None:
+    """How many anchors hyper-parameters made a model have at each place; None where it has its YAML's."""
+    anchors = model.yaml.get("anchors")
+    return anchors if isinstance(anchors, int) else None
 
 
 def rename_states(states: Mapping[str, State], names: Mapping[str, str]) -> State:
@@ -290,6 +298,11 @@ def rename_states(states: Mapping[str, State], names: Mapping[str, str]) -> Stat
         state = states.get(layer, {})
         result |= {f"{derived}.{n[len(prefix) :]}": v for n, v in state.items() if n.startswith(prefix)}
     return result
+
+
+def _of_layers(architecture: Mapping[str, Value]) -> Architecture:
+    """What an architecture says of the layers; an input size among its choices is not the model's."""
+    return Architecture({label: value for label, value in architecture.items() if label != "imgsz"})
 
 
 def _layers_and_space(model: Any) -> tuple[Any, Space]:

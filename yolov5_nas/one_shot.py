@@ -24,7 +24,7 @@ from .inherit import fitting, read_source, shared_state
 from .journal import TrialResult
 from .metrics import LATENCIES
 from .modules import extract, set_architecture
-from .trial import Settings, Training, accuracies, as_trial, global_state_kept, measure_architecture
+from .trial import Settings, Training, accuracies, as_trial, freeze, global_state_kept, measure_architecture
 from .trial import preload as preload  # engines look for it here
 
 STUDENTS = 2  # drawn at random in each step, besides the smallest (Yu et al. 2020)
@@ -97,6 +97,7 @@ class SharedTraining(Scorer):
         return shared
 
     def _prepare(self) -> None:
+        freeze(self.model, self.settings.freeze)
         super()._prepare()
         if self.folder and (self.folder / LAST).exists():
             self._go_on(torch.load(self.folder / LAST, map_location=self.device, weights_only=True))
@@ -210,13 +211,14 @@ def score_trial(
 ) -> TrialResult:
     """Score an architecture by its slice of the shared network in `settings.weights`; nothing is trained.
 
-    Latency is measured only where `settings.needed` names it.
+    Latency is measured only where `settings.needed` names it, or with `settings.measure_all`.
 
     Raises:
         TrialError: as `run_trial`.
     """
     with as_trial(settings, folder) as host:
-        costs = costs or measure_architecture(architecture, settings, bool(set(settings.needed) & set(LATENCIES)))
+        with_latency = settings.measure_all or bool(set(settings.needed) & set(LATENCIES))
+        costs = costs or measure_architecture(architecture, settings, with_latency)
         if costs.state == "infeasible":
             return costs
         scorer = _scorer(settings, host, settings.imgsz_of(architecture), seed)

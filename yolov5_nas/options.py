@@ -24,6 +24,7 @@ MAY_CHANGE = (
 )
 LEAST_EPOCHS = 24  # of a training from scratch that others are judged by, where the user gives no number
 AUDITS = 5  # the fewest of which there is an interval
+AUTO_AUDITS = 15  # five would drop a good shortcut one time in three (docs/audit.md)
 ENGINES = ("nni", "local", "ray")
 ACCEPTED = {
     "inherit": ("base", "parent", "none"),
@@ -184,14 +185,15 @@ class Options:
     @property
     def audits(self) -> int:
         """How many architectures are trained in full to look at the shortcut."""
-        return (AUDITS if self.audit is None else self.audit) if self.shortcut else 0
+        unsaid = AUTO_AUDITS if self.proxy == "auto" else AUDITS
+        return (unsaid if self.audit is None else self.audit) if self.shortcut else 0
 
     @property
     def full_epochs(self) -> int:
         """Epochs of a full training."""
         if self.only_prunes:
             return self.epochs
-        return self.audit_epochs or self.base_epochs or max(LEAST_EPOCHS, 3 * self.epochs)
+        return self.audit_epochs or max(LEAST_EPOCHS, 3 * self.epochs, self.base_epochs or 0)
 
     @property
     def targets(self) -> tuple[Target, ...]:

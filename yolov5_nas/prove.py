@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from . import audit
 from .architecture import Architecture, Value
 from .engines import Engine
 from .errors import UserError
 from .files import write_whole
 from .journal import Journal, TrialRecord, TrialResult, best, eligible, front, read_journal
-from .options import LEAST_EPOCHS, Options, load_options
+from .options import Options, load_options
 from .proof import EQUAL, FOLDER, RESCALED, STOCK, compare, contestants, read, table, verdict
 from .report import report
 from .reward import accuracy
@@ -47,7 +48,7 @@ def prove(
         top: candidates: of the best and the front, those with the highest rewards; of all trials, where they started
             from inherited weights.
         seeds: trainings of each.
-        epochs: of each training; by default three times a trial's, and `LEAST_EPOCHS` where those take a shortcut.
+        epochs: of each training; by default three times a trial's, or the base's, and those of an audit at least.
         engine: where to train, in place of the options `engine`, `device`, `concurrency`, `trial_minutes`.
         options: those of a search that say where to train.
 
@@ -57,12 +58,12 @@ def prove(
     run = Path(run)
     records = read_journal(run)
     o = Options().with_given(load_options(run / "search.yaml")).with_given(options)
-    least = LEAST_EPOCHS if o.shortcut else 1  # what inherited weights need is too little from scratch
+    least = o.full_epochs if o.shortcut else 1  # what inherited weights need is too little from scratch
     settings = from_scratch(settings_of(run, o), epochs or max(least, 3 * (o.base_epochs or o.epochs)))
     engine = engine or engine_of(replace(o, measure_on=None))
     folder = run / FOLDER
     cost = o.cost
-    candidates = _candidates(records, o, top)
+    candidates = _candidates(records, o, audit.stock_leads(run, o), top)
     with hold(run):
         folder.mkdir(exist_ok=True)
         plan = _plan(folder, candidates, settings, cost, seeds)
@@ -107,10 +108,10 @@ def _stock_args(args: list[Any], layer: Layer | None) -> list[Any]:
     return [*given, {"width": [1.0], "kernel": [1], "act": [layer.acts[0].default]}]
 
 
-def _candidates(records: list[TrialRecord], o: Options, top: int) -> list[TrialRecord]:
+def _candidates(records: list[TrialRecord], o: Options, stock_leads: bool, top: int) -> list[TrialRecord]:
     winner = best(records)
     likely = [*([winner] if winner else []), *front(records, *o.front)]
-    if o.inherits:  # stock's score has a lead over all others, which keeps good ones off the front
+    if stock_leads:  # which keeps good ones off the front
         likely = eligible(records)
     found = {r.number: r for r in likely if r.number != 0}
     if not found:

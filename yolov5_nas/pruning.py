@@ -70,10 +70,11 @@ class Curves:
     Args:
         reward: of the search.
         objectives: of the search, if it has several.
+        inherits: trials start from weights that the first, stock YOLOv5, takes whole: its lead says nothing of others.
     """
 
-    def __init__(self, reward: Reward, objectives: Sequence[str] = ()):
-        self.reward, self.objectives = reward, tuple(objectives)
+    def __init__(self, reward: Reward, objectives: Sequence[str] = (), inherits: bool = False):
+        self.reward, self.objectives, self.inherits = reward, tuple(objectives), inherits
         self.rewards: dict[int, list[float]] = {}  # by epoch, sorted
         self.rises: dict[str, dict[int, list[float]]] = {m: {} for m in ACCURACIES}
         self.best: list[TrialRecord] = []  # the front, or nothing
@@ -81,7 +82,7 @@ class Curves:
 
     def observe(self, record: TrialRecord) -> None:
         """Learn the curve of a trial that ended; only complete ones tell."""
-        if record.state != "complete" or not record.curve:
+        if record.state != "complete" or not record.curve or (self.inherits and record.number == 0):
             return
         self.count += 1
         if self.objectives:

@@ -43,7 +43,8 @@ def report(run: str | Path) -> Path:
     winner = best(records)
     files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
     sections = [*audit.sections(run, options), *proof.sections(run, options.cost), *ranking.sections(run)]
-    html = page(run, records, options, drawn, sections, summary(records, options), _compared(records), files)
+    words = summary(records, audit.stock_leads(run, options))
+    html = page(run, records, options, drawn, sections, words, _compared(records), files)
     (run / "report.html").write_text(html, encoding="utf-8")
     return run / "report.html"
 
@@ -58,7 +59,7 @@ def options_of(run: Path) -> Options:
     return Options().with_given(load_options(path)) if path.exists() else Options()
 
 
-def summary(records: Sequence[TrialRecord], options: Options) -> str:
+def summary(records: Sequence[TrialRecord], stock_leads: bool = False) -> str:
     """In words: what the search found, or that it found nothing better than stock YOLOv5, or could not tell."""
     winner, stock = best(records), stock_of(records)
     count = Counter(r.state for r in records)
@@ -75,7 +76,7 @@ def summary(records: Sequence[TrialRecord], options: Options) -> str:
     if stock is None:
         return ended + f"Best is trial {winner.number}; the stock architecture has no result to compare with."
     if winner.number == stock.number:
-        return ended + (STOCK_LEADS if options.inherits else FOUND_NOTHING)
+        return ended + (STOCK_LEADS if stock_leads else FOUND_NOTHING)
     broken = "The stock architecture itself breaks a constraint. " if stock.error else ""
     return (
         f"{ended}Best is trial {winner.number}: {_against(winner, stock)}. {broken}"
@@ -89,7 +90,7 @@ def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
     lines = [_line("", ["reward", *(heading for _, heading, _ in COMPARED)])]
     lines += [_line(name, cells) for _, name, cells in _compared(records)]
     files = usage(run, winner) if winner else f"Logs of the trials: {run}/trials"
-    return "\n".join([*lines, "", summary(records, options_of(run)), "", files])
+    return "\n".join([*lines, "", summary(records, audit.stock_leads(run, options_of(run))), "", files])
 
 
 def usage(run: Path, winner: TrialRecord) -> str:

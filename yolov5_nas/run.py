@@ -32,7 +32,7 @@ from .listeners import Estimate, Keeper, Progress
 from .options import MAY_CHANGE, Options, check_names, load_options
 from .pruning import Curves
 from .report import closing_table, report
-from .reward import Reward, make_reward
+from .reward import REWARDS, Reward, make_reward
 from .search import AskTell, Loop
 from .space import STRIDE, Space, load_yaml, make_divisible, read_model_yaml
 from .stages import SCORES, SHARED, StageError, finalists, from_scratch, full_trainings, scores, shared_network
@@ -217,6 +217,9 @@ def _prepare(o: Options) -> _Prepared:
     inherits = has_base or o.one_shot is not None
     inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
     inherit_hyp = _read_hyp(inherit_file) if inherits else None
+    optimizer = o.optimizer or hyp.get("optimizer", "SGD")
+    if inherit_hyp:
+        inherit_hyp["optimizer"] = o.optimizer or inherit_hyp.get("optimizer", optimizer)
     host = hosts.load(location)
     print(f"{location}, torch {host.torch_utils.torch.__version__}")
     data = resolve_data(data_file, host)
@@ -236,7 +239,7 @@ def _prepare(o: Options) -> _Prepared:
         weights=str(Path(o.weights).resolve()) if o.weights else None,
         yolov5=str(location.root) if location.kind == "clone" else hosts.PACKAGE,
         imgsz=imgsz,
-        optimizer=o.optimizer or hyp.get("optimizer", "SGD"),
+        optimizer=optimizer,
         val_period=o.val_period or max(1, -(-o.epochs // (12 if o.prune else 4))),
         strategy=strategy,
         population=population,
@@ -348,8 +351,8 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
     return Settings(
         model=model,
         data=data,
-        hyp=_saved_hyp(folder / "hyp.yaml"),
-        inherit_hyp=_saved_hyp(folder / "hyp.inherit.yaml") if (folder / "hyp.inherit.yaml").exists() else None,
+        hyp={k: v for k, v in _saved_hyp(folder / "hyp.yaml").items() if k != "optimizer"},  # which is an option's
+        inherit_hyp=_saved_hyp(folder / "hyp.inherit.yaml") or None,
         location=host.location,
         device=_torch_device(o.device),
         freeze=frozen_layers(o.freeze),
@@ -361,7 +364,7 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
 
 
 def _saved_hyp(path: Path) -> dict[str, Any]:
-    return {k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "optimizer"}
+    return yaml.safe_load(path.read_text()) if path.exists() else {}
 
 
 def frozen_layers(freeze: tuple[int, ...]) -> tuple[int, ...]:
@@ -628,7 +631,8 @@ class _Course:
                 return [stack.enter_context(Progress(count, journal, "scores", only_best=True))]
 
             rest = {**self.loop, "engine": lambda: self._engine(o), "listeners": listeners}
-            found = scores(self.folder, settings, asked, reward=self.reward, count=count, **rest)
+            everything = replace(settings, measure_all=o.reward not in REWARDS)
+            found = scores(self.folder, everything, asked, reward=self.reward, count=count, **rest)
         return o, settings, Plan(finalists(found, settings.space.default(), o.objectives))
 
     def _trials(self, o: Options, settings: Settings, strategy: AskTell | None, count: int) -> str:
@@ -662,7 +666,7 @@ class _Course:
                     self.reward,
                     count,
                     inherit=inherit,
-                    curves=Curves(self.reward, o.objectives) if o.prune else None,
+                    curves=Curves(self.reward, o.objectives, o.inherits) if o.prune else None,
                     listeners=(keeper, logger, progress, estimate, self.hooks.ended),
                     on_start=started,
                     **self.loop,

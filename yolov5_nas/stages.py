@@ -54,8 +54,15 @@ def shared_network(run: Path, settings: Settings, epochs: int, **stage: Any) -> 
 
 
 def scores(run: Path, settings: Settings, strategy: AskTell, **stage: Any) -> list[TrialRecord]:
-    """Score architectures that a strategy proposes by the shared network in `settings.weights`."""
-    return run_stage(run / SCORES, score_trial, settings, strategy, **stage)
+    """Score architectures that a strategy proposes by the shared network in `settings.weights`.
+
+    Raises:
+        StageError: all have failed, or the time is over.
+    """
+    found = run_stage(run / SCORES, score_trial, settings, strategy, **stage)
+    if all(record.state == "failed" for record in found):
+        raise StageError(f"all scores have failed, the last: {(found[-1].error or {}).get('message')}")
+    return found
 
 
 def full_trainings(run: Path, settings: Settings, architectures: Sequence[Architecture], **stage: Any) -> None:
@@ -65,13 +72,14 @@ def full_trainings(run: Path, settings: Settings, architectures: Sequence[Archit
 
 
 def from_scratch(settings: Settings, epochs: int) -> Settings:
-    """The settings of a full training: nothing is inherited, nothing refused."""
+    """The settings of a full training: nothing is inherited, nothing refused, nothing frozen."""
     return replace(
         settings,
         epochs=epochs,
         val_period=max(1, -(-epochs // 4)),
         weights=None,
         base_epochs=None,
+        freeze=(),
         constraints=(),
         needed=(),
     )

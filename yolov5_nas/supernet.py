@@ -12,7 +12,7 @@ import torch
 from .architecture import Architecture, Value
 from .errors import UserError
 from .host import Host
-from .modules import register, unregister
+from .modules import anchor_count, register, unregister
 from .space import Choice, Space, parse_kernel
 
 KIND = "yolov5-nas shared network"
@@ -42,11 +42,8 @@ def save(shared: Any, yaml: Mapping[str, Any], path: Path, **entries: Any) -> No
         yaml: the searchable YAML.
         entries: what else is to be found in the file.
     """
-    temporary = path.with_suffix(".tmp")
-    torch.save(
-        {"kind": KIND, "yaml": dict(yaml), "nc": shared.model[-1].nc, "state": shared.state_dict(), **entries},
-        temporary,
-    )
+    temporary, own = path.with_suffix(".tmp"), {"nc": shared.model[-1].nc, "anchors": anchor_count(shared)}
+    torch.save({"kind": KIND, "yaml": dict(yaml), **own, "state": shared.state_dict(), **entries}, temporary)
     temporary.replace(path)
 
 
@@ -83,7 +80,7 @@ def restore(found: Mapping[str, Any], model: Mapping[str, Any], nc: int, host: H
         raise UserError("the shared network was trained for another space than that of --cfg", got=got, file=path)
     if found["nc"] != nc:
         raise UserError(f"the shared network was trained for {found['nc']} classes, not {nc}", file=path)
-    shared = build(host, model, nc)
+    shared = build(host, model, nc, found.get("anchors"))
     shared.load_state_dict(found["state"])
     return shared
 

@@ -71,11 +71,13 @@ class Settings:
         val_period: epochs between validations; the last epoch is always validated.
         latency_backend, latency_batch, half: see `latency.Runtime`.
         constraints: costs that must be met, or the architecture is not trained; the default one always is.
+        measure_all: a score by a shared network measures latency and calls hooks too, whether needed or not.
         needed: metrics that rewards and the like name; a trial whose latency is among them and can't be measured fails.
         pruner: ends the training early.
         stock: the searchable YAML whose default architecture latency is compared with; by default `model`.
         weights: a checkpoint to inherit from: stock YOLOv5 of the space, any architecture of it, or a shared network.
-        inherit_hyp: hyper-parameters where weights are given, in place of `hyp`.
+        inherit_hyp: hyper-parameters where weights are given, in place of `hyp`; an `optimizer` among them comes before
+            that of the settings.
         base_epochs: epochs of a trial that has no parent, where others start from its weights.
         freeze: layers (in the searchable YAML's numbers) that are not trained.
         hooks: what they measure becomes metrics; those of epochs are called in the training.
@@ -100,7 +102,7 @@ class Settings:
     noautoanchor: bool = False
     freeze: tuple[int, ...] = ()
     weights: str | None = None
-    inherit_hyp: Mapping[str, float] | None = None
+    inherit_hyp: Mapping[str, Any] | None = None
     base_epochs: int | None = None
     val_period: int = 4
     latency_backend: str = "pytorch"
@@ -108,6 +110,7 @@ class Settings:
     half: bool = False
     constraints: tuple[Constraint, ...] = ()
     needed: tuple[str, ...] = ()
+    measure_all: bool = False
     pruner: Pruner | None = None
     stock: Mapping[str, Any] | None = None
     hooks: tuple[Hook, ...] = ()
@@ -128,7 +131,7 @@ class Settings:
         return Runtime(self.latency_backend, self.latency_batch, self.half, self.device)
 
     @property
-    def hyp_used(self) -> Mapping[str, float]:
+    def hyp_used(self) -> Mapping[str, Any]:
         """The hyper-parameters that the training takes."""
         return self.inherit_hyp if self.weights and self.inherit_hyp else self.hyp
 
@@ -336,6 +339,7 @@ class Training:
     ):
         self.host, self.settings, self.imgsz, self.batch_size, self.device = host, s, imgsz, batch_size, device
         self.hyp: dict[str, Any] = {**s.hyp_used, "label_smoothing": s.label_smoothing}
+        self.optimizer_name = self.hyp.pop("optimizer", s.optimizer)
         self.costs: Mapping[str, float] = {}
         self.pruned: str | None = None  # why it was ended early
         self.is_settled = True  # or batch norm statistics don't belong to the weights that were put in
@@ -421,7 +425,7 @@ class Training:
         self.accumulate = max(round(self.nominal_batch / self.batch_size), 1)
         hyp["weight_decay"] *= self.batch_size * self.accumulate / self.nominal_batch
         self.optimizer = host.torch_utils.smart_optimizer(
-            model, s.optimizer, hyp["lr0"], hyp["momentum"], hyp["weight_decay"]
+            model, self.optimizer_name, hyp["lr0"], hyp["momentum"], hyp["weight_decay"]
         )
         self.scheduler = lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self._schedule)
         self.ema = host.torch_utils.ModelEMA(model)
@@ -553,9 +557,10 @@ class Training:
         self.accumulate = max(1, np.interp(iteration, span, [1, self.nominal_batch / self.batch_size]).round())
         for j, group in enumerate(self.optimizer.param_groups):
             start = hyp["warmup_bias_lr"] if j == 0 else 0.0
-            group["lr"] = np.interp(iteration, span, [start, group["initial_lr"] * self._schedule(epoch)])
+            # Plain floats, since a shared training's state is read again with `weights_only`.
+            group["lr"] = float(np.interp(iteration, span, [start, group["initial_lr"] * self._schedule(epoch)]))
             if "momentum" in group:
-                group["momentum"] = np.interp(iteration, span, [hyp["warmup_momentum"], hyp["momentum"]])
+                group["momentum"] = float(np.interp(iteration, span, [hyp["warmup_momentum"], hyp["momentum"]]))
 
     def _rescaled(self, images: torch.Tensor) -> torch.Tensor:
         """With multi-scale: images (B, 3, H, W) at 0.5 to 1.5 times their size, in multiples of the stride."""
@@ -651,12 +656,21 @@ def _load_weights(
         exact = inherited.exact
         how = "exactly" if exact else "refitted to them" if parent else "batch norm estimated again"
         print(f"inherited {len(taken)}/{len(taken) + len(left)} tensors from {settings.weights}, {how}")
-    names = weight_names(space, architecture)
-    frozen = {f"model.{i}" for i in settings.freeze}
-    for key, parameter in model.named_parameters():
-        origin = names[".".join(key.split(".")[:2])]
-        parameter.requires_grad = ".".join(origin.split(".")[:2]) not in frozen
+    freeze(model, settings.freeze, weight_names(space, architecture))
     return exact, None if exact else parent
+
+
+def freeze(model: nn.Module, layers: Iterable[int], names: Mapping[str, str] | None = None) -> None:
+    """Let all layers be trained but these, numbered as in the searchable YAML.
+
+    Args:
+        names: the layers of a derived model in it, from `derive.weight_names`.
+    """
+    frozen = {f"model.{i}" for i in layers}
+    for key, parameter in model.named_parameters():
+        layer = ".".join(key.split(".")[:2])
+        origin = names[layer] if names else layer
+        parameter.requires_grad = ".".join(origin.split(".")[:2]) not in frozen
 
 
 def _inherited(
