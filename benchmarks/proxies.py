@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "tables"))
 import make_table
 
-from yolov5_nas.agreement import tau
+from yolov5_nas.agreement import Tau, tau
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.files import WEIGHTS, shipped
 from yolov5_nas.journal import TrialResult
@@ -50,23 +50,32 @@ def main() -> None:
     if args.only != "inherited":
         one_shot(rows, settings, args)
     print(f"\n{len(rows)} architectures of {args.table.name}\n")
-    print("| score | tau (95 % interval) | of | mean |\n|---|---|---|---|")
-    for label, found in scores(rows, args.scores).items():
+    twice = {name: row["truths"] for name, row in rows.items() if len(row["truths"]) > 1}
+    print(f"| score | tau with the mean of the trainings | with one of another seed, over {len(twice)} | mean |")
+    print("|---|---|---|---|")
+    full = {seed: {name: truths[seed] for name, truths in twice.items()} for seed in range(2)}
+    for (label, seed), found in scores(rows, args.scores).items():
         value = tau(list(found.values()), [rows[name]["truth"] for name in found])
-        print(f"| {label} | {value} | {value.count} | {statistics.mean(found.values()):.3f} |")
-    twice = [row["truths"][:2] for row in rows.values() if len(row["truths"]) > 1]
-    value = tau([first for first, _ in twice], [second for _, second in twice])
-    print(f"| a full training against one with another seed | {value} | {value.count} | |")
+        other = against(found, full[0 if seed else 1])
+        own = (f", seed {seed}", f"{mean(found.values()):.3f}") if seed >= 0 else ("", "")  # costs have neither
+        print(f"| {label}{own[0]} | {value} | {other} | {own[1]} |")
+    print(f"| a full training, seed 0 | | {against(full[0], full[1])} | {mean(full[0].values()):.3f} |")
 
 
-def scores(rows: Mapping[str, Any], path: Path) -> dict[str, dict[str, float]]:
-    """All scores that are known, by what they are and then by architecture; the costs first."""
-    found = {name: {i: row[metric] for i, row in rows.items()} for name, metric in COSTS.items()}
+def against(found: Mapping[str, float], truths: Mapping[str, float]) -> Tau:
+    """Tau over the architectures that both have."""
+    both = [name for name in truths if name in found]
+    return tau([found[name] for name in both], [truths[name] for name in both])
+
+
+def scores(rows: Mapping[str, Any], path: Path) -> dict[tuple[str, int], dict[str, float]]:
+    """All scores that are known, by what they are and their seed, then by architecture; the costs first."""
+    found = {(name, -1): {i: row[metric] for i, row in rows.items()} for name, metric in COSTS.items()}
     for line in lines_of(path):
         if line["id"] in rows:
-            found.setdefault(f"{line['score']}, seed {line['seed']}", {})[line["id"]] = line["map50_95"]
+            found.setdefault((line["score"], line["seed"]), {})[line["id"]] = line["map50_95"]
             if len(line["curve"]) > 1:
-                first = f"the first of {line['score']}, seed {line['seed']}"
+                first = (f"the first of {line['score']}", line["seed"])
                 found.setdefault(first, {})[line["id"]] = line["curve"][0]["map50_95"]
     return found
 
@@ -97,7 +106,7 @@ def read(table: Path) -> dict[str, dict[str, Any]]:
             "architecture": line["architecture"],
             **line["costs"],
             "truths": truths[line["id"]],
-            "truth": statistics.mean(truths[line["id"]]),
+            "truth": mean(truths[line["id"]]),
         }
         for line in lines
     }

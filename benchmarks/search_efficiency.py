@@ -2,17 +2,19 @@
 
     python benchmarks/search_efficiency.py
 
-A search goes through the table's architectures in a random order, one at a time. Two things are told:
+A search goes through the table's architectures in a random order, one at a time. Told are:
 
-- Early stopping, over `--seeds` orders: epochs saved when each curve is validated as often as `--prune` does, and what is lost of the
-  hypervolume of the front (mAP50-95 over GFLOPs) or of the best reward.
+- Early stopping, over `--seeds` orders: epochs saved when each curve is validated as often as `--prune` does, and what
+  is lost of the hypervolume of the front (mAP50-95 over GFLOPs) or of the best reward.
 - Compute until the search first holds an architecture within 1 % of the table's best reward, its base's training
-  included, over 200 orders. The unit is what an epoch of stock YOLOv5n costs: an epoch of another architecture counts
-  as its processor time in the table. What a search holds is the one that its own scores put first; how good that is in truth is the
-  table's mean over seeds, of which a score from scratch is itself a part, in its favour. So it is told a second time
-  for the architectures with two seeds: a score from scratch is of one, the truth the other. From scratch each is
-  trained in full, or its training is broken off after a third or two ninths of the epochs; the scores of `proxies.py`
-  are what inherited weights and the shared network gave. `--draw` draws the second.
+  included, over 200 orders, and how good what it holds is. The unit is what an epoch of stock YOLOv5n costs: an epoch
+  of another architecture counts as its processor time in the table. What a search holds is what its own scores put
+  first. How good that is in truth is the table's mean over seeds, of which a score from scratch is itself a part, in
+  its favour. So it is told a second time, for the architectures with two seeds: the truth is then a training with
+  another seed than the score's. From scratch each is trained in full, or its training is broken off after a third or
+  two ninths of the epochs; the scores of `proxies.py` are what inherited weights and the shared network gave. On
+  inherited weights stock, which takes them whole and would be held to the end, is left out. `--draw` draws the second.
+- The best of the few that each kind of score puts first, as when `prove` trains those in full.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ TABLE = Path(__file__).parent / "tables/digits_hard_yolov5n_elastic.jsonl"
 Table = dict[str, list[dict[str, Any]]]
 NEAR = 0.99  # of the best reward
 ORDERS = 200  # in which a search goes through the table
+BUDGETS = (80, 160, 400)  # epochs
+FIRST = (1, 3, 5, 10)
 SETTLING = 0.4  # epochs of stock YOLOv5n that mapping weights, refitting them and estimating batch norm take
 FRONT = ("map50_95", "gflops")
 
@@ -145,38 +149,51 @@ class Way:
     Args:
         base: epochs before the first score.
         each: epochs of a score.
-        scores: rewards by seed and architecture, as the search sees them.
+        scores: rewards by seed, then by architecture, as the search sees them.
         prices: of an epoch of each architecture, in epochs of stock YOLOv5n.
     """
 
     name: str
     base: float
     each: float
-    scores: Sequence[Mapping[str, float]]
+    scores: Mapping[int, Mapping[str, float]]
     prices: Mapping[str, float]
 
-    def held(self, seed: int) -> list[tuple[float, str]]:
-        """Epochs, and the architecture that is held from then on."""
-        rng = random.Random(seed)
-        scores = self.scores[seed % len(self.scores)]
-        order, spent = sorted(scores), self.base
+    def held(self, order: int, truth: int | None = None) -> list[tuple[float, str]]:
+        """Epochs, and the architecture that is held from then on.
+
+        Args:
+            truth: the seed of the training that judges, which no score may have.
+        """
+        rng, seeds = random.Random(order), sorted(self.scores)
+        scores = self.scores[rng.choice([seed for seed in seeds if seed != truth] or seeds)]
+        names, spent = sorted(scores), self.base
         held: list[tuple[float, str]] = []
-        rng.shuffle(order)
-        for name in order:
+        rng.shuffle(names)
+        for name in names:
             spent += self.each * self.prices[name]
             if not held or scores[name] > scores[held[-1][1]]:
                 held.append((spent, name))
         return held
 
+    def first(self, count: int, truths: Mapping[str, float]) -> float:
+        """The best in truth of the few that the scores put first, mean over their seeds."""
+        tops = [sorted(scores, key=lambda name: -scores[name])[:count] for scores in self.scores.values()]
+        return mean(max(truths[name] for name in top) for top in tops)
+
 
 def compute(table: Table, reward: Reward, args: argparse.Namespace) -> None:
     """Print, and draw, what each way of searching needs and finds."""
-    paths = judged(table, [[rewarded(lines, reward) for lines in table.values()]], reward, args)
+    means = {name: rewarded(lines, reward) for name, lines in table.items()}
+    paths = judged(table, {None: means}, reward, args)
     twice = {name: lines[:2] for name, lines in table.items() if len(lines) > 1}
     if len(twice) > 2:
         print("\nJudged by a training with another seed:")
-        others = [[rewarded([lines[1 - seed]], reward) for lines in twice.values()] for seed in range(2)]
+        others: dict[int | None, dict[str, float]] = {}
+        for seed in range(2):
+            others[seed] = {name: rewarded([lines[seed]], reward) for name, lines in twice.items()}
         paths = judged(twice, others, reward, args)
+    first_few(table, means, reward, args)
     if args.draw:
         draw(paths, args.draw)
 
@@ -188,66 +205,98 @@ def rewarded(lines: Sequence[dict[str, Any]], reward: Reward) -> float:
 
 
 def judged(
-    table: Table, truths: Sequence[Sequence[float]], reward: Reward, args: argparse.Namespace
+    table: Table, truths: Mapping[int | None, Mapping[str, float]], reward: Reward, args: argparse.Namespace
 ) -> dict[str, list[list[tuple[float, float]]]]:
     """Print what each way needs and finds.
 
     Args:
-        truths: rewards of the table's architectures; the replays take them in turn.
+        truths: rewards of the table's architectures, by the seed of the trainings that they are of; the replays take
+            them in turn.
 
     Returns:
         For each way its replays: epochs, and the reward of what is held from then on as a share of the best.
     """
-    gflops = {name: lines[0]["costs"]["gflops"] for name, lines in table.items()}
-    seconds = {name: mean(line["costs"]["cpu_seconds"] for line in lines) for name, lines in table.items()}
-    prices = {name: value / seconds[next(iter(table))] for name, value in seconds.items()}  # stock is first
-    shares = [{name: value / max(truth) for name, value in zip(table, truth)} for truth in truths]
-    good = " or ".join(str(sum(value >= NEAR for value in share.values())) for share in shares)
-    print(f"\n{good} of {len(table)} architectures are within 1 % of the best reward\n")
-    print("| search | epochs until one is held first, median (quartiles) | times less | held by | held at the end |")
-    print("|---|---|---|---|---|")
+    shares = {seed: {name: value / max(of.values()) for name, value in of.items()} for seed, of in truths.items()}
+    good = " or ".join(str(sum(value >= NEAR for value in share.values())) for share in shares.values())
+    drawn = mean(value for share in shares.values() for value in share.values())
+    print(f"\n{good} of {len(table)} architectures are within 1 % of the best reward; the mean has {drawn:.1%} of it\n")
+    after = " | ".join(f"held after {epochs}" for epochs in BUDGETS)
+    print(f"| search | epochs until one is held first, median (quartiles) | times less | by | {after} | at the end |")
+    print("|---" * (5 + len(BUDGETS)) + "|")
     paths, slowest = {}, 0.0  # that is from scratch with full trainings, the first
-    for way in [*from_scratch(table, reward, gflops, prices), *by_proxies(args.scores, reward, gflops, prices)]:
-        runs = [
-            [(epochs, shares[seed % len(shares)][name]) for epochs, name in way.held(seed)] for seed in range(ORDERS)
-        ]
+    for way in ways(table, reward, args.scores):
+        runs = []
+        for order in range(ORDERS):
+            seed = sorted(shares, key=str)[order % len(shares)]
+            runs.append([(epochs, shares[seed][name]) for epochs, name in way.held(order, seed)])
         first = [next((e for e, value in run if value >= NEAR), math.inf) for run in runs]
-        reached = sum(map(math.isfinite, first))
         shown = " to ".join(f"{e:.0f}" for e in np.quantile(first, (0.25, 0.75), method="nearest"))
-        end = median(run[-1][1] for run in runs)
         slowest = slowest or median(first)
         less = f"{slowest / median(first):.1f}" if math.isfinite(slowest) else ""
-        cells = f"{median(first):.0f} ({shown}) | {less} | {reached} of {len(runs)} | {end:.1%} of the best"
-        print(f"| {way.name} | {cells} |")
+        cells = [f"{median(first):.0f} ({shown})", less, f"{sum(map(math.isfinite, first))} of {len(runs)}"]
+        print(f"| {' | '.join([way.name, *cells, *(_held_after(runs, e) for e in (*BUDGETS, math.inf))])} |")
         paths[way.name] = runs
     return paths
+
+
+def _held_after(runs: Sequence[Sequence[tuple[float, float]]], epochs: float) -> str:
+    """Share of the best reward, mean over the replays; empty where some hold nothing yet."""
+    held = [[value for spent, value in run if spent <= epochs] for run in runs]
+    return f"{mean(values[-1] for values in held):.1%}" if all(held) else ""
+
+
+def first_few(table: Table, truths: Mapping[str, float], reward: Reward, args: argparse.Namespace) -> None:
+    """Print how good the best of the first few is by each kind of score."""
+    best, stock = max(truths.values()), next(iter(table))
+    rng, others = random.Random(0), [value for name, value in truths.items() if name != stock]
+    print("\n| the best of the first | " + " | ".join(map(str, FIRST)) + " |")
+    print("|---" * (1 + len(FIRST)) + "|")
+    drawn = [mean(max(rng.sample(others, count)) for _ in range(2000)) / best for count in FIRST]
+    print("| drawn at random | " + " | ".join(f"{value:.1%}" for value in drawn) + " |")
+    for way in ways(table, reward, args.scores):
+        if way.base:
+            cells = (f"{way.first(count, truths) / best:.1%}" for count in FIRST)
+            print(f"| {way.name}, {len(way.scores)} seeds | {' | '.join(cells)} |")
+
+
+def ways(table: Table, reward: Reward, scores: Path) -> list[Way]:
+    """The ways of searching that there are results for."""
+    gflops = {name: lines[0]["costs"]["gflops"] for name, lines in table.items()}
+    seconds = {name: mean(line["costs"]["cpu_seconds"] for line in lines) for name, lines in table.items()}
+    stock = next(iter(table))
+    prices = {name: value / seconds[stock] for name, value in seconds.items()}
+    return [*from_scratch(table, reward, gflops, prices), *by_proxies(scores, stock, reward, gflops, prices)]
 
 
 def from_scratch(table: Table, reward: Reward, gflops: Mapping[str, float], prices: Mapping[str, float]) -> list[Way]:
     """Random search with full trainings, and with such that are broken off."""
     epochs = int(next(iter(table.values()))[0]["curve"][-1]["epoch"])
-    ways = []
+    found = []
     for each in (epochs, epochs // 3, 2 * epochs // 9):
-        scores = []
+        scores = {}
         for seed in range(2):
             accuracy = {n: best_so_far(_until(lines[seed % len(lines)], each)) for n, lines in table.items()}
-            scores.append({n: reward({**a, "gflops": gflops[n]}) for n, a in accuracy.items()})
-        ways.append(Way(f"from scratch, {each} epochs each", 0, each, scores, prices))
-    return ways
+            scores[seed] = {n: reward({**a, "gflops": gflops[n]}) for n, a in accuracy.items()}
+        found.append(Way(f"from scratch, {each} epochs each", 0, each, scores, prices))
+    return found
 
 
-def by_proxies(path: Path, reward: Reward, gflops: Mapping[str, float], prices: Mapping[str, float]) -> list[Way]:
+def by_proxies(
+    path: Path, stock: str, reward: Reward, gflops: Mapping[str, float], prices: Mapping[str, float]
+) -> list[Way]:
     """Random search with each kind of score that `proxies.py` has left, and with what it was after one epoch."""
     found: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     costs = {}
     for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+        if line["id"] not in gflops or (line["epochs"] and line["id"] == stock):
+            continue
         scores = {line["score"]: (line["epochs"], line["map50_95"])}
         if len(line["curve"]) > 1:
             scores[f"the first of {line['score']}"] = (1, line["curve"][0]["map50_95"])
-        for name, (epochs, value) in scores.items() if line["id"] in gflops else ():
+        for name, (epochs, value) in scores.items():
             found[name][line["seed"]][line["id"]] = reward({"map50_95": value, "gflops": gflops[line["id"]]})
             costs[name] = (line["base_epochs"], epochs + SETTLING)
-    return [Way(name, *costs[name], list(by_seed.values()), prices) for name, by_seed in found.items()]
+    return [Way(name, *costs[name], by_seed, prices) for name, by_seed in found.items()]
 
 
 def _until(line: dict[str, Any], epoch: int) -> list[dict[str, float]]:

@@ -16,14 +16,20 @@ spec.loader.exec_module(replay)
 
 
 def test_what_is_held_is_what_the_scores_put_first():
-    way = replay.Way("", 36, 3, [{"a": 0.1, "b": 0.2, "c": 0.3}], {"a": 1, "b": 2, "c": 1})
-    for seed in range(5):
-        held = way.held(seed)
+    way = replay.Way("", 36, 3, {0: {"a": 0.1, "b": 0.2, "c": 0.3}}, {"a": 1, "b": 2, "c": 1})
+    for order in range(5):
+        held = way.held(order)
         assert held[0][0] == (42 if held[0][1] == "b" else 39)  # the base and one score
         assert held[-1][1] == "c"
         assert [epochs for epochs, _ in held] == sorted(epochs for epochs, _ in held)
         assert held[-1][0] <= 36 + 3 * 4
-    assert {way.held(seed)[0][1] for seed in range(9)} == {"a", "b", "c"}  # the order is another for each seed
+    assert {way.held(order)[0][1] for order in range(9)} == {"a", "b", "c"}
+
+
+def test_the_first_few_by_the_scores_are_judged_by_the_best_of_them():
+    way = replay.Way("", 36, 3, {0: {"a": 0.1, "b": 0.2, "c": 0.3}, 1: {"a": 0.3, "b": 0.2, "c": 0.1}}, {})
+    truths = {"a": 0.8, "b": 0.4, "c": 0.6}
+    assert [way.first(count, truths) for count in (1, 2, 3)] == pytest.approx([0.7, 0.7, 0.8])
 
 
 def test_hypervolume_is_the_area_that_the_front_dominates():
@@ -46,8 +52,9 @@ def test_the_table_is_replayed_with_the_scores_of_proxies(tmp_path):
     first, by_another = out.split("Judged by a training with another seed:")
     rows = {line.split(" | ")[0].strip("| "): line for line in first.splitlines() if line.startswith("|")}
     assert {"several objectives: hypervolume", "one reward: the best", "from scratch, 36 epochs each"} < set(rows)
-    assert rows["exact"].endswith("| 200 of 200 | 100.0% of the best |")
+    assert " | 200 of 200 | " in rows["exact"] and rows["exact"].endswith(" | 100.0% |")
     assert "of 200" in next(line for line in by_another.splitlines() if line.startswith("| from scratch, 36"))
+    assert out.splitlines()[-1] == "| exact, 1 seeds | 100.0% | 100.0% | 100.0% | 100.0% |"
     assert (tmp_path / "compute.png").stat().st_size > 10_000
 
 
@@ -62,6 +69,17 @@ def test_a_score_is_not_judged_by_the_training_that_it_is_of():
     table = {n: [line(n, 0, v), line(n, 1, 1 - v)] for n, v in (("a", 0.2), ("b", 0.5), ("c", 0.8))}
     reward = replay.SoftReward([])
     args = replay.argparse.Namespace(scores=Path("none"), seeds=4)
-    others = [[replay.rewarded([lines[1 - seed]], reward) for lines in table.values()] for seed in range(2)]
+    others = {seed: {n: replay.rewarded([lines[seed]], reward) for n, lines in table.items()} for seed in range(2)}
     paths = replay.judged(table, others, reward, args)
     assert all(run[-1][1] == pytest.approx(0.25) for run in paths["from scratch, 9 epochs each"])
+
+
+def test_stock_is_left_out_of_what_is_held_on_inherited_weights(tmp_path):
+    scores = tmp_path / "scores.jsonl"
+    line = {"base_epochs": 12, "seed": 0, "map50_95": 0.5, "curve": [{"map50_95": 0.1}, {"map50_95": 0.5}]}
+    kinds = ({"score": "inherited", "epochs": 2}, {"score": "shared", "epochs": 0, "curve": []})
+    scores.write_text("".join(json.dumps({**line, **kind, "id": n}) + "\n" for kind in kinds for n in ("stock", "a")))
+    ways = replay.by_proxies(scores, "stock", lambda m: m["map50_95"], {"stock": 1.0, "a": 1.0}, {})
+    found = {way.name: way.scores for way in ways}
+    assert found["inherited"] == {0: {"a": 0.5}} and found["the first of inherited"] == {0: {"a": 0.1}}
+    assert found["shared"] == {0: {"stock": 0.5, "a": 0.5}}
