@@ -304,22 +304,24 @@ def _until(line: dict[str, Any], epoch: int) -> list[dict[str, float]]:
 
 
 def draw(paths: Mapping[str, Sequence[Sequence[tuple[float, float]]]], path: Path) -> None:
-    """Reward of what is held, over compute: median and quartiles."""
+    """Reward of what is held, over compute: mean of the replays, from where all hold something."""
     import matplotlib.pyplot as plt
     import seaborn as sns
+    from matplotlib.ticker import PercentFormatter
 
     sns.set_theme(style="whitegrid")
-    figure, axes = plt.subplots(figsize=(8, 4.5))
+    figure, axes = plt.subplots(figsize=(9, 4.5))
     last = max(run[-1][0] for runs in paths.values() for run in runs)
     for color, (name, runs) in zip(sns.color_palette("colorblind"), paths.items()):
         grid = np.geomspace(max(run[0][0] for run in runs), last, 400)
-        values = np.array([[[v for e, v in run if e <= x][-1] for x in grid] for run in runs])
-        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
-        axes.plot(grid, middle, label=name, color=color)
-        axes.fill_between(grid, low, high, color=color, alpha=0.15, linewidth=0)
-    axes.axhline(NEAR, color="0.4", linewidth=1, linestyle="--")
+        values = [[[v for e, v in run if e <= x][-1] for x in grid] for run in runs]
+        axes.plot(grid, np.mean(values, axis=0), label=name, color=color, linestyle="-" if "scratch" in name else "--")
+    axes.axhline(NEAR, color="0.4", linewidth=1, linestyle=":")
     axes.set(xscale="log", xlabel="compute, in epochs of stock YOLOv5n", ylabel="reward of what is held / best")
-    axes.legend(loc="lower right", fontsize=9)
+    ticks = [t for t in (10, 20, 50, 100, 200, 500, 1000) if t < last]
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9, frameon=False)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
