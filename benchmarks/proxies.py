@@ -25,6 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "tables"))
 import make_table
+from search_efficiency import read_scores
 
 from yolov5_nas.agreement import Tau, tau
 from yolov5_nas.architecture import Architecture
@@ -71,12 +72,9 @@ def against(found: Mapping[str, float], truths: Mapping[str, float]) -> Tau:
 def scores(rows: Mapping[str, Any], path: Path) -> dict[tuple[str, int], dict[str, float]]:
     """All scores that are known, by what they are and their seed, then by architecture; the costs first."""
     found = {(name, -1): {i: row[metric] for i, row in rows.items()} for name, metric in COSTS.items()}
-    for line in lines_of(path):
+    for line in read_scores(path):
         if line["id"] in rows:
             found.setdefault((line["score"], line["seed"]), {})[line["id"]] = line["map50_95"]
-            if len(line["curve"]) > 1:
-                first = (f"the first of {line['score']}", line["seed"])
-                found.setdefault(first, {})[line["id"]] = line["curve"][0]["map50_95"]
     return found
 
 
@@ -173,13 +171,8 @@ def score_all(
 
 def missing(name: str, rows: Mapping[str, Any], args: argparse.Namespace) -> list[str]:
     """The architectures that have no such score of this seed yet."""
-    known = {line["id"] for line in lines_of(args.scores) if (line["score"], line["seed"]) == (name, args.seed)}
+    known = {line["id"] for line in read_scores(args.scores) if (line["score"], line["seed"]) == (name, args.seed)}
     return [i for i in rows if i not in known]
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """The scores that earlier calls left."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import json
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, quantiles
@@ -232,7 +232,7 @@ def judged(
         first = [next((e for e, value in run if value >= NEAR), math.inf) for run in runs]
         shown = " to ".join(f"{e:.0f}" for e in np.quantile(first, (0.25, 0.75), method="nearest"))
         slowest = slowest or median(first)
-        less = f"{slowest / median(first):.1f}" if math.isfinite(slowest) else ""
+        less = f"{slowest / median(first):.1f}" if math.isfinite(median(first)) else ""
         cells = [f"{median(first):.0f} ({shown})", less, f"{sum(map(math.isfinite, first))} of {len(runs)}"]
         print(f"| {' | '.join([way.name, *cells, *(_held_after(runs, e) for e in (*BUDGETS, math.inf))])} |")
         paths[way.name] = runs
@@ -284,19 +284,24 @@ def from_scratch(table: Table, reward: Reward, gflops: Mapping[str, float], pric
 def by_proxies(
     path: Path, stock: str, reward: Reward, gflops: Mapping[str, float], prices: Mapping[str, float]
 ) -> list[Way]:
-    """Random search with each kind of score that `proxies.py` has left, and with what it was after one epoch."""
+    """Random search with each kind of score that `proxies.py` has left."""
     found: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     costs = {}
-    for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+    for line in read_scores(path):
         if line["id"] not in gflops or (line["epochs"] and line["id"] == stock):
             continue
-        scores = {line["score"]: (line["epochs"], line["map50_95"])}
-        if len(line["curve"]) > 1:
-            scores[f"the first of {line['score']}"] = (1, line["curve"][0]["map50_95"])
-        for name, (epochs, value) in scores.items():
-            found[name][line["seed"]][line["id"]] = reward({"map50_95": value, "gflops": gflops[line["id"]]})
-            costs[name] = (line["base_epochs"], epochs + SETTLING)
+        metrics = {"map50_95": line["map50_95"], "gflops": gflops[line["id"]]}
+        found[line["score"]][line["seed"]][line["id"]] = reward(metrics)
+        costs[line["score"]] = (line["base_epochs"], line["epochs"] + SETTLING)
     return [Way(name, *costs[name], by_seed, prices) for name, by_seed in found.items()]
+
+
+def read_scores(path: Path) -> Iterator[dict[str, Any]]:
+    """The scores that `proxies.py` has left, and what those of several epochs were after the first."""
+    for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+        yield line
+        if len(line["curve"]) > 1:
+            yield {**line, "score": f"the first of {line['score']}", "epochs": 1, **line["curve"][0]}
 
 
 def _until(line: dict[str, Any], epoch: int) -> list[dict[str, float]]:

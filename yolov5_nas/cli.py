@@ -253,8 +253,8 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "one_shot", text, type=int)
     add(group, "scores", "architectures that --one-shot scores", type=int)
     text = "architectures to train in full too, to see how far inherited weights, scores or --prune can be trusted"
-    add(group, "audit", text + " (default: 5 with one of them; 0: none)", type=int)
-    text = "of each of those (default: --base-epochs, else three times --epochs, at least 24)"
+    add(group, "audit", text + " (default: 5 with one of them, 15 with --proxy auto; 0: none)", type=int)
+    text = "of each of those (default: --base-epochs or three times --epochs, at least 24)"
     add(group, "audit_epochs", text, type=int)
     text = "auto: audit first, and do without what ranks no better than GFLOPs"
     add(group, "proxy", text, choices=["on", "auto"])
@@ -356,7 +356,7 @@ def _other_arguments(commands: Any) -> None:
         help="how many of the best and the front; on inherited weights, of all (default: 3)",
     )
     prove.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
-    text = "of each training (default: three times a trial's, at least 24 where those take a shortcut)"
+    text = "of each training (default: three times a trial's or the base's, with a shortcut at least --audit-epochs or 24)"
     prove.add_argument("--epochs", dest="prove_epochs", metavar="EPOCHS", type=int, help=text)
     add = functools.partial(prove.add_argument, default=argparse.SUPPRESS)
     add("--device", help="0 or 0,1 or cpu (default: the run's)")

@@ -214,9 +214,9 @@ def _prepare(o: Options) -> _Prepared:
     hyp_file = _find_hyp(o.hyp or "hyp.short.yaml", "--hyp", location)
     hyp = _read_hyp(hyp_file)
     has_base = bool(o.weights or o.base_epochs)
-    inherits = has_base or o.one_shot is not None
+    from_weights = has_base or o.one_shot is not None
     inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
-    inherit_hyp = _read_hyp(inherit_file) if inherits else None
+    inherit_hyp = _read_hyp(inherit_file) if from_weights else None
     optimizer = o.optimizer or hyp.get("optimizer", "SGD")
     if inherit_hyp:
         inherit_hyp["optimizer"] = o.optimizer or inherit_hyp.get("optimizer", optimizer)
@@ -352,7 +352,7 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
         model=model,
         data=data,
         hyp={k: v for k, v in _saved_hyp(folder / "hyp.yaml").items() if k != "optimizer"},  # which is an option's
-        inherit_hyp=_saved_hyp(folder / "hyp.inherit.yaml") or None,
+        inherit_hyp=_saved_hyp(folder / "hyp.inherit.yaml") if (folder / "hyp.inherit.yaml").exists() else None,
         location=host.location,
         device=_torch_device(o.device),
         freeze=frozen_layers(o.freeze),
@@ -364,7 +364,7 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: hosts.Host) 
 
 
 def _saved_hyp(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+    return yaml.safe_load(path.read_text())  # type: ignore[no-any-return]
 
 
 def frozen_layers(freeze: tuple[int, ...]) -> tuple[int, ...]:
