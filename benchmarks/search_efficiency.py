@@ -315,7 +315,7 @@ def draw(paths: Mapping[str, Sequence[Sequence[tuple[float, float]]]], path: Pat
     from matplotlib.ticker import PercentFormatter
 
     sns.set_theme(style="whitegrid")
-    figure, axes = plt.subplots(figsize=(9, 4.5))
+    figure, axes = plt.subplots(figsize=(8, 4.5))
     last = max(run[-1][0] for runs in paths.values() for run in runs)
     for color, (name, runs) in zip(sns.color_palette("colorblind"), paths.items()):
         grid = np.geomspace(max(run[0][0] for run in runs), last, 400)
@@ -326,7 +326,7 @@ def draw(paths: Mapping[str, Sequence[Sequence[tuple[float, float]]]], path: Pat
     ticks = [t for t in (10, 20, 50, 100, 200, 500, 1000) if t < last]
     axes.set_xticks(ticks, map(str, ticks))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9, frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.14), ncols=2, fontsize=9, frameon=False)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
