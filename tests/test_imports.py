@@ -16,7 +16,7 @@ import yolov5_nas
 PACKAGE = Path(__file__).parents[1] / "yolov5_nas"
 LEVELS = {
     **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
-    **dict.fromkeys(("space", "architecture", "files", "metrics", "turns", "shipping"), 1),
+    **dict.fromkeys(("space", "architecture", "files", "metrics", "device_lock", "shipping"), 1),
     **dict.fromkeys(("derive", "journal", "reward", "agreement"), 2),
     **dict.fromkeys(("ranking", "parents", "pruning", "hooks", "options"), 3),
     **dict.fromkeys(("strategies", "host", "engines"), 3),

@@ -1,4 +1,4 @@
-"""Latency on real runtimes, and turns with trainings."""
+"""Latency on real runtimes."""
 
 import os
 import subprocess
@@ -16,7 +16,6 @@ from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.latency import PACKAGES, Runtime, latency, prepare
 from yolov5_nas.space import Space
-from yolov5_nas.turns import InTurns, Turns
 
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
 
@@ -96,63 +95,3 @@ def test_a_failing_export_says_why(host, stock, tmp_path):
 def test_a_runtime_that_this_machine_has_not(runtime, message):
     with pytest.raises(UserError, match=message):
         runtime.check()
-
-
-# Turns ----------------------------------------------------------------------------------------------------------------
-
-TRAINS = """
-import sys, time
-from yolov5_nas.turns import InTurns, Turns
-for batch in InTurns(range(10**6), Turns(sys.argv[1])):
-    print(time.monotonic(), flush=True)
-    time.sleep(0.01)
-    print(time.monotonic(), flush=True)
-"""
-
-
-def test_no_batch_of_any_process_runs_while_a_measurement_does():
-    device = f"test-{time.monotonic_ns()}"
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", TRAINS, device]
-    processes = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    spans = []
-    try:
-        for process in processes:
-            process.stdout.readline()
-        for _ in range(5):
-            with Turns(device).alone():
-                start = time.monotonic()
-                time.sleep(0.1)
-                spans.append((start, time.monotonic()))
-            time.sleep(0.1)
-    finally:
-        for process in processes:
-            process.kill()
-    times = [[float(line) for line in p.communicate()[0].split("\n")[:-1] if line] for p in processes]
-    for marks in times:
-        assert len(marks) > 20  # they went on between measurements
-        assert not [t for t in marks for start, end in spans if start < t < end]
-
-
-def test_a_loader_left_in_the_middle_gives_its_turn_back():
-    turns = Turns(f"test-{time.monotonic_ns()}")
-    loader = InTurns([1, 2, 3], turns)
-    for batch in loader:
-        if batch == 2:
-            break
-    loader.close()
-    with turns.alone():
-        pass
-    assert list(loader) == [1, 2, 3]
-    assert len(loader) == 3
-
-
-def test_a_dead_training_keeps_nobody_waiting():
-    device = f"test-{time.monotonic_ns()}"
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen([sys.executable, "-c", TRAINS, device], env=env, stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    process.kill()
-    process.communicate()
-    with Turns(device).alone():
-        pass

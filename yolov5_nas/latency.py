@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .device_lock import DeviceLock
 from .errors import UserError
 from .host import Host
 from .metrics import BACKENDS
-from .turns import Turns
 
 WARM_UP = 5  # runs of each model before the clock starts
 PAIRS = (12, 60)  # at least, at most
@@ -95,7 +95,7 @@ def latency(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Time of a forward pass of a YOLOv5 model, in turn with a reference so that a noisy machine slows both.
 
-    While it runs, trainings of this machine on the same device wait (see `turns`).
+    While it runs, trainings of this machine on the same device wait (see `device_lock`).
 
     Args:
         model, reference: before fusing, on whatever device.
@@ -111,7 +111,7 @@ def latency(
     with tempfile.TemporaryDirectory() as folder:
         own = prepare(model, imgsz[0], runtime, host, Path(folder, "model"))
         other = prepare(reference, imgsz[1], runtime, host, Path(folder, "stock"))
-        with Turns(runtime.device).alone():
+        with DeviceLock(runtime.device).measuring():
             metrics = _certain(own, other, runtime)
     runs = int(metrics.pop("runs"))
     return metrics, {**runtime.conditions(imgsz[0]), "runs": runs, "trusted": metrics["latency_error"] <= ERROR_BOUND}

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from . import supernet
 from .architecture import Architecture, Value
 from .derive import derive, dump_model, weight_names
+from .device_lock import DeviceLock, TakingTurns
 from .engines import CURVE, ONNX
 from .errors import TrialError, UserError
 from .files import MODEL, WEIGHTS, write_whole
@@ -44,7 +45,6 @@ from .pruning import Pruner
 from .refit import PIXELS, refit
 from .reward import Constraint, broken
 from .space import Space
-from .turns import InTurns, Turns
 
 LOSSES = ("box_loss", "obj_loss", "cls_loss")
 VALIDATED = ("precision", "recall", "map50", "map50_95", "val_box_loss", "val_obj_loss", "val_cls_loss")
@@ -285,7 +285,7 @@ def _measure_by_hooks(
     hooks = Hooks(settings.hooks)
     with host.quiet():
         fused = deepcopy(model).to(settings.device).float().eval().fuse()
-    with Turns(settings.device).alone(), torch.no_grad():
+    with DeviceLock(settings.device).measuring(), torch.no_grad():
         return hooks.measured(fused, imgsz, settings.device), hooks.problems
 
 
@@ -486,7 +486,7 @@ class Training:
             return ((1 - math.cos(epoch * math.pi / epochs)) / 2) * (lrf - 1) + 1
         return (1 - epoch / epochs) * (1.0 - lrf) + lrf
 
-    def _loader(self, split: str) -> tuple[InTurns, Any]:
+    def _loader(self, split: str) -> tuple[TakingTurns, Any]:
         """YOLOv5's loader of a split; the data set behind it, decoded images included, is kept for later trials."""
         s, train = self.settings, split == "train"
         batch = self.batch_size * (1 if train else 2)
@@ -508,7 +508,7 @@ class Training:
                 shuffle=train,
                 **({"seed": self.seed} if train else {}),
             )
-        return InTurns(loader, Turns(s.device)), dataset
+        return TakingTurns(loader, DeviceLock(s.device)), dataset
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images; the mean losses."""
