@@ -65,7 +65,6 @@ ELSEWHERE = {  # how a command begins: why it does not run here, and what does i
     "ssh": "needs a second machine",
     "ray": "needs a cluster; test_ray.py starts one, with a token",
     "yolov5-nas search --engine ray --address HEAD:6379": "needs a cluster; test_ray.py searches on one",
-    "yolov5-nas doctor": "20 s; test_doctor.py runs it",
     "yolov5-nas search --data my.yaml --hook remote_latency HOST=": "needs a second machine; test_hooks.py has one",
     "cd": "into a clone, for what comes next",
     "python train.py": "in a clone without this plugin, as test_run.py runs detect.py",

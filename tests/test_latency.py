@@ -1,11 +1,6 @@
 """Latency on real runtimes."""
 
-import os
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +9,8 @@ from torch import nn
 from yolov5_nas.derive import derive
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.latency import PACKAGES, Runtime, latency, prepare
+from yolov5_nas.latency import Runtime, latency, prepare
+from yolov5_nas.metrics import PACKAGES
 from yolov5_nas.space import Space
 
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)

@@ -171,11 +171,13 @@ def _doctor(args: argparse.Namespace) -> int:
     from .doctor import BROKEN, doctor, lines
 
     broken = []
-    for check in doctor(args.yolov5, args.project):
+    for check in doctor(args.yolov5, args.project, args.thorough):
         print("\n".join(lines(check, sys.stdout.encoding)), flush=True)
         if check.mark == BROKEN:
             broken.append(check.name)
-    print(f"\nto mend: {', '.join(broken)}" if broken else "\na search can run here")
+    should = "a search should run here (yolov5-nas doctor --thorough tries it for real)"
+    good = "a search can run here" if args.thorough else should
+    print(f"\nto mend: {', '.join(broken)}" if broken else f"\n{good}")
     return EXIT_NOTHING_FOUND if broken else EXIT_OK
 
 
@@ -370,11 +372,13 @@ def _other_arguments(commands: Any) -> None:
     export.add_argument("--trial", type=int, help="number of the trial (default: the best)")
     export.add_argument("--out", help="folder to write to (default: RUN/export/TRIAL)")
     export.set_defaults(function=_export)
-    text = "look whether a search can run here, and say what to mend"
+    text = "check this machine and suggest fixes"
     doctor = add_command("doctor", text, "yolov5-nas doctor --yolov5 ~/yolov5")
     doctor.add_argument("--yolov5", help="a clone of ultralytics/yolov5 (else as for a search)")
     text = f"where runs would be kept (default: {Options.project})"
     doctor.add_argument("--project", default=Options.project, help=text)
+    text = "also try it all: import it, build a model, run it on each latency backend (half a minute)"
+    doctor.add_argument("--thorough", action="store_true", help=text)
     doctor.set_defaults(function=_doctor)
     text = "print a script by which a shell completes commands, options and files"
     completion = add_command("completion", text, 'eval "$(yolov5-nas completion bash)"')

@@ -1,27 +1,37 @@
-"""Whether a search can run on this machine: what is there, what is broken, and how to get or mend it."""
+"""Whether a search can run on this machine: what is there, what is broken, and how to get or mend it.
+
+A quick look reads versions and files, asks programs that answer at once, and imports nothing heavy. A thorough one also
+tries each thing.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
+import ast
+import contextlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 from . import host as hosts
 from .derive import derive
 from .engines.nni import check_nni, has_nni
 from .errors import UserError
 from .files import shipped
-from .metrics import BACKENDS
+from .metrics import BACKENDS, PACKAGES
 from .space import Space, load_yaml
 
 OK, ABSENT, BROKEN = "✓", "-", "✗"
@@ -29,6 +39,18 @@ PLAIN = {OK: "ok", BROKEN: "!!"}  # for terminals that have no such characters
 FREE = 1.0  # GB of disk below which a search may end for want of it
 IMGSZ = 64  # pixels, of the model by which backends are tried
 PATIENCE = 120.0  # seconds for an import
+QUICK = 3.0  # seconds for a program that should answer at once
+DEVICES = Path("/dev")
+CUDA_BUILD = "install the torch for CUDA (https://pytorch.org/get-started), and look at CUDA_VISIBLE_DEVICES"
+CUDA_FIT = "make torch and the NVIDIA driver fit: https://pytorch.org/get-started"
+
+IMPORTED_AS = {  # where that is another name than the package's
+    "pyyaml": "yaml",
+    "opencv-python": "cv2",
+    "pillow": "PIL",
+    "gitpython": "git",
+    "scikit-learn": "sklearn",
+}
 
 
 @dataclass(frozen=True)
@@ -37,179 +59,355 @@ class Check:
 
     Args:
         mark: `OK`, `ABSENT` (a search runs without it) or `BROKEN`.
-        fix: what to do about it.
+        fix: what to do about it; of a thing that is `OK`, what to do where trying it fails.
+        attempt: tries the thing, and returns the check with what came of it.
     """
 
     name: str
     mark: str
     text: str
     fix: str = ""
+    attempt: Callable[[Check], Check] | None = None
+
+    def tried(self) -> Check:
+        """The check after its attempt, if it has one."""
+        try:
+            return self.attempt(self) if self.attempt else self
+        except UserError as e:
+            return replace(self, mark=BROKEN, text=str(e))
+        except (Exception, SystemExit) as e:  # a broken installation can raise anything
+            return replace(self, mark=BROKEN, text=_line(e))
 
 
-def doctor(yolov5: str | None = None, project: str = "runs/nas") -> Iterator[Check]:
+def doctor(yolov5: str | None = None, project: str = "runs/nas", thorough: bool = False) -> Iterator[Check]:
     """Look at everything that a search may use, one after the other.
 
     Args:
         yolov5: as `--yolov5`.
         project: where runs would be kept.
+        thorough: also import everything, build a model and run it on each backend. Else nothing heavy is imported.
     """
+    tried: Callable[[Check], Check] = Check.tried if thorough else lambda check: check
     yield _python()
-    yield _torch()
-    yield _cuda()
-    os.environ.setdefault("YOLO_VERBOSE", "False")  # Ultralytics greets where it makes its settings
-    host, check = _host(yolov5)
-    yield check
-    yield _nni()
-    yield _ray()
+    yield _requirements()
+    yield tried(_torch())
+    yield (cuda := tried(_cuda()))
+    location, check = _host(yolov5)
+    yield (host := tried(check))
+    usable = location if host.mark == OK else None
+    yield tried(_nni())
+    yield tried(_ray())
     for backend in BACKENDS:
-        yield _backend(backend, host)
-    yield _plot_font()
-    if host:
-        yield _host_font(host)
+        yield tried(_backend(backend, cuda.mark == OK, usable))
+    yield tried(_plot_font())
+    if usable:
+        yield _host_font()
     yield _disk("disk for runs", Path(project))
     yield _disk("disk for temporary files", Path(tempfile.gettempdir()))
 
 
 def lines(check: Check, encoding: str | None) -> list[str]:
     """A check as lines of text, in characters that the terminal has."""
+    encoding = encoding or "ascii"
     try:
-        mark = check.mark.encode(encoding or "ascii").decode(encoding or "ascii")
+        mark = check.mark.encode(encoding).decode(encoding)
     except (UnicodeEncodeError, LookupError):
-        mark = PLAIN[check.mark]
-    first = f"{mark:<2} {check.name:<25} {check.text}"
-    return [first, f"{'':<28} -> {check.fix}"] if check.fix else [first]
+        mark, encoding = PLAIN[check.mark], "ascii"
+    text = [f"{mark:<2} {check.name:<25} {check.text}"]
+    if check.fix and check.mark != OK:
+        text.append(f"{'':<28} -> {check.fix}")
+    return [line.encode(encoding, "backslashreplace").decode(encoding) for line in text]
+
+
+# What is looked at ----------------------------------------------------------------------------------------------------
 
 
 def _python() -> Check:
     good = (3, 10) <= sys.version_info < (3, 13)
-    fix = "" if good else "use Python 3.10, 3.11 or 3.12"
-    return Check("Python", OK if good else BROKEN, f"{platform.python_version()} at {sys.executable}", fix)
+    text = f"{platform.python_version()} at {sys.executable}"
+    return Check("Python", OK if good else BROKEN, text, "use Python 3.10, 3.11 or 3.12")
+
+
+def _requirements() -> Check:
+    """What a search imports besides torch."""
+    name, required = "required packages", [r for r in _required().values() if not r.marker]
+    if not required:
+        return Check(name, ABSENT, "not known, since yolov5-nas is not installed", "pip install . in its folder")
+    bad = [r for r in required if not _folder(r.name) or _problem(r.name)]
+    check = _packages(name, [r.name for r in required], f"pip install {' '.join(repr(str(r)) for r in bad)}")
+    return check if bad else replace(check, text=f"all {len(required)} are installed")
 
 
 def _torch() -> Check:
-    try:
-        import torch
-        import torchvision
-    except Exception as e:  # a broken installation can raise anything
-        return Check("torch", BROKEN, _line(e), "pip install torch torchvision")
-    return Check("torch", OK, f"{torch.__version__}, torchvision {torchvision.__version__}")
+    return _packages("torch", ("torch", "torchvision"), "pip install torch torchvision", attempt=_try_torch)
+
+
+def _try_torch(check: Check) -> Check:
+    import torch
+    import torchvision
+
+    return replace(check, text=f"torch {torch.__version__}, torchvision {torchvision.__version__}")
 
 
 def _cuda() -> Check:
+    name = "CUDA"
+    try:
+        gpus = _gpus()
+    except UserError as e:
+        return Check(name, BROKEN, str(e), CUDA_FIT, _try_cuda)
+    if not gpus:
+        return Check(name, ABSENT, "no GPU: trials train on the CPU", attempt=_try_cuda)
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return Check(name, BROKEN, "there is an NVIDIA GPU, and CUDA_VISIBLE_DEVICES hides it", CUDA_BUILD, _try_cuda)
+    if version := _cuda_of_torch():
+        return Check(name, OK, f"{', '.join(gpus)}; torch is built for CUDA {version}", attempt=_try_cuda)
+    torch = "the installed torch is for the CPU only" if _folder("torch") else "torch is not installed"
+    return Check(name, BROKEN, f"there is an NVIDIA GPU, and {torch}", CUDA_BUILD, _try_cuda)
+
+
+def _try_cuda(check: Check) -> Check:
     try:
         import torch
 
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         if names:
             torch.zeros(1, device="cuda:0")
-            return Check("CUDA", OK, f"{torch.version.cuda}: {', '.join(names)}")
+    except ImportError:  # said of torch
+        return check
     except Exception as e:  # of torch, or of the driver
-        return Check("CUDA", BROKEN, _line(e), "make torch and the NVIDIA driver fit: https://pytorch.org/get-started")
-    if Path("/dev/nvidia0").exists():
-        fix = "install the torch for CUDA (https://pytorch.org/get-started), and look at CUDA_VISIBLE_DEVICES"
-        return Check("CUDA", BROKEN, "there is an NVIDIA GPU, and torch sees none", fix)
-    return Check("CUDA", ABSENT, "no GPU: trials train on the CPU")
+        return replace(check, mark=BROKEN, text=_line(e), fix=CUDA_FIT)
+    if names:
+        return replace(check, mark=OK, text=f"{', '.join(names)}; torch is built for CUDA {torch.version.cuda}")
+    if check.mark == OK:
+        return replace(check, mark=BROKEN, text="there is an NVIDIA GPU, and torch sees none", fix=CUDA_FIT)
+    return check
 
 
-def _host(yolov5: str | None) -> tuple[hosts.Host | None, Check]:
-    """YOLOv5 and what there is to say of it; None where it can't be used."""
+def _gpus() -> list[str]:
+    """The NVIDIA GPUs of this machine.
+
+    Raises:
+        UserError: there is one, and its driver does not answer.
+    """
+    devices = sorted(DEVICES.glob("nvidia[0-9]*"))
+    unnamed = [f"GPU {device.name.removeprefix('nvidia')}" for device in devices]
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return unnamed
+    try:
+        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=QUICK, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return unnamed
+    if devices and done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"nvidia-smi: {said[0]}")
+    return re.findall(r"^GPU \d+: (.+) \(UUID", done.stdout, re.M) or unnamed
+
+
+def _cuda_of_torch() -> str:
+    """The CUDA that the installed torch is built for; "" for none."""
+    folder = _folder("torch")
+    file = folder / "version.py" if folder else None
+    found = re.search(r"^cuda\b.*'([\d.]+)'", file.read_text(), re.M) if file and file.is_file() else None
+    return found[1] if found else ""
+
+
+def _host(yolov5: str | None) -> tuple[hosts.Location | None, Check]:
+    """Where YOLOv5 is, and what there is to say of it."""
+    name = "YOLOv5"
     try:
         location = hosts.find(yolov5)
+        damage = _damage(location.root)
     except UserError as e:
-        return None, Check("YOLOv5", BROKEN, e.rule.split(":")[0], hosts.GET_YOLOV5)
+        problem = f": {e.got} {_damage(Path(str(e.got)))}" if e.got else ""
+        return None, Check(name, BROKEN, e.rule.split(":")[0] + problem, hosts.GET_YOLOV5)
+    except OSError as e:  # it may not be read
+        return None, Check(name, BROKEN, _line(e), hosts.GET_YOLOV5)
+    if damage:
+        return location, Check(name, BROKEN, f"{location} {damage}", hosts.GET_YOLOV5)
+    if location.kind == "package" and (problem := _problem("yolov5")):
+        return location, Check(name, BROKEN, problem, "pip install 'yolov5-nas[yolov5]'")
+    text = f"{_host_version(location)}, {location}"
+    return location, Check(name, OK, text, hosts.GET_YOLOV5, partial(_try_host, location))
+
+
+def _try_host(location: hosts.Location, check: Check) -> Check:
+    os.environ.setdefault("YOLO_VERBOSE", "False")  # Ultralytics greets where it makes its settings
     try:
-        host = hosts.load(location)
-        host.build(_model())
-        return host, Check("YOLOv5", OK, f"{_host_version(location)}, {location}")
+        hosts.load(location).build(_model())
     except UserError as e:
-        fix = f"pip install -r {location.root}/requirements.txt" if isinstance(e.__cause__, ImportError) else ""
-        return None, Check("YOLOv5", BROKEN, str(e), fix or hosts.GET_YOLOV5)
+        if not isinstance(e.__cause__, ImportError):
+            raise
+        clone = location.kind == "clone"
+        fix = f"pip install -r {location.root}/requirements.txt" if clone else "pip install 'yolov5-nas[yolov5]'"
+        return replace(check, mark=BROKEN, text=str(e), fix=fix)
     except (Exception, SystemExit) as e:  # its files may be of any kind
-        return None, Check("YOLOv5", BROKEN, f"{location} is broken: {_line(e)}", hosts.GET_YOLOV5)
+        return replace(check, mark=BROKEN, text=f"{location} is broken: {_line(e)}")
+    return check
+
+
+def _damage(root: Path) -> str:
+    """What is wrong with YOLOv5's files, as far as that shows without importing them; "" for nothing."""
+    files = [f"{name.replace('.', '/')}.py" for name in hosts.MODULES if name != "models"]
+    if missing := [file for file in files if not (root / file).is_file()]:
+        return f"lacks {missing[0]}" + (f" and {len(missing) - 1} more files" if missing[1:] else "")
+    for file in files:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes in strings
+                ast.parse((root / file).read_bytes(), file)
+        except (SyntaxError, ValueError) as e:
+            return f"is broken: {_line(e)}"
+    common = (root / "models/common.py").read_text(encoding="utf-8")
+    conv = re.search(r"^class Conv\(.*?def __init__\((.*?)\)", common, re.M | re.S)
+    return "" if conv and " d=" in conv[1] else "must be v7.0 or newer (its Conv has no dilation)"
 
 
 def _host_version(location: hosts.Location) -> str:
     if location.kind == "package":
-        return _version("yolov5")
+        return _version("yolov5") or "version unknown"
+    unknown = "version unknown (git does not say)"
+    if not (location.root / ".git").exists():  # git would tell of a repository around it
+        return unknown
     command = ["git", "-C", str(location.root), "describe", "--tags", "--always"]
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=QUICK).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return "version unknown (git does not say)"
+        return unknown
 
 
 def _nni() -> Check:
     name, get = "engine nni", "pip install 'yolov5-nas[nni]' (Linux on x86-64), or --engine local"
     if not has_nni():
         return Check(name, ABSENT, "NNI is not installed: searches run with --engine local", get)
+    attempt = _imported("nni.nas.experiment, pytorch_lightning")
     try:
         check_nni()
     except UserError as e:
         return Check(name, BROKEN, str(e), get)
-    problem = _import_problem("nni.nas.experiment, pytorch_lightning")
-    return Check(name, BROKEN, problem, get) if problem else Check(name, OK, f"NNI {_version('nni')}")
+    return _packages(name, ("nni", "pytorch_lightning"), get, attempt=attempt)
 
 
 def _ray() -> Check:
-    name, get = "engine ray", "pip install 'yolov5-nas[ray]'"
-    if not find_spec("ray"):
-        return Check(name, ABSENT, "Ray is not installed", get)
-    problem = _import_problem("ray")
-    return Check(name, BROKEN, problem, get) if problem else Check(name, OK, f"Ray {_version('ray')}")
+    return _packages("engine ray", ("ray",), "pip install 'yolov5-nas[ray]'", ABSENT, _imported("ray"))
 
 
-def _backend(backend: str, host: hosts.Host | None) -> Check:
-    """Whether a model runs on a backend, by one forward pass of a small one."""
-    name = f"latency on {backend}"
-    if host is None:
-        return Check(name, ABSENT, "can't be tried without YOLOv5")
-    try:
-        import torch
+def _backend(backend: str, gpu: bool, location: hosts.Location | None) -> Check:
+    """Whether latency can be measured on a backend."""
+    name, packages = f"latency on {backend}", PACKAGES[backend] or ("torch",)
+    if backend == "engine" and not gpu:
+        return Check(name, ABSENT, "TensorRT needs an NVIDIA GPU")
+    attempt = partial(_try_backend, backend, gpu, location)
+    return _packages(name, packages, f"pip install {' '.join(packages)}", ABSENT, attempt)
 
-        from .latency import PACKAGES, Runtime, prepare
 
-        runtime = Runtime(backend, device="cuda:0" if torch.cuda.is_available() else "cpu")
-        if backend == "engine" and runtime.device == "cpu":
-            return Check(name, ABSENT, "TensorRT needs an NVIDIA GPU")
-        try:
-            runtime.check()
-        except UserError as e:
-            return Check(name, ABSENT, str(e))
-        with tempfile.TemporaryDirectory() as folder, torch.no_grad(), host.quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            prepare(host.build(_model()), IMGSZ, runtime, host, Path(folder, "model"))()
-        used = runtime.conditions(IMGSZ)
-        return Check(name, OK, f"{used['runtime']} on {used['device']}")
-    except Exception as e:  # a runtime can raise anything
-        packages = PACKAGES[backend] or ("torch",)
-        return Check(name, BROKEN, _line(e), f"pip install --force-reinstall {' '.join(packages)}")
+def _try_backend(backend: str, gpu: bool, location: hosts.Location | None, check: Check) -> Check:
+    """One forward pass of a small model."""
+    if location is None:
+        return replace(check, mark=ABSENT, text="can't be tried without YOLOv5", fix="")
+    import torch
+
+    from .latency import Runtime, prepare
+
+    host, runtime = hosts.load(location), Runtime(backend, device="cuda:0" if gpu else "cpu")
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), host.quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepare(host.build(_model()), IMGSZ, runtime, host, Path(folder, "model"))()
+    used = runtime.conditions(IMGSZ)
+    return replace(check, text=f"{used['runtime']} on {used['device']}")
 
 
 def _plot_font() -> Check:
-    try:
-        from matplotlib.font_manager import findfont
+    name, fix = "font of the pictures", "pip install --force-reinstall matplotlib"
+    folder = _folder("matplotlib")
+    if folder is None:
+        return Check(name, BROKEN, "not installed: matplotlib", fix)
+    path = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    if not path.is_file():
+        return Check(name, BROKEN, f"{path} is missing", fix)
+    return Check(name, OK, str(path), fix, _try_plot_font)
 
-        return Check("font of the pictures", OK, findfont("DejaVu Sans", fallback_to_default=False))
-    except Exception as e:  # ValueError where there is none
-        return Check("font of the pictures", BROKEN, _line(e), "pip install --force-reinstall matplotlib")
+
+def _try_plot_font(check: Check) -> Check:
+    from matplotlib.font_manager import findfont
+
+    return replace(check, text=findfont("DejaVu Sans", fallback_to_default=False))  # ValueError where there is none
 
 
-def _host_font(host: hosts.Host) -> Check:
+def _host_font() -> Check:
     """YOLOv5's own scripts fetch a font that they lack; a search does not."""
-    path = Path(host.general.CONFIG_DIR) / "Arial.ttf"
-    if path.exists():
+    config = Path.home() / ".config"
+    folder = (config if os.access(config, os.W_OK) else Path("/tmp")) / "Ultralytics"
+    path = Path(os.environ.get("YOLOV5_CONFIG_DIR") or folder) / "Arial.ttf"  # as `utils.general.CONFIG_DIR`
+    if os.access(path, os.F_OK):
         return Check("font of YOLOv5's scripts", OK, str(path))
     text = "YOLOv5's val.py and train.py fetch Arial.ttf when they first run; a search needs none"
     return Check("font of YOLOv5's scripts", ABSENT, text, f"offline: copy any .ttf to {path}")
 
 
 def _disk(name: str, folder: Path) -> Check:
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.access(path, os.F_OK))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Check(name, BROKEN, f"{there} is no folder that can be written", "give another --project, or set TMPDIR")
     free = shutil.disk_usage(there).free / 1e9
-    text = f"{free:.1f} GB free at {there}"
-    if not os.access(there, os.W_OK):
-        return Check(name, BROKEN, f"{there} can't be written", "give another --project, or set TMPDIR")
-    return Check(name, OK, text) if free >= FREE else Check(name, BROKEN, text, f"make {FREE:g} GB free")
+    return Check(name, OK if free >= FREE else BROKEN, f"{free:.1f} GB free at {there}", f"make {FREE:g} GB free")
+
+
+# How it is looked at --------------------------------------------------------------------------------------------------
+
+
+def _packages(
+    name: str,
+    packages: Sequence[str],
+    get: str,
+    absent: str = BROKEN,
+    attempt: Callable[[Check], Check] | None = None,
+) -> Check:
+    """Whether packages are installed, in versions that are taken.
+
+    Args:
+        get: how to get them.
+        absent: the mark where one is not installed.
+        attempt: of the check where all are.
+    """
+    if missing := [package for package in packages if not _folder(package)]:
+        return Check(name, absent, f"not installed: {', '.join(missing)}", get)
+    if problems := [problem for package in packages if (problem := _problem(package))]:
+        return Check(name, BROKEN, "; ".join(problems), get)
+    text = ", ".join(f"{package} {_version(package) or '(version unknown)'}" for package in packages)
+    return Check(name, OK, text, f"pip install --force-reinstall {' '.join(packages)}", attempt)
+
+
+def _folder(package: str) -> Path | None:
+    """Where a package is installed, without importing it."""
+    spec = find_spec(IMPORTED_AS.get(package, package))
+    return Path(spec.origin).parent if spec and spec.origin else None  # a mere folder of that name has no origin
+
+
+def _problem(package: str) -> str:
+    """What is wrong with an installed package's version; "" for nothing, and where a version is not known."""
+    required, version = _required().get(package), _version(package)
+    if not required or not version or required.specifier.contains(version, prereleases=True):
+        return ""
+    return f"{package} must be {required.specifier}, is {version}"
+
+
+@cache
+def _required() -> dict[str, Requirement]:
+    """What yolov5-nas and its extras require, by name; nothing where it runs from a folder without being installed."""
+    try:
+        texts = metadata.requires("yolov5-nas") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    return {required.name: required for required in map(Requirement, texts)}
+
+
+def _version(package: str) -> str:
+    """The version of an installed package; "" where it is not known."""
+    for name in (package, f"{package}-gpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name) or ""
+    return ""
 
 
 def _model() -> dict[str, Any]:
@@ -218,21 +416,20 @@ def _model() -> dict[str, Any]:
     return derive(space, space.default())
 
 
-def _import_problem(modules: str) -> str:
-    """What goes wrong when modules are imported in a fresh process; "" where nothing does."""
-    command = [sys.executable, "-W", "ignore", "-c", f"import {modules}"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    except subprocess.TimeoutExpired:
-        return f"its import takes longer than {PATIENCE:g} s"
-    return "" if done.returncode == 0 else f"it can't be imported: {(done.stderr.splitlines() or ['it crashed'])[-1]}"
+def _imported(modules: str) -> Callable[[Check], Check]:
+    """An attempt that imports modules in a fresh process."""
 
+    def attempt(check: Check) -> Check:
+        command = [sys.executable, "-W", "ignore", "-c", f"import {modules}"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"its import takes longer than {PATIENCE:g} s") from None
+        if done.returncode:
+            raise UserError(f"it can't be imported: {(done.stderr.splitlines() or ['it crashed'])[-1]}")
+        return check
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "version unknown"
+    return attempt
 
 
 def _line(e: BaseException) -> str:

@@ -20,7 +20,7 @@ import torch
 from .device_lock import DeviceLock
 from .errors import UserError
 from .host import Host
-from .metrics import BACKENDS
+from .metrics import BACKENDS, PACKAGES
 
 WARM_UP = 5  # runs of each model before the clock starts
 PAIRS = (12, 60)  # at least, at most
@@ -28,15 +28,6 @@ REPEATS = 3  # passes of which the fastest counts in a pair: other programs' int
 SECONDS = 6.0  # no further pair is timed after this, once there are enough
 ERROR_BOUND = 0.02  # a ratio that is known no better is measured again, and at last recorded as untrusted
 ATTEMPTS = 3
-
-# What is needed beside YOLOv5 to export and run; the backend's name is YOLOv5's (`export.py --include`).
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "pytorch": (),
-    "torchscript": (),
-    "onnx": ("onnx", "onnxruntime"),
-    "openvino": ("onnx", "openvino"),
-    "engine": ("onnx", "tensorrt"),
-}
 
 Pass = Callable[[], Any]  # one forward pass over a fixed input
 

@@ -14,7 +14,15 @@ TAKEN = (
     *("number", "id", "state", "reward", "seconds", "reason", "message"),
 )
 LATENCIES = ("latency_ratio", "latency_ms")
-BACKENDS = ("pytorch", "torchscript", "onnx", "openvino", "engine")  # where latency can be measured
+# What each latency backend needs besides torch and YOLOv5. Their names are YOLOv5's (`export.py --include`).
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "pytorch": (),
+    "torchscript": (),
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino"),
+    "engine": ("onnx", "tensorrt"),
+}
+BACKENDS = tuple(PACKAGES)
 
 
 def is_maximised(metric: str) -> bool:
