@@ -130,7 +130,8 @@ def inherited(rows: Mapping[str, Any], settings: Settings, args: argparse.Namesp
     scratch = replace(settings, epochs=args.base_epochs, val_period=args.base_epochs)
     if not (folder / WEIGHTS).exists():
         run_trial(default, scratch, args.seed, folder)
-    child = replace(settings.of_child(folder / WEIGHTS), epochs=args.inherit_epochs, val_period=1)
+    weights = str(folder / WEIGHTS)
+    child = replace(settings, weights=weights, base_epochs=None, epochs=args.inherit_epochs, val_period=1)
     epochs = {"base_epochs": args.base_epochs, "epochs": args.inherit_epochs}
     score_all(name, rows, args, epochs, lambda architecture: run_trial(architecture, child, args.seed))
 

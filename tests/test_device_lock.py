@@ -1,5 +1,6 @@
 """Trainings and measurements of several processes take turns on a device, and nobody waits for ever."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -83,7 +84,7 @@ def test_who_measures_without_pause_leaves_trainings_the_greater_part_of_the_tim
     begin, end = spans[0][0], spans[-1][1]
     measured = sum(b - a for a, b in spans)
     assert 0.2 < measured / (end - begin) < 0.45  # a third, and the first one without a pause before it
-    assert all(b <= c for (_, b), (c, _) in zip(spans, spans[1:]))
+    assert all(b <= c for (_, b), (c, _) in itertools.pairwise(spans))
     assert len([1 for a, _ in batches if begin < a < end]) > 30
 
 

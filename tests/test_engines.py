@@ -17,6 +17,7 @@ from yolov5_nas.engines.ray import RayEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import REASONS, Journal
+from yolov5_nas.pruning import LEAST, Curves
 from yolov5_nas.reward import SoftReward, Target
 from yolov5_nas.search import Loop
 from yolov5_nas.space import Space
@@ -27,6 +28,7 @@ NEEDS_NNI = pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installe
 NEEDS_RAY = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 ONLY_LOCAL = pytest.mark.parametrize("make_engine", ["local"], indirect=True)
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
+REWARD = SoftReward([Target("latency_ratio", 1.0)])
 
 
 class RayEngineOfTest(RayEngine):
@@ -52,9 +54,9 @@ def make_engine(request, tmp_path, monkeypatch):
     monkeypatch.setenv("OF_ENGINE_TEST", str(tmp_path))  # processes inherit it
     made = []
 
-    def make(trial, **kwargs):
+    def make(trial, settings=None, **kwargs):
         made.append(engines[request.param](**kwargs))
-        made[-1].start(trial, None, tmp_path)
+        made[-1].start(trial, settings, tmp_path)
         return made[-1]
 
     yield make
@@ -81,11 +83,10 @@ def _is_of(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def search(engine, folder: Path, trials: int):
-    loop = Loop(RandomSearch(SPACE), engine, Journal(folder / "trials.jsonl"), SoftReward([]), trials)
-    loop.reward = SoftReward([Target("latency_ratio", 1.0)])
+def search(engine, folder: Path, trials: int, **kwargs):
+    loop = Loop(RandomSearch(SPACE), engine, Journal(folder / "trials.jsonl"), REWARD, trials, **kwargs)
     loop.run()
-    return list(loop.journal.trials.values())
+    return [record for _, record in sorted(loop.journal.trials.items())]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,15 @@ def test_with_three_in_ten_failing_the_search_reaches_its_number(make_engine, tm
 def test_each_architecture_gets_its_own_metric_side_by_side(make_engine, tmp_path):
     for record in search(make_engine(fake_trials.quick, concurrency=2), tmp_path, 24):
         assert record.reward == fake_trials.score(record.architecture)
+
+
+def test_trials_are_ended_early_by_the_pruner_that_their_jobs_carry(make_engine, tmp_path):
+    engine = make_engine(fake_trials.curved, fake_trials.Overridable())
+    records = search(engine, tmp_path, 16, curves=Curves(REWARD))
+    assert {r.state for r in records} == {"complete", "pruned"}
+    assert all(r.state == "complete" for r in records[:LEAST])
+    best = max(records, key=lambda r: fake_trials.score(r.architecture))
+    assert best.state == "complete"
 
 
 @ONLY_LOCAL

@@ -2,26 +2,25 @@
 
 import math
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import fake_trials
 import pytest
+from fake_trials import EPOCHS
 from test_search import SPACE, loop
 
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.engines import Job, Outcome, call_trial
 from yolov5_nas.journal import Journal, TrialRecord, TrialResult
-from yolov5_nas.pruning import LEAST, Curves, Pruner, best_so_far
+from yolov5_nas.pruning import LEAST, Curves, best_so_far
 from yolov5_nas.reward import SoftReward, Target, accuracy, make_reward
 from yolov5_nas.strategies import RandomSearch
 
-EPOCHS = 10
 SCORES = [0.1 + 0.05 * n for n in range(9)]
 
 
 def curve(final, epochs=EPOCHS):
-    """Rises evenly to the final score."""
-    return tuple({"epoch": e, "map50_95": final * e / EPOCHS, "map50": 0.9} for e in range(1, epochs + 1))
+    return fake_trials.points(final)[:epochs]
 
 
 def record(number, final, cost=1.0):
@@ -90,23 +89,6 @@ def test_on_inherited_weights_the_lead_of_stock_ends_no_other():
         assert [point["map50_95"] for point in curves.pruner().front] == points
 
 
-@dataclass(frozen=True)
-class Settings:
-    pruner: Pruner | None = None
-
-
-def curved(architecture, settings, seed, folder):
-    """A trial with a curve that asks its pruner, as the real one does."""
-    final = fake_trials.score(architecture)
-    points = []
-    for point in curve(final):
-        points.append(point)
-        if settings.pruner and point["epoch"] < EPOCHS and (why := settings.pruner.why(points, {"latency_ratio": 1.0})):
-            metrics = {**best_so_far(points), "latency_ratio": 1.0}
-            return TrialResult(metrics, tuple(points), "pruned", {}, why)
-    return TrialResult({"map50_95": final, "map50": 0.9, "latency_ratio": 1.0}, tuple(points))
-
-
 class Engine:
     """Calls trials as engines do, jobs pickled on the way."""
 
@@ -121,7 +103,11 @@ class Engine:
     def wait(self, timeout=None):
         from yolov5_nas.engines import Outcome
 
-        return [Outcome(self.job.number, 1.0, call_trial(curved, self.job, Settings(), self.folder))]
+        return [
+            Outcome(
+                self.job.number, 1.0, call_trial(fake_trials.curved, self.job, fake_trials.Overridable(), self.folder)
+            )
+        ]
 
 
 def search(folder, trials=30):
@@ -163,7 +149,7 @@ def test_what_was_cut_off_gets_the_pruner_again_that_it_had(tmp_path, cut):
     made = search(tmp_path)
     given = {}
     submit = made.engine.submit
-    made.engine.submit = lambda job: (given.update({job.number: job.pruner}), submit(job))
+    made.engine.submit = lambda job: (given.update({job.number: job.overrides.get("pruner")}), submit(job))
     made.run()
     records = made.journal.records
     number = next(r.number for r in records[cut:] if not r.done)
@@ -178,7 +164,7 @@ def test_what_was_cut_off_gets_the_pruner_again_that_it_had(tmp_path, cut):
     again.engine.submit = lambda job: (jobs.append(job), submit_again(job))
     again.run()
     assert jobs[0].number == number
-    assert jobs[0].pruner == given[number]
+    assert jobs[0].overrides["pruner"] == given[number]
 
 
 def test_the_first_trial_is_never_pruned(tmp_path):
@@ -191,7 +177,7 @@ def test_the_first_trial_is_never_pruned(tmp_path):
     made.engine.wait = lambda timeout: made.__dict__.update(ending="enough") or [Outcome(0, 1.0, TrialResult({}))]
     made.trials = LEAST + 1
     made.run()
-    assert [(job.number, job.pruner) for job in jobs] == [(0, None)]
+    assert [(job.number, job.overrides) for job in jobs] == [(0, {})]
 
 
 def test_a_reward_that_fails_at_the_start_of_a_curve_prunes_by_what_it_has():
@@ -205,10 +191,12 @@ def test_a_reward_that_fails_at_the_start_of_a_curve_prunes_by_what_it_has():
     assert pruner.why(curve(0.2, epochs=5), {}) is not None
 
 
-def test_a_reward_of_the_users_own_travels_by_its_name(tmp_path, monkeypatch):
+def test_a_reward_of_the_users_own_travels_with_its_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("def f(metrics):\n    return metrics['map50_95'] * 2\n")
     pruner = learnt([record(n, 0.3) for n in range(LEAST)], reward=make_reward("own.py:f"))
-    again = pickle.loads(pickle.dumps(Job(0, Architecture({"a": 1}), 0, None, pruner))).pruner
+    job = pickle.dumps(Job(0, Architecture({"a": 1}), 0, {"pruner": pruner}))
+    (tmp_path / "own.py").unlink()  # another machine has no such file
+    again = pickle.loads(job).overrides["pruner"]
     assert again.medians == pruner.medians
     assert again.why(curve(0.1, epochs=5), {}) == "its best reward up to epoch 5 is 0.1000, the median 0.3000"

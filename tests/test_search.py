@@ -303,7 +303,8 @@ def test_a_resume_repeats_the_parent_that_the_journal_has(tmp_path):
     submit = again.engine.submit
     again.engine.submit = lambda job: (seen.append(job), submit(job))
     again.run()
-    assert [(job.number, job.parent) for job in seen] == [(7, chosen)]
+    weights = str(trial_folder(tmp_path, chosen) / "weights.pt")
+    assert [(job.number, job.overrides) for job in seen] == [(7, {"weights": weights, "base_epochs": None})]
     assert (again.journal.trials[7].parent, again.journal.trials[7].attempt) == (chosen, 2)
 
 

@@ -226,7 +226,8 @@ def test_a_child_has_its_own_hyper_parameters_and_the_base_its_own_epochs(host, 
     settings = replace(settings, epochs=1, base_epochs=3, inherit_hyp=still)
     base = run_trial(settings.space.default(), settings, 0, tmp_path / "0")
     assert [p["epoch"] for p in base.curve] == [1, 2, 3]
-    child = run_trial(settings.space.default(), settings.of_child(tmp_path / "0" / WEIGHTS), 0, tmp_path / "1")
+    inheriting = replace(settings, weights=str(tmp_path / "0" / WEIGHTS), base_epochs=None)
+    child = run_trial(settings.space.default(), inheriting, 0, tmp_path / "1")
     assert [p["epoch"] for p in child.curve] == [1]
     before, after = (host.load_checkpoint(tmp_path / n / WEIGHTS) for n in ("0", "1"))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
@@ -234,7 +235,7 @@ def test_a_child_has_its_own_hyper_parameters_and_the_base_its_own_epochs(host, 
 
 def test_a_child_has_its_own_optimizer_too(host, settings, stock_result):
     child = replace(settings, optimizer="SGD", inherit_hyp={**settings.hyp, "optimizer": "AdamW"})
-    child = child.of_child(stock_result[1] / WEIGHTS)
+    child = replace(child, weights=str(stock_result[1] / WEIGHTS))
     for given, name in ((settings, "SGD"), (child, "AdamW")):
         cfg = derive(given.space, given.space.default())
         training = Training(host, cfg, replace(given, optimizer="SGD"), 64, 16, torch.device("cpu"), 0)

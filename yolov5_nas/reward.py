@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from .errors import UserError
 from .metrics import check_cost
@@ -194,30 +194,36 @@ def make_reward(name: str, targets: Sequence[Target] = (), exponent: float = EXP
 
 
 class OwnReward:
-    """A function of the user's by its name, under which processes pass it on.
+    """A function of the user's. Processes and machines pass it on by its name, with the source where that is a file's.
+
+    Args:
+        source: of the file, where it is known; by default it is read.
 
     Raises:
         UserError: there is no such function.
     """
 
-    def __init__(self, name: str):
-        self.name, self.function = name, _function(name)
+    def __init__(self, name: str, source: str | None = None):
+        self.name, path = name, Path(name.rpartition(":")[0])
+        if source is None and path.suffix == ".py" and path.is_file():
+            source = path.read_text()
+        self.source, self.function = source, _function(name, source)
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
         """Whatever it returns."""
         return self.function(metrics)
 
-    def __reduce__(self) -> tuple[type[OwnReward], tuple[str]]:
-        return OwnReward, (self.name,)
+    def __reduce__(self) -> tuple[type[OwnReward], tuple[str, str | None]]:
+        return OwnReward, (self.name, self.source)
 
 
-def _function(name: str) -> Reward:
+def _function(name: str, source: str | None) -> Reward:
     module_name, _, function_name = name.rpartition(":")
     if not module_name or not function_name.isidentifier():
         accepted = (*REWARDS, "module:function", "file.py:function")
         raise UserError("unknown reward", got=name, accepted=accepted)
     try:
-        function = getattr(_module(module_name), function_name)
+        function = getattr(_module(module_name, source), function_name)
     except AttributeError:
         raise UserError(f"{module_name} has no function {function_name}", got=name) from None
     except Exception as e:  # a user's module can raise anything
@@ -227,18 +233,15 @@ def _function(name: str) -> Reward:
     return function  # type: ignore[no-any-return]
 
 
-def _module(name: str) -> object:
+def _module(name: str, source: str | None) -> object:
     if not name.endswith(".py"):
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # as `python -m` would; a console script has its own folder there
         return importlib.import_module(name)
+    if source is None:
+        raise FileNotFoundError(f"no such file: {name}")
     path = Path(name).resolve()
-    spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a user's folder is no place for bytecode
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = writes
+    module = ModuleType(f"reward_{path.stem}")
+    module.__file__ = str(path)
+    exec(compile(source, path, "exec"), module.__dict__)
     return module

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .architecture import Architecture
-from .engines import Engine, Job, Outcome
+from .engines import Engine, Job, Outcome, trial_folder
+from .files import WEIGHTS
 from .journal import Journal, TrialRecord
 from .metrics import LATENCIES
 from .parents import Choice
@@ -144,8 +145,17 @@ class Loop:
         self.on_start(record)
         if self.curves and record.number:  # the first is stock YOLOv5, which all are compared with
             self.pruners.setdefault(record.number, self.curves.pruner())
-        pruner = self.pruners.get(record.number)
-        self.engine.submit(Job(record.number, record.architecture, record.seed, record.parent, pruner))
+        self.engine.submit(Job(record.number, record.architecture, record.seed, self._overrides(record)))
+
+    def _overrides(self, record: TrialRecord) -> dict[str, Any]:
+        """The settings that are this trial's own."""
+        overrides: dict[str, Any] = {}
+        if record.parent is not None:
+            weights = trial_folder(self.journal.path.parent, record.parent) / WEIGHTS
+            overrides |= {"weights": str(weights), "base_epochs": None}
+        if pruner := self.pruners.get(record.number):
+            overrides["pruner"] = pruner
+        return overrides
 
     def _end(self, outcome: Outcome) -> None:
         record = self.running.pop(outcome.number)

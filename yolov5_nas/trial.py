@@ -135,10 +135,6 @@ class Settings:
         """The hyper-parameters that the training takes."""
         return self.inherit_hyp if self.weights and self.inherit_hyp else self.hyp
 
-    def of_child(self, weights: Path) -> Settings:
-        """The settings of a trial that starts from the weights of another."""
-        return replace(self, weights=str(weights), base_epochs=None)
-
     def of_base(self) -> Settings:
         """The settings of a trial that has no parent."""
         epochs = self.base_epochs or self.epochs

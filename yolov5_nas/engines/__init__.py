@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,13 +23,17 @@ HEAVY = (WEIGHTS, ONNX)
 
 @dataclass(frozen=True)
 class Job:
-    """One trial to run; `parent` is the number of the trial whose weights it starts from, `pruner` may end it early."""
+    """One trial to run.
+
+    Args:
+        overrides: settings that are this trial's own, by name: the weights it starts from, what may end it early. They
+            replace those of the search where the trial runs.
+    """
 
     number: int
     architecture: Mapping[str, Value]
     seed: int
-    parent: int | None = None
-    pruner: Any = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,8 @@ def call_trial(trial: Trial, job: Job, settings: Any, run: Path) -> TrialResult:
         TrialError: whatever went wrong in it.
     """
     try:
-        if job.parent is not None:
-            settings = settings.of_child(trial_folder(run, job.parent) / WEIGHTS)
-        if job.pruner is not None:
-            settings = replace(settings, pruner=job.pruner)
+        if job.overrides:
+            settings = replace(settings, **job.overrides)
         result = trial(job.architecture, settings, job.seed, trial_folder(run, job.number))
     except TrialError:
         raise

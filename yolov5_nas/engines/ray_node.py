@@ -17,7 +17,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ from ..errors import UserError
 from ..files import write_whole
 from ..journal import TrialResult
 from ..shipping import SPLITS, files_of, images_of, listed, size_hash, unpack
-from . import HEAVY, Job, Trial, outcome_from_json, outcome_to_json, trial_folder
+from . import HEAVY, Job, Trial, call_trial, outcome_from_json, outcome_to_json, trial_folder
 from .local import LocalEngine, end_with
 
-COSTS = "costs.json"  # in a trial's folder on the node: the outcome of its measuring
+JOB = "job.pkl"  # in a trial's folder on the node: the job, and the outcome of its measuring as JSON
 FOLDER = "yolov5-nas-slot-"  # of a slot, in the node's folder for temporary files
 ROOT = Path(package_file).resolve().parents[1]  # on a node the folder that Ray unpacked, with what was sent along
 
@@ -228,12 +228,11 @@ class Slot:
             costs: the outcome of its measuring, where that was done elsewhere.
         """
         folder = trial_folder(self.folder, job.number)
-        if costs:
-            folder.mkdir(parents=True)
-            (folder / COSTS).write_text(costs)
-        self.engine.submit(job)
+        folder.mkdir(parents=True)
+        (folder / JOB).write_bytes(pickle.dumps((job, costs)))
+        self.engine.submit(replace(job, overrides={}))  # which are for the settings in the parcel
         (outcome,) = self.engine.wait()
-        (folder / COSTS).unlink(missing_ok=True)
+        (folder / JOB).unlink(missing_ok=True)
         found = {f.name: f.read_bytes() for f in folder.glob("*") if f.is_file() and f.suffix != ".tmp"}
         shutil.rmtree(folder, ignore_errors=True)
         heavy = {name: found.pop(name) for name in HEAVY if name in found}
@@ -269,11 +268,12 @@ def _remove(folder: Path) -> None:
 def run_here(architecture: Mapping[str, Value], parcel: str, seed: int, folder: Path) -> TrialResult:
     """The search's trial, with its settings as they are on this machine."""
     trial, settings = _opened(parcel, False)
-    if not (folder / COSTS).exists():
-        return trial(architecture, settings, seed, folder)
-    measured = outcome_from_json((folder / COSTS).read_text(), Job(int(folder.name), architecture, seed))
-    assert measured
-    return trial(architecture, settings, seed, folder, measured.result)  # type: ignore[call-arg]
+    job, costs = pickle.loads((folder / JOB).read_bytes())
+    if costs:
+        measured = outcome_from_json(costs, job)
+        assert measured
+        trial = partial(trial, costs=measured.result)  # type: ignore[call-arg]
+    return call_trial(trial, job, settings, folder.parents[1])
 
 
 def measure_here(architecture: Mapping[str, Value], parcel: str, seed: int, folder: Path) -> TrialResult:
