@@ -6,15 +6,21 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is imported: tests run side by side, and threads that spin while they wait fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Latency is measured in earnest by its own tests alone.
+os.environ["YOLOV5_NAS_HASTY_LATENCY"] = "1"
+# A shell starts jobs in the background with SIGINT ignored, which the processes of tests would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before Ray is imported: it keeps to 127.0.0.1, and the tests' cluster asks for its token.
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -22,13 +28,20 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 import psutil
 import pytest
 import yaml
+from filelock import FileLock
+from lent import MINUTES, Lender
 
+from yolov5_nas import latency
 from yolov5_nas.data import check_data, resolve_data, take_subset
 from yolov5_nas.digits import render
+from yolov5_nas.engines.nni import NNIEngine
 from yolov5_nas.files import shipped
 from yolov5_nas.host import Host, load
-from yolov5_nas.space import read_model_yaml
+from yolov5_nas.reward import SoftReward, Target
+from yolov5_nas.space import Space, read_model_yaml
 from yolov5_nas.trial import Settings
+
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
@@ -37,20 +50,44 @@ def host() -> Host:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in data set's folder."""
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    render(folder)
-    return folder
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """Makes a folder that all of pytest's processes share, by whichever asks for it first."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                folder.mkdir()
+                try:
+                    make(folder)
+                except BaseException:
+                    shutil.rmtree(folder)
+                    raise
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def digits(host: Host, made_once: MakeOnce) -> Path:
+    """The built-in data set's folder, with its labels read."""
+
+    def make(folder: Path) -> None:
+        render(folder)
+        data = yaml.safe_load((shipped("data") / "digits.yaml").read_text())
+        path = folder / "digits.yaml"
+        path.write_text(yaml.safe_dump({**data, "path": str(folder)}))
+        check_data(resolve_data(path, host), host, 64, path)  # writes YOLOv5's caches
+
+    return made_once("digits", make)
 
 
 @pytest.fixture(scope="session")
 def digits_yaml(digits: Path) -> Path:
     """Its data YAML with an absolute path."""
-    data = yaml.safe_load((shipped("data") / "digits.yaml").read_text())
-    path = digits / "digits.yaml"
-    path.write_text(yaml.safe_dump({**data, "path": str(digits)}))
-    return path
+    return digits / "digits.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +103,13 @@ def small_settings(host: Host, digits_yaml: Path, tmp_path_factory: pytest.TempP
     return Settings(
         model, data, hyp, host.location, epochs=2, batch_size=16, imgsz=64, cache="ram", optimizer="AdamW", val_period=1
     )
+
+
+@pytest.fixture
+def in_earnest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is measured as for users."""
+    monkeypatch.setattr(latency, "PAIRS", (12, 60))
+    monkeypatch.setattr(latency, "ATTEMPTS", 3)
 
 
 class RayCluster:
@@ -119,6 +163,16 @@ class RayCluster:
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+
+
+@pytest.fixture(scope="session")
+def nni_lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    """NNI's engine with two trials at a time, whose manager takes seconds to start."""
+    space = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
+    engine = NNIEngine(concurrency=2, trial_minutes=MINUTES, reward=SoftReward([Target("latency_ratio", 1.0)]))
+    lender = Lender(engine, tmp_path_factory.mktemp("nni"), space)
+    yield lender
+    lender.close()
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def wide(host):
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "torchscript", "onnx", "openvino"])
-def test_a_model_is_timed_on_a_real_runtime_in_turn_with_stock(host, stock, wide, backend):
+def test_a_model_is_timed_on_a_real_runtime_in_turn_with_stock(host, stock, wide, backend, in_earnest):
     if missing := [name for name in PACKAGES[backend] if not find_spec(name)]:
         pytest.skip(f"not installed: {missing}")
     names = list(stock.state_dict())
@@ -61,7 +61,7 @@ def test_an_exported_model_predicts_what_the_model_does(host, stock, tmp_path, b
     assert torch.allclose(got, expected, rtol=1e-2, atol=0.3)  # pixels
 
 
-def test_a_batch_takes_longer_than_one_image(host, stock):
+def test_a_batch_takes_longer_than_one_image(host, stock, in_earnest):
     one, eight = (latency(stock, stock, (96, 96), Runtime(batch=batch), host)[0] for batch in (1, 8))
     assert eight["latency_ms"] > 2 * one["latency_ms"]
     assert eight["latency_ratio"] == pytest.approx(1.0, abs=0.1)

@@ -36,7 +36,7 @@ def test_gflops_grow_with_the_square_of_the_side(host, space):
     assert gflops(model, 128) == pytest.approx(4 * gflops(model, 64))
 
 
-def test_a_model_is_as_fast_as_itself_and_slower_with_a_layer_more():
+def test_a_model_is_as_fast_as_itself_and_slower_with_a_layer_more(in_earnest):
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 16, 3, padding=1), *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))]
     model, longer = nn.Sequential(*layers), nn.Sequential(*layers, *layers[1:])
@@ -48,7 +48,7 @@ def test_a_model_is_as_fast_as_itself_and_slower_with_a_layer_more():
     assert ratio["latency_spread"] >= 0
 
 
-def test_measure_gives_every_cost_and_leaves_the_model_as_it_was(host, space):
+def test_measure_gives_every_cost_and_leaves_the_model_as_it_was(host, space, in_earnest):
     model, stock = (host.build(derive(space, space.default())) for _ in range(2))
     names = list(model.state_dict())
     costs, conditions = measure(model, stock, (64, 64), Runtime(), host)
