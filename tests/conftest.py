@@ -21,6 +21,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["YOLOV5_NAS_HASTY_LATENCY"] = "1"
 # A shell starts jobs in the background with SIGINT ignored, which the processes of tests would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Devices' locks lie in the folder for temporary files: tests that run side by side don't wait for each other's.
+tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="t", dir="/tmp")
 # Before Ray is imported: it keeps to 127.0.0.1, and the tests' cluster asks for its token.
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

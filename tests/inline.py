@@ -1,15 +1,37 @@
-"""An engine without processes, which take longer to start than a small trial does to train."""
+"""Searches without processes, which take longer to start than a small trial does to train, and without trainings."""
 
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from yolov5_nas.engines import Outcome, call_trial
+import fake_trials
+import pytest
+
+from yolov5_nas import prove, run, trial
+from yolov5_nas.derive import derive, dump_model
+from yolov5_nas.engines import CURVE, Outcome, call_trial
+from yolov5_nas.errors import TrialError
+from yolov5_nas.files import MODEL, WEIGHTS
+from yolov5_nas.journal import TrialResult
+from yolov5_nas.options import Options
 
 
 class InlineEngine:
-    """Runs trials in this process, and lets what they raise through."""
+    """Runs trials in this process.
+
+    Args:
+        interrupts: `(folder, number)` of trials in which the search is interrupted, each once.
+    """
 
     slots = 1
+
+    def __init__(self, interrupts: set[tuple[str, int]] | None = None):
+        self.interrupts = set() if interrupts is None else interrupts
 
     def start(self, trial: Any, settings: Any, folder: Path) -> None:
         self.trial, self.settings, self.folder = trial, settings, folder
@@ -18,7 +40,50 @@ class InlineEngine:
         self.job = job
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
-        return [Outcome(self.job.number, 1.0, call_trial(self.trial, self.job, self.settings, self.folder))]
+        if (place := (self.folder.name, self.job.number)) in self.interrupts:
+            self.interrupts.remove(place)
+            raise KeyboardInterrupt
+        try:
+            return [Outcome(self.job.number, 1.0, call_trial(self.trial, self.job, self.settings, self.folder))]
+        except TrialError as e:
+            return [Outcome(self.job.number, 1.0, error={"reason": e.reason, "message": e.message})]
 
     def close(self) -> None:
         pass
+
+
+@contextmanager
+def inline(interrupts: set[tuple[str, int]] | None = None) -> Iterator[None]:
+    """Searches and proofs run their trials in this process; what an engine refuses is refused."""
+    real = run.engine_of
+
+    def engine_of(options: Options) -> InlineEngine:
+        real(replace(options, engine="local")).close()
+        return InlineEngine(interrupts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "engine_of", engine_of)
+        patch.setattr(prove, "engine_of", engine_of)
+        yield
+
+
+@contextmanager
+def untrained() -> Iterator[None]:
+    """Trials of this process measure and write their files as ever, but train nothing: what they score is made up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "_train", _no_training)
+        yield
+
+
+def _no_training(
+    architecture: Any, settings: Any, seed: int, folder: Path | None, host: Any, costs: TrialResult
+) -> TrialResult:
+    score = fake_trials.score(architecture)
+    point = {"precision": score, "recall": score, "map50": score, "map50_95": 0.9 * score}
+    curve = tuple({**point, "epoch": e} for e in range(1, settings.epochs + 1))
+    cfg = derive(settings.space, architecture)
+    if folder:
+        host.save_checkpoint(host.build(cfg, nc=settings.nc), folder / WEIGHTS)
+        (folder / MODEL).write_text(dump_model(cfg))
+        (folder / CURVE).write_text("".join(f"{json.dumps(p)}\n" for p in curve))
+    return replace(costs, metrics={**point, **costs.metrics, "batch_size": settings.batch_size}, curve=curve)

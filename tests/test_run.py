@@ -9,16 +9,20 @@ import time
 from pathlib import Path
 
 import cv2
+import fake_trials
 import psutil
 import pytest
 import yaml
-from inline import InlineEngine
+from inline import inline, untrained
 
-from yolov5_nas import audit, latency, supernet
+from yolov5_nas import audit, latency, stages, supernet
+from yolov5_nas import run as run_module
 from yolov5_nas.cli import main
 from yolov5_nas.export import export
 from yolov5_nas.files import shipped
+from yolov5_nas.host import patched
 from yolov5_nas.journal import front, read_journal
+from yolov5_nas.one_shot import SharedTraining
 from yolov5_nas.options import Options
 from yolov5_nas.parents import nearest
 from yolov5_nas.pruning import LEAST
@@ -33,12 +37,13 @@ def run(host, digits_yaml, tmp_path_factory):
     """A real search of four trials, two at a time."""
     project = tmp_path_factory.mktemp("runs")
     flags = [*FLAGS, "--trials", "4", "--concurrency", "2", "--data", str(digits_yaml), "--project", str(project)]
-    assert main(["search", *flags]) == 0
+    assert main(["search", *flags, "--engine", "local"]) == 0
     return project / "exp"
 
 
-def search(*flags):
-    return main(["search", *map(str, flags)])
+def search(*flags, interrupts=None):
+    with inline(interrupts):
+        return main(["search", *map(str, flags)])
 
 
 def test_every_trial_is_in_the_journal_and_the_first_is_stock(run):
@@ -145,7 +150,7 @@ def test_report_is_rebuilt_from_the_journal_alone(run, capsys):
 
 def test_resume_does_more_trials_and_keeps_those_it_has(run):
     before = read_journal(run)
-    assert search("--resume", run, "--trials", 5, "--concurrency", 1) == 0
+    assert search("--resume", run, "--trials", 5) == 0
     after = read_journal(run)
     assert after[:4] == before
     assert after[4].state == "complete"
@@ -165,7 +170,7 @@ def test_a_resume_with_other_options_is_refused(run, capsys, flags):
 
 
 def test_a_run_again_by_its_own_search_yaml_is_the_same(run, tmp_path):
-    assert search("--config", run / "search.yaml", "--trials", 2, "--project", tmp_path, "--concurrency", 1) == 0
+    assert search("--config", run / "search.yaml", "--trials", 2, "--project", tmp_path) == 0
     again, first = read_journal(tmp_path / "exp"), read_journal(run)
     assert [r.id for r in again] == [r.id for r in first][:2]
     names = ("map50", "map50_95", "precision", "recall", "params", "gflops")
@@ -184,22 +189,39 @@ def test_a_yaml_with_several_input_sizes_is_trained_at_one_of_them(host, digits_
     assert _prepare(Options(cfg=str(cfg), data=str(digits_yaml), device="cpu", imgsz=given)).options.imgsz == size
 
 
-def start(project, digits_yaml, trials=50):
-    command = [sys.executable, "-m", "yolov5_nas", "search", *FLAGS, "--trials", str(trials)]
-    command += ["--data", str(digits_yaml), "--project", str(project)]
+def start(folder, *flags):
+    """A search in a process of its own, once a trial has ended and another runs."""
+    journal = folder / "trials.jsonl"
+    before = journal.read_bytes().count(b"\n") if journal.exists() else 0
+    command = [sys.executable, "-m", "yolov5_nas", "search", *map(str, flags)]
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    journal = project / "exp/trials.jsonl"
-    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= before + 3):
         assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
+        time.sleep(0.05)
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_it_ends_cleanly_with_everything_saved(tmp_path, digits_yaml, number, code):
-    process = start(tmp_path, digits_yaml)
+def test_interrupted_it_ends_cleanly_with_everything_saved_and_keeps_a_second_search_out(
+    host, tmp_path, digits_yaml, capsys
+):
+    folder = tmp_path / "exp"
+    flags = [*FLAGS, "--trials", "50", "--data", digits_yaml, "--project", tmp_path, "--engine", "local"]
+    process = start(folder, *flags)
+    before = (folder / "search.yaml").read_text()
+    assert search("--resume", folder, "--trials", 99) == 2
+    assert "another search is running in this folder" in capsys.readouterr().err
+    assert (folder / "search.yaml").read_text() == before
+    interrupt(process, signal.SIGINT, 130)
+    assert (folder / "report.html").exists()
+    assert (folder / "best/weights/best.pt").exists()
+    assert [r.state for r in read_journal(folder)] == ["complete", "started"]
+    interrupt(start(folder, "--resume", folder), signal.SIGTERM, 143)
+    assert [r.state for r in read_journal(folder)] == ["complete", "complete", "started"]
+
+
+def interrupt(process, number, code):
     process.send_signal(number)
     try:
         out, err = process.communicate(timeout=60)
@@ -209,9 +231,6 @@ def test_interrupted_it_ends_cleanly_with_everything_saved(tmp_path, digits_yaml
     assert process.returncode == code, err
     assert "go on with: yolov5-nas search --resume" in out
     assert "Traceback" not in err
-    assert (tmp_path / "exp/report.html").exists()
-    assert (tmp_path / "exp/best/weights/best.pt").exists()
-    assert [r.state for r in read_journal(tmp_path / "exp")] == ["complete", "started"]
     left = [p for p in psutil.process_iter() if _group(p.pid) == process.pid]
     assert not psutil.wait_procs(left, timeout=5)[1]
 
@@ -223,88 +242,57 @@ def _group(pid):
         return None
 
 
-def test_a_one_shot_search_survives_kills_in_each_of_its_stages(host, digits_yaml, tmp_path, capsys):
-    flags = [*FLAGS, "--engine", "local", "--data", str(digits_yaml), "--project", str(tmp_path), "--trials", "2"]
-    flags += ["--one-shot", "3", "--scores", "4", "--cfg", "yolov5n_elastic.yaml", "--target", "params=2e6"]
-    flags += ["--audit", "0"]
+def test_a_one_shot_search_goes_on_in_each_of_its_stages(host, digits_yaml, tmp_path, capsys):
+    common = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path]
+    common += ["--cfg", "yolov5n_elastic.yaml", "--target", "params=2e6", "--audit", "0"]
     folder = tmp_path / "exp"
-    killed_when(["search", *flags], folder / "shared/trials/0/last.pt")
-    killed_when(["search", "--resume", str(folder)], folder / "scores/trials.jsonl")
+    with patched(SharedTraining, _end_epoch=interrupted_after(SharedTraining._end_epoch)):
+        assert search(*common, "--trials", "2", "--one-shot", "2", "--scores", "4") == 130
+    assert (folder / "shared/trials/0/last.pt").exists() and not (folder / "scores").exists()
+    assert search("--resume", folder, interrupts={("scores", 2)}) == 130
     assert not (folder / "trials.jsonl").exists()
+    assert search("--resume", folder, interrupts={("exp", 1)}) == 130
     assert search("--resume", folder) == 0
     (shared,) = read_journal(folder / "shared")
-    assert "goes on after epoch" in (folder / "shared/trials/0/log.txt").read_text()
+    assert "goes on after epoch 1" in (folder / "shared/trials/0/log.txt").read_text()
     assert (shared.state, shared.attempt) == ("complete", 2)
     scored, trained = read_journal(folder / "scores"), read_journal(folder)
-    assert [r.state for r in scored] == ["complete"] * 4
-    assert [r.state for r in trained] == ["complete"] * 2
+    assert [(r.state, r.attempt) for r in scored] == [("complete", 1 + (r.number == 2)) for r in scored]
+    assert [(r.state, r.attempt) for r in trained] == [("complete", 1), ("complete", 2)]
     best = max(scored[1:], key=lambda r: (r.reward, -r.number))
     assert [r.id for r in trained] == [scored[0].id, best.id]  # stock, and the one with the best score
     weights = folder / "shared/trials/0/weights.pt"
     assert f"tensors from {weights}, batch norm estimated again" in (folder / "trials/1/log.txt").read_text()
-    capsys.readouterr()
-    again = ["--one-shot", "0", "--weights", weights, "--name", "again", "--audit", "0"]
-    assert (
-        search(
-            *FLAGS,
-            "--data",
-            digits_yaml,
-            "--project",
-            tmp_path,
-            "--trials",
-            "1",
-            "--engine",
-            "local",
-            "--scores",
-            "2",
-            "--cfg",
-            "yolov5n_elastic.yaml",
-            "--target",
-            "params=2e6",
-            *again,
-        )
-        == 0
-    )
+    again = ["--one-shot", "0", "--weights", weights, "--name", "again", "--trials", "1", "--scores", "2"]
+    assert search(*common, *again) == 0
     assert read_journal(tmp_path / "again/scores")[1].metrics == scored[1].metrics
 
 
-def killed_when(command, path):
-    """Run a command, and kill it with all its processes as soon as there is such a file."""
-    process = subprocess.Popen([sys.executable, "-m", "yolov5_nas", *command], start_new_session=True)
-    while not path.exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def interrupted_after(function):
+    """A method that is interrupted at its first end."""
+    ended = []
 
+    def method(*args):
+        function(*args)
+        if not ended:
+            ended.append(True)
+            raise KeyboardInterrupt
 
-def test_a_second_search_in_the_same_folder_is_refused(tmp_path, digits_yaml, capsys):
-    process = start(tmp_path, digits_yaml)
-    try:
-        before = (tmp_path / "exp/search.yaml").read_text()
-        assert search("--resume", tmp_path / "exp", "--trials", 99) == 2
-        assert "another search is running in this folder" in capsys.readouterr().err
-        assert (tmp_path / "exp/search.yaml").read_text() == before
-    finally:
-        process.kill()
-        process.communicate()
+    return method
 
 
 # Inherited weights ----------------------------------------------------------------------------------------------------
 
 
-def test_all_start_from_the_base_which_survives_a_kill(host, digits_yaml, tmp_path, capsys):
-    flags = [*FLAGS, "--engine", "local", "--data", str(digits_yaml), "--project", str(tmp_path), "--trials", "3"]
-    flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1", "--audit", "0"]
-    process = subprocess.Popen([sys.executable, "-m", "yolov5_nas", "search", *flags], start_new_session=True)
-    journal, folder = tmp_path / "exp/trials.jsonl", tmp_path / "exp"
-    while not (folder / "trials/0/curve.jsonl").exists():  # the base trains
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert journal.read_bytes().count(b"\n") == 1
-    assert search("--resume", folder, "--concurrency", 2) == 0
+INHERITS = ["--cfg", "yolov5n_elastic.yaml", "--target", "params=1", "--base-epochs", "2", "--engine", "local"]
+
+
+def test_all_start_from_the_base_which_is_trained_again_where_it_was_cut_off(host, digits_yaml, tmp_path, capsys):
+    flags = [*FLAGS, *INHERITS, "--data", digits_yaml, "--project", tmp_path, "--trials", "3", "--audit", "0"]
+    folder = tmp_path / "exp"
+    assert search(*flags, interrupts={("exp", 0)}) == 130
+    assert (folder / "trials.jsonl").read_bytes().count(b"\n") == 1
+    assert search("--resume", folder) == 0
     records = read_journal(folder)
     assert [(r.state, r.parent) for r in records] == [("complete", None), ("complete", 0), ("complete", 0)]
     assert [p["epoch"] for p in records[0].curve] == [1, 2]
@@ -319,44 +307,39 @@ def test_all_start_from_the_base_which_survives_a_kill(host, digits_yaml, tmp_pa
     capsys.readouterr()
     assert search("--resume", folder, "--base-epochs", 3) == 2
     assert "a resumed run keeps its options: base_epochs is 2" in capsys.readouterr().err
-    assert search("--resume", folder, "--trials", 4) == 0
+    with untrained():
+        assert search("--resume", folder, "--trials", 4) == 0
     assert read_journal(folder)[3].parent == 0
 
 
-def test_inherited_scores_are_audited_across_a_kill(host, digits_yaml, tmp_path, capsys):
-    flags = [*FLAGS, "--engine", "local", "--data", str(digits_yaml), "--project", str(tmp_path), "--trials", "4"]
-    flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1", "--audit", "2"]
-    flags += ["--audit-epochs", "2"]
+def test_inherited_scores_are_audited_and_an_audit_goes_on(host, digits_yaml, tmp_path, capsys):
+    flags = [*FLAGS, *INHERITS, "--data", digits_yaml, "--project", tmp_path, "--trials", "4", "--audit", "2"]
     folder = tmp_path / "exp"
-    killed_when(["search", *flags], folder / "audit/trials/0/curve.jsonl")
+    with untrained():
+        assert search(*flags, "--audit-epochs", "2", interrupts={("audit", 1)}) == 130
     trained = (folder / "trials.jsonl").read_bytes()
-    assert search("--resume", folder, "--audit", 3) == 0
+    with untrained():
+        assert search("--resume", folder, interrupts={("audit", 1)}) == 130
+    assert search("--resume", folder, "--audit", 3) == 0  # two full trainings are real
     assert (folder / "trials.jsonl").read_bytes() == trained
     records, audited = read_journal(folder), read_journal(folder / "audit")
     assert sorted(r.id for r in audited) == sorted(r.id for r in records[1:])
     assert [(r.state, r.curve[-1]["epoch"], r.parent) for r in audited] == [("complete", 2, None)] * 3
-    log = (folder / "audit/trials/0/log.txt").read_text()
-    assert "tensors from" not in log  # nothing is inherited
+    log = (folder / "audit/trials/1/log.txt").read_text()
+    assert "optimizer" in log and "tensors from" not in log  # nothing is inherited
     assert "Can the shortcut be trusted?" in (folder / "report.html").read_text()
     capsys.readouterr()
     assert search("--resume", folder) == 0
     assert "audit:" not in capsys.readouterr().out
 
 
-@pytest.fixture
-def inline(monkeypatch):
-    """Searches run their trials in this process."""
-    monkeypatch.setattr("yolov5_nas.run.engine_of", lambda options: InlineEngine())
-
-
-def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(
-    inline, host, digits_yaml, tmp_path, capsys, monkeypatch
-):
+def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(host, digits_yaml, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(audit.Audit, "loses", True)  # by itself it would be a matter of chance here
     monkeypatch.setattr(audit.Audit, "is_tied", False)  # trained so little, all may have nothing
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "3"]
     flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1"]
-    assert search(*flags, "--proxy", "auto", "--audit", "2", "--audit-epochs", "2") == 0
+    with untrained():
+        assert search(*flags, "--proxy", "auto", "--audit", "2", "--audit-epochs", "2") == 0
     assert "The proxy loses to GFLOPs" in capsys.readouterr().out
     folder = tmp_path / "exp"
     before, after = read_journal(folder / "proxied"), read_journal(folder)
@@ -365,26 +348,28 @@ def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(
     assert [r.curve[-1]["epoch"] for r in after] == [2, 2, 2]  # one is enough on inherited weights only
     assert sorted(r.id for r in read_journal(folder / "audit")) == sorted(r.id for r in before[1:])
     assert "So the trials of this run do without it" in (folder / "report.html").read_text()
-    assert search("--resume", folder, "--trials", 4) == 0
+    with untrained():
+        assert search("--resume", folder, "--trials", 4) == 0
     assert read_journal(folder)[3].parent is None
 
 
-def test_a_shared_network_that_loses_is_dropped(inline, host, digits_yaml, tmp_path, capsys, monkeypatch):
+def test_a_shared_network_that_loses_is_dropped(host, digits_yaml, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(audit.Audit, "loses", True)
     monkeypatch.setattr(audit.Audit, "is_tied", False)
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "2"]
     flags += ["--one-shot", "1", "--scores", "9", "--cfg", "yolov5n_elastic.yaml", "--target", "params=2e6"]
-    assert search(*flags, "--strategy", "random", "--proxy", "auto", "--audit", "2", "--audit-epochs", "1") == 0
+    with untrained():
+        assert search(*flags, "--strategy", "random", "--proxy", "auto", "--audit", "2", "--audit-epochs", "1") == 0
     folder = tmp_path / "exp"
     scored, trained = read_journal(folder / "scores"), read_journal(folder)
     assert len(scored) == 3  # the rest would be of no use
     assert sorted(r.id for r in read_journal(folder / "audit")) == sorted(r.id for r in scored[1:])
     assert [r.id for r in trained] == [r.id for r in scored[:2]]  # as the strategy proposes them
-    assert "tensors from" not in (folder / "trials/1/log.txt").read_text()
+    assert {p["epoch"] for r in trained for p in r.curve} == {1}
 
 
 def test_the_nearest_inherits_from_a_run_of_another_space_and_says_what_it_leaves(
-    inline, host, run, digits_yaml, tmp_path, capsys
+    host, run, digits_yaml, tmp_path, capsys
 ):
     weights = run / "best/weights/best.pt"
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "4"]
@@ -424,7 +409,8 @@ def test_a_latency_backend_whose_package_is_missing_is_said_with_what_to_install
 def test_a_front_is_searched_under_a_constraint(host, digits_yaml, tmp_path):
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "3"]
     objectives = ["--cfg", "yolov5n_elastic.yaml", "--objectives", "map50_95", "params", "gflops"]
-    assert search(*flags, *objectives, "--constraint", "params<=1.9e6", "--constraint", "gflops<=0.08") == 0
+    with untrained():
+        assert search(*flags, *objectives, "--constraint", "params<=1.9e6", "--constraint", "gflops<=0.08") == 0
     records = read_journal(tmp_path / "exp")
     assert [r.state for r in records].count("complete") == 3
     for record in records:
@@ -435,28 +421,27 @@ def test_a_front_is_searched_under_a_constraint(host, digits_yaml, tmp_path):
     assert (options["strategy"], options["objectives"]) == ("nsga2", ["map50_95", "params", "gflops"])
     kept = {int(path.parent.name) for path in (tmp_path / "exp" / "trials").glob("*/weights.pt")}
     assert {r.number for r in front(records, "map50_95", "params", "gflops")} <= kept
-    assert search("--resume", tmp_path / "exp", "--trials", "4") == 0
+    with untrained():
+        assert search("--resume", tmp_path / "exp", "--trials", "4") == 0
     assert read_journal(tmp_path / "exp")[: len(records)] == records
 
 
-def test_trials_are_ended_early(host, digits_yaml, tmp_path):
-    flags = ["--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--engine", "local", "--data", digits_yaml]
-    assert (
-        search(*flags, "--project", tmp_path, "--epochs", "3", "--trials", "11", "--prune", "--concurrency", "2") == 0
-    )
+def test_trials_are_ended_early_and_what_was_is_audited(host, digits_yaml, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "run_trial", fake_trials.curved)
+    monkeypatch.setattr(stages, "run_trial", fake_trials.curved)
+    flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "20", "--prune"]
+    assert search(*flags) == 0
     records = read_journal(tmp_path / "exp")
     assert [r.state for r in records[:LEAST]] == ["complete"] * LEAST
-    assert {r.state for r in records} <= {"complete", "pruned"}
+    assert {r.state for r in records} == {"complete", "pruned"}
     for record in records:
-        assert [point["epoch"] for point in record.curve] == list(range(1, len(record.curve) + 1))
-        assert (len(record.curve) == 3) == (record.state == "complete")
+        assert (len(record.curve) == fake_trials.EPOCHS) == (record.state == "complete")
         assert (record.error or {}).get("reason") == ("pruned" if record.state == "pruned" else None)
-    pruned = [r for r in records if r.state == "pruned"]
-    audited = read_journal(tmp_path / "exp/audit") if pruned else []
-    whole_by_id = {r.id: r for r in audited}
-    assert set(whole_by_id) == {r.id for r in pruned}  # trained to the end, as they would have been
-    for ended in pruned:
-        whole = whole_by_id[ended.id]
+    pruned = {r.id: r for r in records if r.state == "pruned"}
+    audited = read_journal(tmp_path / "exp/audit")
+    assert len(audited) == 5 and {r.id for r in audited} <= set(pruned)  # trained to the end, as they would have been
+    for whole in audited:
+        ended = pruned[whole.id]
         assert (whole.state, whole.curve[: len(ended.curve)]) == ("complete", ended.curve)
 
 
@@ -469,7 +454,8 @@ def test_a_reward_of_ones_own_that_raises_fails_the_trial_with_its_reason(host, 
         "    return metrics['map50'] + 1\n"
     )
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "2"]
-    assert search(*flags, "--reward", "own.py:f", "--imgsz", "64") == 0
+    with untrained():
+        assert search(*flags, "--reward", "own.py:f", "--imgsz", "64") == 0
     first, second = read_journal(tmp_path / "exp")
     assert first.reward == first.metrics["map50"] + 1
     assert second.error == {"reason": "crash", "message": "the reward raised ValueError: too large"}
