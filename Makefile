@@ -2,17 +2,25 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Runs `make test-cuda`; any Python that has torch, pytest and YOLOv5 will do, without an installation of this project.
+CUDA_PYTHON ?= $(if $(wildcard $(VENV)/plain),$(BIN)/python,$(PYTHON))
 # One thread for each process where processes run side by side.
 export OMP_NUM_THREADS ?= 1
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test test-cuda test-slow lint docs install clean
 
 demo: $(VENV)/plain
 	$(BIN)/yolov5-nas search --cfg yolov5n_nas.yaml --data digits.yaml --trials 6 --epochs 10 --device cpu --concurrency 2
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not cuda" tests
+
+test-cuda:
+	$(CUDA_PYTHON) -m pytest -m cuda -vv -rs tests/test_cuda.py
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow tests
 
 lint: install
 	$(BIN)/ruff check .

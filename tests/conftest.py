@@ -19,10 +19,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # Latency is measured in earnest by its own tests alone.
 os.environ["YOLOV5_NAS_HASTY_LATENCY"] = "1"
-# A shell starts jobs in the background with SIGINT ignored, which the processes of tests would inherit.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-# Devices' locks lie in the folder for temporary files: tests that run side by side don't wait for each other's.
-tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="t", dir="/tmp")
 # Before Ray is imported: it keeps to 127.0.0.1, and the tests' cluster asks for its token.
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -42,6 +38,25 @@ from yolov5_nas.host import Host, load
 from yolov5_nas.reward import SoftReward, Target
 from yolov5_nas.space import Space, read_model_yaml
 from yolov5_nas.trial import Settings
+
+# A shell starts jobs in the background with SIGINT ignored, which the processes of tests would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Devices' locks lie in the folder for temporary files: tests that run side by side don't wait for each other's.
+tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="t", dir="/tmp")
+
+# What takes longest starts first, so that pytest's processes end together.
+LONGEST = ("nni", "test_run", "ray", "test_trial", "test_one_shot", "test_docs", "test_modules", "test_hooks")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file run in one of pytest's processes, since they share what is made for them."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: order.get(item.get_closest_marker("xdist_group").args[0], len(order)))
+
 
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 

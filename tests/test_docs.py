@@ -1,9 +1,9 @@
 """What the docs say: every command in them runs, every link leads somewhere, every message is one of the code's.
 
 Commands run page by page, in the page's order, in a folder of its own that has `my.yaml` (24 images), `yolov5n.pt` and,
-where a command wants it, a finished `runs/nas/exp`. It is the real command line on the real YOLOv5, made small: `TINY`
-gives flags their values, trials run in this process, and a model with more parameters is said to detect better and to
-take longer. What can't run here is in `ELSEWHERE`, with the reason; its options are parsed all the same.
+where something wants it, a finished `runs/nas/exp`. It is the real command line on the real YOLOv5, made small: `TINY`
+gives flags their values, and trials run in this process and train nothing. Of commands with the same options one runs,
+and all of them in `make test-slow`. What can't run here is in `ELSEWHERE`, with the reason. All options are parsed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 import yaml
-from inline import InlineEngine
+from inline import inline, untrained
 from nbclient import NotebookClient
 
 import yolov5_nas
-from yolov5_nas import cli, prove, run
+from yolov5_nas import cli
 from yolov5_nas.derive import derive
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import read_journal
@@ -140,15 +140,7 @@ def made_small(words: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def made_quick(host: Any) -> Iterator[None]:
-    """Trials in this process that take no time to speak of."""
-
-    def engine_of(options: Options) -> InlineEngine:
-        real_engine_of(options).close()  # what it refuses is refused
-        return InlineEngine()
-
-    def validate(*_: Any, model: Any, **__: Any) -> tuple[float, ...]:
-        share = parameters(model) / 1e7
-        return 0.9, 0.9, min(0.9, 2 * share), min(0.8, share), 0.1, 0.1, 0.1
+    """Trials in this process that train nothing and take no time to speak of."""
 
     def latency(
         model: Any, reference: Any, imgsz: tuple[int, int], runtime: Any, host: Any
@@ -158,11 +150,7 @@ def made_quick(host: Any) -> Iterator[None]:
         conditions = {**runtime.conditions(imgsz[0]), "trusted": True}
         return {"latency_ms": ratio, "latency_ratio": ratio, **spread}, conditions
 
-    real_engine_of = run.engine_of
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "engine_of", engine_of)
-        patch.setattr(prove, "engine_of", engine_of)
-        patch.setattr(type(host), "validate", validate)
+    with inline(), untrained(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("yolov5_nas.measure.latency", latency)
         yield
     unregister(host)
@@ -228,16 +216,31 @@ def check(words: list[str]) -> None:
     elif words[0] == "python" and words[1].startswith("benchmarks/"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", words[1:])
+            patch.syspath_prepend(str((ROOT / words[1]).parent))  # as Python does
             if "argparse" in (ROOT / words[1]).read_text():
                 parsed(lambda: runpy.run_path(str(ROOT / words[1]), run_name="__main__"))
             else:
                 assert len(words) == 2
 
 
+def provide(text: str, finished: Path) -> None:
+    """Put a finished run where the text speaks of one."""
+    if "runs/nas/exp" in text and not Path("runs/nas/exp").exists():
+        shutil.copytree(finished, "runs/nas/exp")
+
+
+def is_new(words: list[str], called: set[tuple[str, ...]]) -> bool:
+    """Whether no command with these options was called before."""
+    options = (words[0], words[1], *sorted({word for word in words if word.startswith("--")}))
+    if options in called:
+        return False
+    called.add(options)
+    return True
+
+
 def call(words: list[str], finished: Path) -> None:
     """Run a command of yolov5-nas in small."""
-    if any(word.startswith("runs/nas/exp") for word in words) and not Path("runs/nas/exp").exists():
-        shutil.copytree(finished, "runs/nas/exp")
+    provide(" ".join(words), finished)
     if words[0] == "yolov5-nas-search":
         words = ["yolov5-nas", "search", *words[1:]]
     assert words[0] == "yolov5-nas", f"say in ELSEWHERE why this does not run: {' '.join(words)}"
@@ -263,15 +266,22 @@ def finished(host, files, tmp_path_factory):
     return project / "exp"
 
 
+@pytest.fixture(scope="module")
+def called():
+    """The options of the commands that were called."""
+    return set()
+
+
+@pytest.mark.parametrize("all_commands", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_does_what_it_says(page, host, folder, finished):
+def test_a_page_does_what_it_says(page, host, folder, finished, called, all_commands):
     with made_quick(host):
-        go_through(page, finished)
+        go_through(page, finished, set() if all_commands else called)
     for journal in folder.rglob("trials.jsonl"):
         assert not [r for r in read_journal(journal.parent) if r.state == "failed"]
 
 
-def go_through(page: Path, finished: Path) -> None:
+def go_through(page: Path, finished: Path, called: set[tuple[str, ...]]) -> None:
     """Write a page's files and run its code and commands, in its order."""
     names: dict[str, Any] = {"__name__": "__main__"}
     for language, text in blocks(page):
@@ -282,6 +292,7 @@ def go_through(page: Path, finished: Path) -> None:
                 re.sub(r"\b(trials|epochs)=\d+", r"\1=2", text.replace("digits.yaml", "my.yaml")), page, "exec"
             )
             if not elsewhere(text.split()):
+                provide(text, finished)
                 exec(code, names)
         elif language in ("bash", "sh", "shell"):
             for words in commands(text):
@@ -289,7 +300,7 @@ def go_through(page: Path, finished: Path) -> None:
                 if words == ["make", "demo"]:
                     for command in recipe(words):
                         call(command, finished)
-                if not elsewhere(words):
+                if not elsewhere(words) and is_new(words, called):
                     call(words, finished)
 
 

@@ -21,7 +21,6 @@ import yaml
 
 from yolov5_nas import hooks as module
 from yolov5_nas.cli import main
-from yolov5_nas.engines.nni import has_nni
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.hooks import POINTS, Hooks, as_given, find_hook, keep_hooks, kept_hooks, read_hook, split
@@ -152,22 +151,6 @@ def test_an_objective_of_a_hook_is_reported(run, tmp_path):
     assert main(["report", str(tmp_path / "exp")]) == 0
     assert "relus" in (tmp_path / "exp/results.csv").read_text().splitlines()[0].split(",")
     assert "relus" in (tmp_path / "exp/report.html").read_text() and (tmp_path / "exp/pareto.png").exists()
-
-
-ENGINES = [
-    pytest.param("nni", marks=pytest.mark.skipif(not has_nni(), reason="NNI is not installed")),
-    pytest.param("ray", marks=pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")),
-]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_hook_runs_on_every_engine(engine, host, digits_yaml, tmp_path):
-    hook = write(tmp_path, "relus.py", example()[0] + "\ndef on_fit_epoch_end(epoch, folder): print('epoch', epoch)\n")
-    flags = ["--data", str(digits_yaml), "--project", str(tmp_path), "--hook", str(hook), "--trials", "1"]
-    assert main(["search", *FAST, *flags, "--engine", engine, "--target", "relus=1", "--reward", "map"]) == 0
-    (record,) = read_journal(tmp_path / "exp")
-    assert record.metrics["relus"] == 0 and "hooks" not in record.conditions
-    assert "epoch 0" in (tmp_path / "exp/trials/0/log.txt").read_text().splitlines()
 
 
 def test_a_needed_metric_that_no_hook_gave_fails_the_trial_with_the_reason(small_settings, tmp_path):

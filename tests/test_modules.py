@@ -84,10 +84,10 @@ def rebuilt(host: Host, space: Space, architecture: Architecture, weights: nn.Mo
 
 @pytest.mark.parametrize("kind", ["nas", "elastic"])
 @pytest.mark.parametrize("size", "ns")
-def test_fifty_random_architectures_equal_their_stock_models(host: Host, size: str, kind: str) -> None:
+def test_random_architectures_equal_their_stock_models(host: Host, size: str, kind: str) -> None:
     space = Space.from_yaml(MODELS / f"yolov5{size}_{kind}.yaml")
     shared, x, rng, seen = shared_model(host, space.yaml), image(), random.Random(f"{size}{kind}"), []
-    for number in range(50):
+    for number in range(50 if size == "n" else 15):
         architecture = space.sample(rng)
         stock = extract(shared, architecture, host)
         seen.append(outputs(shared, x))
@@ -250,8 +250,8 @@ def test_it_trains_on_the_shared_weights_with_yolov5s_own_loss(host: Host) -> No
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert {"model.0.conv.conv.weight", "model.4.cv1.conv.weight", "model.4.m.0.cv2.conv.weight"} <= changed
     assert not any(name.startswith("model.4.m.1.") for name in changed)  # bottlenecks that did not run
-    kernel = (model.model[0].conv.conv.weight - before["model.0.conv.conv.weight"]).abs().amax((0, 1))
-    assert (kernel[1:5, 1:5] > 0).all() and kernel.sum() == kernel[1:5, 1:5].sum()  # the centre only
+    kernel = (model.model[0].conv.conv.weight.detach() - before["model.0.conv.conv.weight"]).abs().amax((0, 1))
+    assert (kernel[1:5, 1:5] > 0).all() and (kernel > 0).sum() == 16  # the centre only
 
 
 def test_the_shared_model_survives_yolov5s_ema(host: Host) -> None:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import fake_trials
 import psutil
 import pytest
+from inline import InlineEngine
 from processes import own_processes
 
 pytest.importorskip("nni")
@@ -30,7 +31,6 @@ from yolov5_nas.architecture import Architecture
 from yolov5_nas.cli import main
 from yolov5_nas.engines import EngineError, Job
 from yolov5_nas.engines import nni as engine_module
-from yolov5_nas.engines.local import LocalEngine
 from yolov5_nas.engines.nni import NNIEngine
 from yolov5_nas.engines.nni_client import SOCKET
 from yolov5_nas.engines.nni_strategy import NNIStrategy
@@ -42,6 +42,7 @@ from yolov5_nas.search import Loop, replay
 from yolov5_nas.space import Space
 from yolov5_nas.strategies import Evolution, RandomSearch, SpaceExhausted
 
+pytestmark = pytest.mark.xdist_group("nni")
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 TINY = Space.from_dict(
     {
@@ -72,8 +73,29 @@ def start(tmp_path):
         engine.close()
 
 
+@pytest.fixture
+def engine(nni_lender):
+    """NNI's engine, which other tests have used; its trials of this test."""
+    return nni_lender.engine
+
+
+@pytest.fixture
+def lend(nni_lender):
+    return nni_lender.lend
+
+
 def loop(engine, folder, trials, seed=0):
     return Loop(RandomSearch(SPACE, seed), engine, Journal(folder / "trials.jsonl"), REWARD, trials)
+
+
+def job_of(engine, lent):
+    """NNI's entry of a test's first trial, as soon as it has one."""
+    for _ in range(200):
+        for job in api(engine, "trial-jobs"):
+            if json.loads(job["hyperParameters"][0])["parameters"].get("trial") == lent.first:
+                return job
+        time.sleep(0.05)
+    raise AssertionError("NNI has no such trial")
 
 
 def api(engine, path):
@@ -121,23 +143,24 @@ def test_sixty_architectures_carry_their_own_metric_in_the_journal_the_portal_an
     assert sorted(pairs_in_database(tmp_path)) == expected
 
 
-def test_the_same_seed_proposes_the_same_on_both_engines(start, tmp_path):
+def test_the_same_seed_proposes_the_same_on_both_engines(lend, tmp_path):
     ids = []
-    local = LocalEngine()
-    local.start(fake_trials.noop, SETTINGS, tmp_path / "local")
-    for engine, folder in ((local, tmp_path / "local"), (start(fake_trials.noop), tmp_path)):
-        folder.mkdir(exist_ok=True)
+    lent = lend(fake_trials.noop)
+    lent.slots = 1  # with more, the order in which trials end counts too
+    for engine, folder in ((InlineEngine(), tmp_path / "inline"), (lent, tmp_path / "nni")):
+        folder.mkdir()
+        if engine is not lent:
+            engine.start(fake_trials.noop, None, folder)
         journal = Journal(folder / "trials.jsonl")
         Loop(Evolution(SPACE, seed=4, population=4, sample=2), engine, journal, REWARD, 12).run()
         ids.append([record.id for _, record in sorted(journal.trials.items())])
-    local.close()
     assert ids[0] == ids[1]
 
 
-def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(start):
-    engine = start(fake_trials.quick)
-    engine.submit(Job(0, dict(SPACE.default()), 0))
-    assert engine.wait(30)
+def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(engine, lend):
+    lent = lend(fake_trials.quick)
+    lent.submit(Job(0, dict(SPACE.default()), 0))
+    assert lent.wait(30)
     assert {address.ip for p in own_processes() for address in _listening(p)} == {"127.0.0.1"}
     for path in (
         "netron",
@@ -193,15 +216,15 @@ def test_another_address_of_the_machine_is_refused_unless_asked_for(tmp_path):
     assert "without a password" in closed.split("NNI's portal")[2]
 
 
-def test_the_portal_shows_reward_metrics_curve_and_choices(start, tmp_path):
-    engine = start(fake_trials.with_curve)
-    search = loop(engine, tmp_path, 3)
+def test_the_portal_shows_reward_metrics_curve_and_choices(engine, lend, tmp_path):
+    lent = lend(fake_trials.with_curve)
+    search = loop(lent, tmp_path, 3)
     search.run()
     engine._experiment._settle()
-    (job, *_) = api(engine, "trial-jobs")
+    job = job_of(engine, lent)
     shown = json.loads(json.loads(job["finalMetricData"][0]["data"]))
-    record = search.journal.trials[job["sequenceId"]]
-    assert shown == {"default": record.reward, **record.metrics, "trial": 0, "architecture": record.id}
+    record = search.journal.trials[0]
+    assert shown == {"default": record.reward, **record.metrics, "trial": lent.first, "architecture": record.id}
     points = [m for m in api(engine, f"metric-data/{job['trialJobId']}") if m["type"] == "PERIODICAL"]
     points.sort(key=lambda m: m["sequence"])  # which NNI may have stored in another order
     assert [json.loads(json.loads(m["data"]))["default"] for m in points] == [0.1, 0.2, 0.3]
@@ -230,51 +253,48 @@ def test_all_files_are_in_the_runs_folder_and_the_terminal_stays_quiet(start, tm
     assert err == ""
 
 
-def test_a_dead_manager_ends_the_search_with_a_clear_message(start, tmp_path):
+def test_a_manager_that_hangs_or_dies_ends_the_search_with_a_clear_message(start, monkeypatch):
+    before = set(_children_but_tracker())
     engine = start(fake_trials.sleeps)
+    manager = psutil.Process(engine._experiment.pid)
     engine.submit(Job(0, dict(SPACE.default()), 0))
     assert engine.wait(2) == []
-    psutil.Process(engine._experiment.pid).kill()
+    manager.suspend()
+    with monkeypatch.context() as patch, pytest.raises(EngineError, match="nothing has moved for 2 s"):
+        patch.setattr(engine_module, "PATIENCE", 2.0)
+        engine._running[0].client, engine._running[0].since = None, time.monotonic()
+        engine.wait(20)
+    manager.resume()
+    manager.kill()
     with pytest.raises(EngineError, match="NNI's manager is gone"):
         engine.wait(20)
     engine.close()
-    assert _children_but_tracker() == []
-
-
-def test_a_manager_that_hangs_ends_the_search_with_a_clear_message(start, monkeypatch):
-    monkeypatch.setattr(engine_module, "PATIENCE", 2.0)
-    engine = start(fake_trials.quick)
-    psutil.Process(engine._experiment.pid).suspend()
-    engine.submit(Job(0, dict(SPACE.default()), 0))
-    with pytest.raises(EngineError, match="nothing has moved for 2 s"):
-        engine.wait(20)
-    psutil.Process(engine._experiment.pid).resume()
-    engine.close()
-    assert _children_but_tracker() == []
+    assert set(_children_but_tracker()) <= before
 
 
 def _children_but_tracker():
     return [p for p in own_processes()[1:] if p.is_running() and "resource_tracker" not in " ".join(p.cmdline())]
 
 
-def test_a_trial_cancelled_in_the_portal_fails_as_killed(start):
-    engine = start(fake_trials.sleeps)
-    engine.submit(Job(0, dict(SPACE.default()), 0))
-    while [job["status"] for job in api(engine, "trial-jobs")] != ["RUNNING"]:
-        assert engine.wait(0.5) == []
-    (job,) = api(engine, "trial-jobs")
-    requests.delete(f"{engine.url}/api/v1/nni/trial-jobs/{job['trialJobId']}", timeout=20)
-    (outcome,) = engine.wait(60)
+def test_a_trial_cancelled_in_the_portal_fails_as_killed(engine, lend):
+    lent = lend(fake_trials.sleeps)
+    lent.submit(Job(0, dict(SPACE.default()), 0))
+    while job_of(engine, lent)["status"] != "RUNNING":
+        assert lent.wait(0.2) == []
+    requests.delete(f"{engine.url}/api/v1/nni/trial-jobs/{job_of(engine, lent)['trialJobId']}", timeout=20)
+    (outcome,) = lent.wait(60)
     assert outcome.error == {"reason": "killed", "message": "its NNI trial was cancelled or killed"}
 
 
-def test_a_trial_cancelled_before_it_says_which_it_is_fails_too(start, tmp_path, monkeypatch):
+def test_a_trial_cancelled_before_it_says_which_it_is_fails_too(nni_lender, engine, lend, monkeypatch):
     monkeypatch.setattr(engine_module, "ASK", 1.0)
-    engine = start(fake_trials.sleeps)
-    (tmp_path / "nni" / SOCKET).unlink()  # its stand-in finds nobody to tell
-    engine.submit(Job(0, dict(SPACE.default()), 0))
-    (outcome,) = engine.wait(60)
+    socket_file = nni_lender.folder / "nni" / SOCKET
+    hidden = socket_file.rename(socket_file.with_suffix(".away"))  # its stand-in finds nobody to tell
+    lent = lend(fake_trials.sleeps)
+    lent.submit(Job(0, dict(SPACE.default()), 0))
+    (outcome,) = lent.wait(60)
     assert outcome.error == {"reason": "killed", "message": "its NNI trial was cancelled or killed"}
+    hidden.rename(socket_file)
 
 
 def test_trials_are_forked_pinned_and_import_no_lightning(start):
@@ -309,16 +329,15 @@ def test_the_next_free_port_is_taken_unless_one_is_given():
             NNIEngine(port=first)
 
 
-def test_a_manager_that_finds_its_port_taken_leaves_the_other_search_alone(start, tmp_path, monkeypatch):
-    first = start(fake_trials.quick)
-    taken = first._experiment.port
+def test_a_manager_that_finds_its_port_taken_leaves_the_other_search_alone(engine, lend, start, tmp_path, monkeypatch):
+    taken = engine._experiment.port
     monkeypatch.setattr(engine_module, "free_ports", lambda host: [taken, *range(taken + 50, taken + 60)])
     folder = tmp_path / "second"
     folder.mkdir()
     second = start(fake_trials.quick, folder=folder)
     assert second._experiment.port != taken
-    assert api(first, "check-status")["status"] == "RUNNING"
-    loop(first, tmp_path, 2).run()
+    assert api(engine, "check-status")["status"] == "RUNNING"
+    loop(lend(fake_trials.quick), tmp_path, 2).run()
     loop(second, folder, 2).run()
 
 
@@ -392,7 +411,10 @@ def test_bad_options_end_with_one_line_and_code_2(host, digits_yaml, tmp_path, c
 
 def test_a_search_with_onnx_files_whose_manager_dies_ends_with_code_3_and_is_resumed(host, digits_yaml, tmp_path):
     pytest.importorskip("onnx")
+    hook = tmp_path / "own.py"
+    hook.write_text("def measure(): return {'own': 3.0}\ndef on_fit_epoch_end(epoch): print('epoch', epoch)\n")
     flags = ["--data", str(digits_yaml), "--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--trials", "3", "--onnx"]
+    flags += ["--hook", str(hook), "--target", "own=3", "--reward", "map"]
     command = [sys.executable, "-m", "yolov5_nas", "search", "--project", str(tmp_path), "--device", "cpu"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen([*command, *flags], env=env, stderr=subprocess.PIPE, text=True)
@@ -405,6 +427,8 @@ def test_a_search_with_onnx_files_whose_manager_dies_ends_with_code_3_and_is_res
     assert main(["search", "--resume", str(run)]) == 0
     assert [r.state for r in read_journal(run)] == ["complete"] * 3
     assert len(list(run.glob("trials/*/model.onnx"))) == 3
+    assert [r.metrics["own"] for r in read_journal(run)] == [3.0] * 3  # a hook's
+    assert "epoch 0" in (run / "trials/0/log.txt").read_text().splitlines()
 
 
 # Spaces and strategies of NNI's ---------------------------------------------------------------------------------------

@@ -37,6 +37,10 @@ def shared(settings, tmp_path_factory):
     return folder, train_shared(settings.space.default(), settings, 5, folder)
 
 
+def assert_equal(one, other):
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def state(folder):
     return torch.load(folder / WEIGHTS, weights_only=True)["state"]
 
@@ -61,7 +65,7 @@ def test_a_training_learns_and_leaves_a_network_that_is_read_again(shared, setti
     folder, result = shared
     assert result.curve[1]["box_loss"] < result.curve[0]["box_loss"]
     read = supernet.load(folder / WEIGHTS, settings.model, settings.nc, host)
-    assert all(torch.equal(value, state(folder)[name]) for name, value in read.state_dict().items())
+    assert_equal(read.state_dict(), state(folder))
 
 
 def test_a_training_that_was_killed_ends_as_one_that_was_not(shared, settings, tmp_path):
@@ -78,7 +82,7 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(shared, settings, t
     result = train_shared(settings.space.default(), settings, 5, tmp_path)
     assert result.metrics == shared[1].metrics
     assert [p["epoch"] for p in result.curve] == [1, 2]
-    assert all(torch.equal(value, state(shared[0])[name]) for name, value in state(tmp_path).items())
+    assert_equal(state(tmp_path), state(shared[0]))
 
 
 def test_it_goes_on_with_any_optimizer_anchors_input_size_and_frozen_layers(settings, host, tmp_path):
@@ -110,7 +114,7 @@ def test_a_training_that_was_killed_after_its_last_epoch_gives_the_same_network(
     (tmp_path / LAST).write_bytes((shared[0] / LAST).read_bytes())
     result = train_shared(settings.space.default(), settings, 5, tmp_path)
     assert result.metrics == shared[1].metrics
-    assert all(torch.equal(value, state(shared[0])[name]) for name, value in state(tmp_path).items())
+    assert_equal(state(tmp_path), state(shared[0]))
 
 
 def test_a_shared_network_whose_training_failed_is_tried_again(settings, tmp_path):

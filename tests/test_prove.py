@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from inline import InlineEngine, inline
 
 from yolov5_nas import proof, prove
 from yolov5_nas.cli import main
 from yolov5_nas.derive import derive, dump_model
-from yolov5_nas.engines import Outcome
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import Journal, TrialRecord, TrialResult, read_journal
@@ -20,31 +20,6 @@ from yolov5_nas.run import settings_of
 from yolov5_nas.space import Space, read_model_yaml
 
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
-
-
-class InlineEngine:
-    """Runs trials in this process; `stop_after` trials it is interrupted."""
-
-    slots = 1
-
-    def __init__(self, stop_after=None):
-        self.stop_after = stop_after
-
-    def start(self, trial, settings, folder):
-        self.trial, self.settings, self.folder = trial, settings, folder
-
-    def submit(self, job):
-        self.job = job
-
-    def wait(self, timeout=None):
-        if self.stop_after == 0:
-            raise KeyboardInterrupt
-        if self.stop_after:
-            self.stop_after -= 1
-        return [Outcome(self.job.number, 1.0, self.trial(self.job.architecture, self.settings, 0, self.folder))]
-
-    def close(self):
-        pass
 
 
 @pytest.fixture
@@ -150,7 +125,7 @@ def test_a_gain_is_one_over_those_that_it_was_compared_with(stock, rescaled, tri
 def test_interrupted_it_goes_on_and_trains_nothing_twice(run, cheap_scale, monkeypatch):
     monkeypatch.setattr(prove, "run_trial", planted(dict.fromkeys((STOCK, RESCALED, "trial 1", "trial 2"), 0.7)))
     with pytest.raises(KeyboardInterrupt):
-        prove.prove(run, 2, 2, engine=InlineEngine(stop_after=3))
+        prove.prove(run, 2, 2, engine=InlineEngine({("prove", 3)}))
     prove.prove(run, 2, 2, engine=InlineEngine())
     records = Journal(run / "prove" / "trials.jsonl").records
     assert sorted(r.number for r in records if r.done) == list(range(8))
@@ -174,7 +149,8 @@ def test_stock_is_rescaled_to_the_winners_cost_along_yolov5s_own_family(host, ru
 
 
 def test_a_real_proof(run, capsys):
-    assert main(["prove", str(run), "--top", "1", "--seeds", "2", "--epochs", "1"]) == 0
+    with inline():
+        assert main(["prove", str(run), "--top", "1", "--seeds", "2", "--epochs", "1"]) == 0
     out = capsys.readouterr().out
     assert "trial 1 against stock: mAP50-95" in out
     assert "trial 1 against stock rescaled: mAP50-95" in out

@@ -22,7 +22,7 @@ from yolov5_nas.search import Loop
 from yolov5_nas.space import Space
 from yolov5_nas.strategies import RandomSearch
 
-pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
+pytestmark = [pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed"), pytest.mark.xdist_group("ray")]
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 
 
@@ -197,6 +197,9 @@ def test_a_search_on_digits_over_two_nodes_with_shipped_data(ray_cluster, digits
     flags = ["--engine", "ray", "--address", ray_cluster.address, "--ship-data", "--concurrency", "2", "--trials", "3"]
     flags += ["--measure-on", "meter"]
     flags += ["--data", str(digits_yaml), "--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--seed", "5"]
+    hook = tmp_path / "own.py"
+    hook.write_text("def measure(): return {'own': 3.0}\ndef on_fit_epoch_end(epoch): print('epoch', epoch)\n")
+    flags += ["--hook", str(hook), "--target", "own=3", "--reward", "map"]
     assert main(["search", *flags, "--project", str(tmp_path)]) == 0
     run = tmp_path / "exp"
     records = read_journal(run)
@@ -204,6 +207,8 @@ def test_a_search_on_digits_over_two_nodes_with_shipped_data(ray_cluster, digits
     kept = {best(records).number, *(r.number for r in front(records, *Options().front))}
     assert {int(path.parent.name) for path in run.glob("trials/*/weights.pt")} == kept
     assert (run / "best/weights/best.pt").exists()
+    assert [r.metrics["own"] for r in records] == [3.0] * 3  # a hook's
+    assert "epoch 0" in (run / "trials/0/log.txt").read_text().splitlines()
     assert len({r.conditions["device"] for r in records}) == 1
     assert all((run / f"trials/{n}/{name}").exists() for n in range(3) for name in ("log.txt", "curve.jsonl"))
     copies = list((ray_cluster.cache / "yolov5-nas/data").glob("*/"))

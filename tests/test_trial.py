@@ -323,7 +323,7 @@ def test_an_export_that_fails_leaves_the_latency_out_or_fails_the_trial_that_nee
             assert result.conditions["error"] == "the latency backend torchscript failed: no such operator"
 
 
-def test_the_input_size_is_a_choice_that_the_trial_and_its_latency_follow(host, settings):
+def test_the_input_size_is_a_choice_that_the_trial_and_its_latency_follow(host, settings, in_earnest):
     model = {**settings.model, "imgsz": [64, 128]}
     settings = replace(settings, model=model, imgsz=128, epochs=1)
     default = settings.space.default()
