@@ -153,6 +153,23 @@ def test_a_loader_left_in_the_middle_gives_its_turn_back(device):
     assert len(loader) == 3
 
 
+@pytest.mark.parametrize(
+    ("visible", "name", "expected"),
+    [
+        (None, "cuda:1", "cuda-1"),
+        ("2,3", "cuda:1", "cuda-3"),
+        ("3", "cuda:0", "cuda-3"),
+        ("GPU-5a", "cuda:0", "cuda-GPU-5a"),
+        ("3", "cpu", "cpu"),
+    ],
+)
+def test_a_gpu_has_one_lock_whatever_a_process_sees(monkeypatch, visible, name, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert DeviceLock(name).device.name == f"{expected}.device"
+
+
 def test_a_folder_that_is_anothers_is_left_to_them(tmp_path, monkeypatch):
     first = own_folder(tmp_path)
     assert own_folder(tmp_path) == first

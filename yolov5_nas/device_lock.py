@@ -43,8 +43,7 @@ class DeviceLock:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device.startswith("cuda") else ""
-        name = f"{device}-{visible}".replace(":", "-").replace(",", "-").replace("/", "-").rstrip("-")
+        name = physical(device).replace(":", "-").replace("/", "-")
         folder = own_folder(Path(tempfile.gettempdir()))
         # Whoever wants the device alone holds `queue` too, so that trainings can't keep it waiting for ever.
         self.queue, self.device = folder / f"{name}.queue", folder / f"{name}.device"
@@ -122,6 +121,16 @@ class DeviceLock:
         with contextlib.suppress(OSError):  # another process has set it aside
             path.touch()
             os.utime(path, (when, when))
+
+
+def physical(device: str) -> str:
+    """What a device is called whichever of them a process sees: "cuda:1" is `cuda-3` where it sees GPUs 2 and 3."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return device
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    place = int(index or 0)
+    return f"cuda-{visible[place] if place < len(visible) else place}"
 
 
 def own_folder(parent: Path) -> Path:

@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import logging
 import os
 import sys
@@ -246,7 +247,7 @@ class Host:
         checkpoint = {
             "epoch": -1,
             "best_fitness": None,
-            "model": deepcopy(model).half(),
+            "model": _on_cpu(deepcopy(model).half()),
             "ema": None,
             "updates": None,
             "optimizer": None,
@@ -316,6 +317,18 @@ def _first_kept(nms: Callable[..., Any], most: int = 300) -> Callable[..., Any]:
 
 
 _loaded: Host | None = None
+
+
+def _on_cpu(model: Any) -> Any:
+    """A model whose tensors are all on the CPU, also those that are no parameters or buffers."""
+    import torch
+
+    if not next(model.parameters()).is_cuda:
+        return model
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, map_location="cpu", weights_only=False)
 
 
 def load(location: Location | None = None) -> Host:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,7 @@ from .host import Host
 from .metrics import BACKENDS, PACKAGES
 
 WARM_UP = 5  # runs of each model before the clock starts
+CLOCKS = 0.5  # seconds in which an idle GPU's clocks rise
 HASTY = bool(os.environ.get("YOLOV5_NAS_HASTY_LATENCY"))  # for tests of other things: the ratio is worth little then
 PAIRS = (2, 2) if HASTY else (12, 60)  # at least, at most
 REPEATS = 3  # passes of which the fastest counts in a pair: other programs' interruptions only ever slow one down
@@ -67,9 +69,20 @@ class Runtime:
         if self.backend == "engine" and not self.device.startswith("cuda"):
             raise UserError("--latency-backend engine (TensorRT) needs an NVIDIA GPU", got=self.device)
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether the runtime uses the GPU where one is given; ONNX Runtime's package for CPUs and OpenVINO don't."""
+        if not self.device.startswith("cuda") or self.backend == "openvino":
+            return False
+        if self.backend != "onnx":
+            return True
+        import onnxruntime
+
+        return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
     def conditions(self, imgsz: int) -> dict[str, Any]:
         """What a latency was measured on, to stand beside the figure."""
-        cuda = self.device.startswith("cuda")
+        cuda = self.is_on_gpu
         conditions: dict[str, Any] = {
             "backend": self.backend,
             "runtime": _version(self.backend, cuda),
@@ -101,7 +114,7 @@ def latency(
     Raises:
         RuntimeError: YOLOv5 can't export the model. What else a runtime raises comes through.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _current(runtime.device):
         own = prepare(model, imgsz[0], runtime, host, Path(folder, "model"))
         other = prepare(reference, imgsz[1], runtime, host, Path(folder, "stock"))
         with DeviceLock(runtime.device).measuring():
@@ -111,19 +124,33 @@ def latency(
 
 
 def _certain(own: Pass, other: Pass, runtime: Runtime) -> dict[str, float]:
-    synchronise = torch.cuda.synchronize if runtime.device.startswith("cuda") else lambda: None
+    cuda = runtime.device.startswith("cuda")
+    synchronise = torch.cuda.synchronize if cuda else lambda: None
     best: dict[str, float] = {}
     with torch.inference_mode():
         for _ in range(ATTEMPTS):
-            metrics = compare(own, other, synchronise)
+            metrics = compare(own, other, synchronise, CLOCKS if cuda else 0.0)
             best = metrics if not best else min(best, metrics, key=lambda m: m["latency_error"])
             if best["latency_error"] <= ERROR_BOUND:
                 break
     return best
 
 
-def compare(own: Pass, other: Pass, synchronise: Callable[[], Any] = lambda: None) -> dict[str, float]:
+@contextlib.contextmanager
+def _current(device: str) -> Iterator[None]:
+    """Streams, graphs and waiting are those of the current GPU: make it this one."""
+    with torch.cuda.device(device) if device.startswith("cuda") else contextlib.nullcontext():
+        yield
+
+
+def compare(
+    own: Pass, other: Pass, synchronise: Callable[[], Any] = lambda: None, warm_up: float = 0.0
+) -> dict[str, float]:
     """Time two passes in turn, in pairs whose order alternates.
+
+    Args:
+        synchronise: waits until a pass has ended.
+        warm_up: seconds of passes at least before the clock starts.
 
     Returns:
         `latency_ms`: median milliseconds of a pass of `own`; `latency_p95_ms`: its 95th percentile.
@@ -141,8 +168,10 @@ def compare(own: Pass, other: Pass, synchronise: Callable[[], Any] = lambda: Non
         synchronise()
         return (time.perf_counter() - start) * 1e3
 
-    for _ in range(WARM_UP):
+    start, runs = time.perf_counter(), 0
+    while runs < WARM_UP or time.perf_counter() - start < warm_up:
         milliseconds(own), milliseconds(other)
+        runs += 1
     passes: list[float] = []
     ratios: list[float] = []
     start = time.perf_counter()
@@ -197,7 +226,7 @@ def _graph(model: Any, image: torch.Tensor) -> Pass:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph), torch.no_grad():
         model(image)
-    return graph.replay
+    return lambda: (graph.replay(), model, image)[0]  # it reads their memory, which must stay theirs
 
 
 def _version(backend: str, cuda: bool) -> str:

@@ -100,7 +100,7 @@ class SharedTraining(Scorer):
         freeze(self.model, self.settings.freeze)
         super()._prepare()
         if self.folder and (self.folder / LAST).exists():
-            self._go_on(torch.load(self.folder / LAST, map_location=self.device, weights_only=True))
+            self._go_on(torch.load(self.folder / LAST, map_location="cpu", weights_only=True))
 
     def _go_on(self, kept: Mapping[str, Any]) -> None:
         self.model.load_state_dict(kept["model"])

@@ -165,8 +165,9 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         kept = make_folder(Path(folder or stack.enter_context(tempfile.TemporaryDirectory())))
         settings = _write_run(kept, prepared)
-        if prepared.options.device.isdigit():  # no engine shows this process one GPU only
-            settings = replace(settings, device=f"cuda:{prepared.options.device}")
+        index = prepared.options.device.removeprefix("cuda:")
+        if index.isdigit():  # no engine shows this process one GPU only
+            settings = replace(settings, device=f"cuda:{index}")
         return run_trial(architecture, settings, prepared.options.seed, kept)
 
 

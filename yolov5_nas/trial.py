@@ -6,11 +6,13 @@ It knows nothing of the search. What it trains is the derived stock model, so wh
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import math
 import os
 import random
+import re
 import sys
 import time
 import traceback
@@ -185,7 +187,10 @@ def run_trial(
         costs = costs or measure_architecture(architecture, settings)
         if costs.state == "infeasible":
             return costs
-        return _train(Architecture(architecture), settings, seed, folder, host, costs)
+        try:
+            return _train(Architecture(architecture), settings, seed, folder, host, costs)
+        finally:
+            _free_memory()
 
 
 def measure_trial(
@@ -208,11 +213,13 @@ def as_trial(settings: Settings, folder: Path | None) -> Iterator[Host]:
             host = load(settings.location)
             with host.compatible():
                 yield host
-        except TrialError:
+        except TrialError as e:
             traceback.print_exc()
+            traceback.clear_frames(e.__traceback__)  # whoever keeps the error does not keep a model with it
             raise
         except Exception as e:
             traceback.print_exc()
+            traceback.clear_frames(e.__traceback__)
             reason = "oom" if _is_out_of_memory(e) else "crash"
             raise TrialError(reason, f"{type(e).__name__}: {e}".splitlines()[0][:500]) from e
 
@@ -304,7 +311,7 @@ def _train(
             print(f"out of memory at batch {batch_size}, once more at {batch_size // 2} with doubled accumulation")
             batch_size //= 2
         training = None  # type: ignore[assignment]  # its memory goes before the next attempt
-        torch.cuda.empty_cache()
+        _free_memory()
     metrics = {**training.results, **costs.metrics, "batch_size": batch_size}
     if problems := {**costs.conditions.get("hooks", {}), **training.hooks.problems}:
         costs = replace(costs, conditions={**costs.conditions, "hooks": problems})
@@ -755,5 +762,14 @@ def global_state_kept() -> Iterator[None]:
             os.environ["PYTHONHASHSEED"] = hash_seed
 
 
+def _free_memory() -> None:
+    """Give back what a training that is over had: its schedule and optimizer refer to each other in circles."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def _is_out_of_memory(e: BaseException) -> bool:
-    return isinstance(e, torch.OutOfMemoryError | MemoryError)
+    """Whether memory was short, in the words of torch or of CUDA's libraries."""
+    is_said = isinstance(e, RuntimeError) and re.search("out of memory|ALLOC_FAILED", str(e)) is not None
+    return is_said or isinstance(e, torch.OutOfMemoryError | MemoryError)
