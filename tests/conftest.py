@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported: tests run side by side, and threads that spin while they wait fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,14 +50,26 @@ tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="t", dir="/tmp
 LONGEST = ("nni", "test_run", "ray", "test_trial", "test_one_shot", "test_docs", "test_modules", "test_hooks")
 
 
-@pytest.hookimpl(tryfirst=True)
+def group(nodeid: str) -> str:
+    """The tests that run in one of pytest's processes: those of NNI, those of Ray, else those of a file."""
+    file, _, parameters = nodeid.partition("[")
+    stem = Path(file.partition("::")[0]).stem
+    engine = re.match(r"(nni|ray)\b", parameters) or re.fullmatch(r"test_(nni|ray)", stem)
+    return engine[1] if engine else stem
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file run in one of pytest's processes, since they share what is made for them."""
     order = {name: place for place, name in enumerate(LONGEST)}
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: order.get(item.get_closest_marker("xdist_group").args[0], len(order)))
+    items.sort(key=lambda item: order.get(group(item.nodeid), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, whose own groups of marked tests don't work with pytest 9.2
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = group
+    return scheduler
 
 
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]

@@ -23,9 +23,8 @@ from yolov5_nas.search import Loop
 from yolov5_nas.space import Space
 from yolov5_nas.strategies import RandomSearch
 
-# Tests that use NNI or Ray run in one of pytest's processes, which starts each once.
-NEEDS_NNI = [pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed"), pytest.mark.xdist_group("nni")]
-NEEDS_RAY = [pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed"), pytest.mark.xdist_group("ray")]
+NEEDS_NNI = pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed")
+NEEDS_RAY = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 REWARD = SoftReward([Target("latency_ratio", 1.0)])
 

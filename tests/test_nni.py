@@ -42,7 +42,6 @@ from yolov5_nas.search import Loop, replay
 from yolov5_nas.space import Space
 from yolov5_nas.strategies import Evolution, RandomSearch, SpaceExhausted
 
-pytestmark = pytest.mark.xdist_group("nni")
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 TINY = Space.from_dict(
     {

@@ -22,7 +22,7 @@ from yolov5_nas.search import Loop
 from yolov5_nas.space import Space
 from yolov5_nas.strategies import RandomSearch
 
-pytestmark = [pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed"), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 
 

@@ -20,20 +20,8 @@ SCRIPT = Path(__file__).with_name("fake_search.py")
 TRIALS = 14
 ENGINES = [
     "local",
-    pytest.param(
-        "nni",
-        marks=[
-            pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed"),
-            pytest.mark.xdist_group("nni"),
-        ],
-    ),
-    pytest.param(
-        "ray",
-        marks=[
-            pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed"),
-            pytest.mark.xdist_group("ray"),
-        ],
-    ),
+    pytest.param("nni", marks=pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed")),
+    pytest.param("ray", marks=pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")),
 ]
 
 
