@@ -16,8 +16,8 @@ from zlib import crc32
 
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.engines import CURVE
-from yolov5_nas.errors import TrialError
-from yolov5_nas.files import WEIGHTS
+from yolov5_nas.errors import TrialError, UserError
+from yolov5_nas.files import MODEL, WEIGHTS
 from yolov5_nas.journal import TrialResult
 from yolov5_nas.pruning import best_so_far
 
@@ -27,6 +27,30 @@ class NeedsGPU:
     """Settings of trials on a GPU."""
 
     device: str = "cuda:0"
+
+
+@dataclass
+class NeedsData:
+    """Settings of trials that read a data set."""
+
+    data: dict[str, Any]
+
+
+class Picky:
+    """Settings of trials that don't run where the environment says `REFUSES`."""
+
+    imgsz = 64
+
+    @property
+    def runtime(self) -> Picky:
+        return self
+
+    def check(self) -> None:
+        if os.environ.get("REFUSES"):
+            raise UserError("this node refuses")
+
+    def conditions(self, imgsz: int) -> dict[str, str]:
+        return {"device": "the same"}
 
 
 @dataclass
@@ -100,6 +124,15 @@ def with_weights(architecture: Mapping[str, Any], settings: Any, seed: int, fold
     (folder / "log.txt").write_text("a line\n")
     (folder / WEIGHTS).write_bytes(bytes(300_000))
     return noop(architecture)
+
+
+def one_then_slow(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """Trial 0 and those whose folder has a file `slow` end at once, with all their files; others take a minute."""
+    if folder.name != "0" and not (folder / "slow").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        time.sleep(60)
+    (folder.mkdir(parents=True, exist_ok=True), (folder / MODEL).write_text("a model\n"))
+    return with_weights(architecture, settings, seed, folder)
 
 
 def measures(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from inline import inline
 
 import yolov5_nas
 from yolov5_nas.errors import UserError
@@ -60,6 +61,11 @@ def test_an_unknown_name_is_an_error():
 
 @pytest.mark.parametrize("names", [TOGETHER, *((n,) for n in sorted(yolov5_nas.__all__) if n not in TOGETHER)])
 def test_a_docstring_says_what_is_raised_and_its_examples_run(names, folder):
+    with inline():
+        run_examples(names)
+
+
+def run_examples(names):
     for name in names:
         value = getattr(yolov5_nas, name)
         assert name == "Architecture" or "Raises:" in value.__doc__ or "Raises:" in value.from_yaml.__doc__

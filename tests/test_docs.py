@@ -331,8 +331,10 @@ def test_the_notebook_runs(digits_yaml, tmp_path, monkeypatch):
     for cell in notebook.cells:
         tiny = re.sub(r"trials=\d+", "trials=2, subset=0.05, imgsz=64", cell.source)
         cell.source = re.sub(r"epochs=\d+", "epochs=1", tiny)
+    quick = "from inline import inline, untrained\na, b = inline(), untrained()\na.__enter__(), b.__enter__();"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(quick))
     shutil.copy(digits_yaml, tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
     client = NotebookClient(notebook, timeout=500, startup_timeout=180, resources={"metadata": {"path": tmp_path}})
     client.execute()
     assert [r.state for r in read_journal(tmp_path / "runs/nas/exp")] == ["complete"] * 2

@@ -1,7 +1,9 @@
 """Hooks: functions of a user's file at the points of real searches, on every engine, and the shipped ones."""
 
+import contextlib
 import doctest
 import getpass
+import io
 import json
 import os
 import re
@@ -18,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from inline import inline
 
 from yolov5_nas import hooks as module
 from yolov5_nas.cli import main
@@ -82,13 +85,15 @@ def run(host, digits_yaml, tmp_path_factory):
     recorder = f"{write(folder, 'recorder.py', RECORDER)} FILE={folder / 'noted.txt'}"
     broken = write(folder, "broken.py", BROKEN)
     flags = [*FAST, "--data", str(digits_yaml), "--trials", "2", "--engine", "local", "--project", str(folder)]
-    line = [sys.executable, "-m", "yolov5_nas", *command, *flags, "--hook", recorder, "--hook", str(broken)]
+    line = [*command, *flags, "--hook", recorder, "--hook", str(broken)]
     if find_spec("wandb"):
         line += ["--hook", "wandb_logger PROJECT=mine"]
-    env = {**os.environ, "WANDB_MODE": "offline"}
-    done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "exp", done.stdout
+    printed = io.StringIO()
+    with inline(), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setenv("WANDB_MODE", "offline")
+        patch.chdir(folder)
+        assert main(line) == 0
+    return folder / "exp", printed.getvalue()
 
 
 def test_a_metric_of_the_docs_works_as_a_constraint(run):

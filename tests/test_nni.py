@@ -412,7 +412,7 @@ def test_a_search_with_onnx_files_whose_manager_dies_ends_with_code_3_and_is_res
     pytest.importorskip("onnx")
     hook = tmp_path / "own.py"
     hook.write_text("def measure(): return {'own': 3.0}\ndef on_fit_epoch_end(epoch): print('epoch', epoch)\n")
-    flags = ["--data", str(digits_yaml), "--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--trials", "3", "--onnx"]
+    flags = ["--data", str(digits_yaml), "--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--trials", "2", "--onnx"]
     flags += ["--hook", str(hook), "--target", "own=3", "--reward", "map"]
     command = [sys.executable, "-m", "yolov5_nas", "search", "--project", str(tmp_path), "--device", "cpu"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -424,9 +424,9 @@ def test_a_search_with_onnx_files_whose_manager_dies_ends_with_code_3_and_is_res
     assert process.returncode == 3
     assert last.startswith("error: NNI's manager is gone") and last.endswith(f"search --resume {run}")
     assert main(["search", "--resume", str(run)]) == 0
-    assert [r.state for r in read_journal(run)] == ["complete"] * 3
-    assert len(list(run.glob("trials/*/model.onnx"))) == 3
-    assert [r.metrics["own"] for r in read_journal(run)] == [3.0] * 3  # a hook's
+    assert [r.state for r in read_journal(run)] == ["complete"] * 2
+    assert len(list(run.glob("trials/*/model.onnx"))) == 2
+    assert [r.metrics["own"] for r in read_journal(run)] == [3.0] * 2  # a hook's
     assert "epoch 0" in (run / "trials/0/log.txt").read_text().splitlines()
 
 

@@ -1,4 +1,4 @@
-"""Is the gain real: the comparison in words, on planted scores, and a real proof."""
+"""Is the gain real: the comparison in words, on planted scores, and a whole proof."""
 
 import doctest
 import random
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from inline import InlineEngine, inline
+from inline import InlineEngine, inline, untrained
 
 from yolov5_nas import proof, prove
 from yolov5_nas.cli import main
@@ -148,8 +148,8 @@ def test_stock_is_rescaled_to_the_winners_cost_along_yolov5s_own_family(host, ru
     assert scaled.reference()[0] == derive(SPACE, SPACE.default())
 
 
-def test_a_real_proof(run, capsys):
-    with inline():
+def test_a_proof_of_the_command_line(run, capsys):
+    with inline(), untrained():
         assert main(["prove", str(run), "--top", "1", "--seeds", "2", "--epochs", "1"]) == 0
     out = capsys.readouterr().out
     assert "trial 1 against stock: mAP50-95" in out

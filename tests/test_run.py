@@ -189,13 +189,27 @@ def test_a_yaml_with_several_input_sizes_is_trained_at_one_of_them(host, digits_
     assert _prepare(Options(cfg=str(cfg), data=str(digits_yaml), device="cpu", imgsz=given)).options.imgsz == size
 
 
+QUICKLY = """
+import sys, fake_trials
+from yolov5_nas import cli, run
+run.run_trial = fake_trials.one_then_slow
+if __name__ == "__main__":
+    sys.exit(cli.main())
+"""
+
+
 def start(folder, *flags):
-    """A search in a process of its own, once a trial has ended and another runs."""
-    journal = folder / "trials.jsonl"
+    """A search of fake trials in a process of its own, once a trial has ended and another runs."""
+    journal, script = folder / "trials.jsonl", folder.parent / "quickly.py"
+    script.write_text(QUICKLY)
     before = journal.read_bytes().count(b"\n") if journal.exists() else 0
-    command = [sys.executable, "-m", "yolov5_nas", "search", *map(str, flags)]
+    env = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"}
     process = subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(script), "search", *map(str, flags)],
+        **dict.fromkeys(("stdout", "stderr"), subprocess.PIPE),
+        start_new_session=True,
+        text=True,
+        env=env,
     )
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= before + 3):
         assert process.poll() is None, process.stderr.read()
@@ -217,6 +231,7 @@ def test_interrupted_it_ends_cleanly_with_everything_saved_and_keeps_a_second_se
     assert (folder / "report.html").exists()
     assert (folder / "best/weights/best.pt").exists()
     assert [r.state for r in read_journal(folder)] == ["complete", "started"]
+    (folder / "trials/1/slow").touch()  # trial 1 ends at once, now
     interrupt(start(folder, "--resume", folder), signal.SIGTERM, 143)
     assert [r.state for r in read_journal(folder)] == ["complete", "complete", "started"]
 
