@@ -59,18 +59,8 @@ def test_a_draw_that_was_cut_off_goes_on_as_it_would_have(tmp_path):
     assert audit.sample(tmp_path, INHERITED) == whole
 
 
-def test_auto_looks_at_more_since_it_acts_on_what_it_sees():
-    assert INHERITED.audits == 5
-    assert replace(INHERITED, proxy="auto").audits == 15
-    assert replace(INHERITED, proxy="auto", audit=4).audits == 4
-
-
-def test_stock_leads_on_inherited_weights_until_they_are_dropped(tmp_path):
-    assert audit.stock_leads(tmp_path, INHERITED)
-    assert not audit.stock_leads(tmp_path, ONE_SHOT)
-    (tmp_path / audit.FOLDER).mkdir()
-    (tmp_path / audit.FOLDER / audit.DECISION).write_text("dropped: true\n")
-    assert not audit.stock_leads(tmp_path, INHERITED)
+def test_stock_leads_on_inherited_weights():
+    assert INHERITED.inherits and not ONE_SHOT.inherits
 
 
 def test_scores_of_trials_that_were_also_ended_early_compare_with_no_others(tmp_path):
@@ -130,8 +120,6 @@ def test_a_proxy_must_rank_better_than_gflops(tmp_path, scores, gflops, loses, w
     assert audit.verdict(found).startswith("A training of 3 epochs on inherited weights against full training of 36")
     ((_, html),) = audit.sections(tmp_path, INHERITED)
     assert words in html
-    audit.decide(tmp_path, found)
-    assert (audit.is_decided(tmp_path), audit.is_dropped(tmp_path)) == (True, loses)
 
 
 def test_nothing_is_said_of_fewer_than_two(tmp_path):
@@ -139,34 +127,13 @@ def test_nothing_is_said_of_fewer_than_two(tmp_path):
     full(tmp_path, {1: 0.4})
     assert audit.read(tmp_path, INHERITED) is None
     assert audit.sections(tmp_path, INHERITED) == []
-    audit.decide(tmp_path, None)
-    assert not audit.is_dropped(tmp_path)
-
-
-def test_what_a_dropped_proxy_has_scored_is_set_aside_once_and_for_all(tmp_path):
-    write(tmp_path, [record(0, 0.5), record(1, 0.4), record(2, 0.3)])
-    for name in ("trials/0", "best"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / audit.ASIDE).mkdir()
-    (tmp_path / "best").replace(tmp_path / audit.ASIDE / "best")  # a kill came here
-    full(tmp_path, {1: 0.2, 2: 0.6})
-    before = audit.read(tmp_path, INHERITED)
-    audit.set_aside(tmp_path)
-    assert sorted(p.name for p in (tmp_path / audit.ASIDE).iterdir()) == ["best", "trials", "trials.jsonl"]
-    assert audit.read(tmp_path, INHERITED) == before
-    write(tmp_path, [record(0, 0.9)])
-    audit.set_aside(tmp_path)
-    assert (tmp_path / "trials.jsonl").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"audit": 3}, "need a shortcut to look at"),
-        ({"proxy": "auto"}, "need a shortcut to look at"),
-        ({"proxy": "auto", "prune": True, "audit": 0}, "--proxy auto decides by what --audit trains in full"),
         ({"prune": True, "audit_epochs": 9}, "--audit-epochs is not for --prune alone"),
-        ({"proxy": "off", "prune": True}, "unknown --proxy"),
         ({"audit": -1, "prune": True}, "--audit must be at least 0"),
     ],
 )

@@ -18,7 +18,7 @@ LEVELS = {
     **dict.fromkeys(("errors", "digits", "engines.nni_client"), 0),
     **dict.fromkeys(("space", "architecture", "files", "metrics", "device_lock", "shipping"), 1),
     **dict.fromkeys(("derive", "journal", "reward", "agreement"), 2),
-    **dict.fromkeys(("ranking", "parents", "pruning", "hooks", "options"), 3),
+    **dict.fromkeys(("ranking", "pruning", "hooks", "options"), 3),
     **dict.fromkeys(("strategies", "host", "engines"), 3),
     **dict.fromkeys(("modules", "latency", "proof", "audit", "data", "effects", "refit"), 4),
     **dict.fromkeys(("engines.local", "engines.warm", "engines.nni_space"), 4),

@@ -148,7 +148,7 @@ def test_bad_input_is_one_line_and_exit_code_2(ray_cluster, digits_yaml, tmp_pat
         (("--measure-on", "none"), "--measure-on none: no node has as much, got 1; accepted: at most 0"),
         (("--concurrency", "50"), "--concurrency must be at most what the cluster has room for, got 50"),
         (("--trial-minutes", "0"), "the minutes of a trial must be above 0"),
-        (("--base-epochs", "1"), "--base-epochs and --inherit parent are not for --engine ray"),
+        (("--base-epochs", "1"), "--base-epochs is not for --engine ray"),
         (("--device", "0"), "--engine ray gets its devices by --gpus-per-trial"),
     ]
     common = ("--data", digits_yaml, "--project", tmp_path / "runs")

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from inline import inline, untrained
 
-from yolov5_nas import audit, latency, stages, supernet
+from yolov5_nas import latency, stages, supernet
 from yolov5_nas import run as run_module
 from yolov5_nas.cli import main
 from yolov5_nas.export import export
@@ -24,7 +24,6 @@ from yolov5_nas.host import patched
 from yolov5_nas.journal import front, read_journal
 from yolov5_nas.one_shot import SharedTraining
 from yolov5_nas.options import Options
-from yolov5_nas.parents import nearest
 from yolov5_nas.pruning import LEAST
 from yolov5_nas.run import _prepare, frozen_layers
 from yolov5_nas.space import read_model_yaml
@@ -348,73 +347,6 @@ def test_inherited_scores_are_audited_and_an_audit_goes_on(host, digits_yaml, tm
     assert "audit:" not in capsys.readouterr().out
 
 
-def test_a_shortcut_that_loses_is_dropped_and_the_search_starts_anew(host, digits_yaml, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(audit.Audit, "loses", True)  # by itself it would be a matter of chance here
-    monkeypatch.setattr(audit.Audit, "is_tied", False)  # trained so little, all may have nothing
-    flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "3"]
-    flags += ["--base-epochs", "2", "--cfg", "yolov5n_elastic.yaml", "--target", "params=1"]
-    with untrained():
-        assert search(*flags, "--proxy", "auto", "--audit", "2", "--audit-epochs", "2") == 0
-    assert "The proxy loses to GFLOPs" in capsys.readouterr().out
-    folder = tmp_path / "exp"
-    before, after = read_journal(folder / "proxied"), read_journal(folder)
-    assert [r.parent for r in before] == [None, 0, 0]
-    assert [r.parent for r in after] == [None, None, None]
-    assert [r.curve[-1]["epoch"] for r in after] == [2, 2, 2]  # one is enough on inherited weights only
-    assert sorted(r.id for r in read_journal(folder / "audit")) == sorted(r.id for r in before[1:])
-    assert "So the trials of this run do without it" in (folder / "report.html").read_text()
-    with untrained():
-        assert search("--resume", folder, "--trials", 4) == 0
-    assert read_journal(folder)[3].parent is None
-
-
-def test_a_shared_network_that_loses_is_dropped(host, digits_yaml, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(audit.Audit, "loses", True)
-    monkeypatch.setattr(audit.Audit, "is_tied", False)
-    flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "2"]
-    flags += ["--one-shot", "1", "--scores", "9", "--cfg", "yolov5n_elastic.yaml", "--target", "params=2e6"]
-    with untrained():
-        assert search(*flags, "--strategy", "random", "--proxy", "auto", "--audit", "2", "--audit-epochs", "1") == 0
-    folder = tmp_path / "exp"
-    scored, trained = read_journal(folder / "scores"), read_journal(folder)
-    assert len(scored) == 3  # the rest would be of no use
-    assert sorted(r.id for r in read_journal(folder / "audit")) == sorted(r.id for r in scored[1:])
-    assert [r.id for r in trained] == [r.id for r in scored[:2]]  # as the strategy proposes them
-    assert {p["epoch"] for r in trained for p in r.curve} == {1}
-
-
-def test_the_nearest_inherits_from_a_run_of_another_space_and_says_what_it_leaves(
-    host, run, digits_yaml, tmp_path, capsys
-):
-    weights = run / "best/weights/best.pt"
-    flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "4"]
-    assert (
-        search(
-            *flags,
-            "--cfg",
-            "yolov5n_elastic.yaml",
-            "--weights",
-            weights,
-            "--inherit",
-            "parent",
-            "--single-cls",
-            "--audit",
-            "0",
-        )
-        == 0
-    )
-    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(str(weights)))
-    assert said.endswith("tensors are inherited; the detection layer is for 10 classes, not 1, and starts anew")
-    records = read_journal(tmp_path / "exp")
-    assert [r.state for r in records] == ["complete"] * 4
-    assert [r.parent for r in records] == [None, *(nearest(r.architecture, records[: r.number]) for r in records[1:])]
-    for record in records:
-        log = (tmp_path / f"exp/trials/{record.number}/log.txt").read_text()
-        source = tmp_path / f"exp/trials/{record.parent}/weights.pt" if record.number else weights
-        assert f"tensors from {source}" in log
-        assert (tmp_path / f"exp/trials/{record.number}/weights.pt").exists()
-
-
 def test_a_latency_backend_whose_package_is_missing_is_said_with_what_to_install(digits_yaml, monkeypatch, capsys):
     monkeypatch.setattr(latency, "find_spec", lambda name: None if name == "onnxruntime" else True)
     assert search("--latency-backend", "onnx", "--data", digits_yaml, "--device", "cpu") == 2
@@ -495,6 +427,7 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
     hyp = yaml.safe_load((host.location.root / "data/hyps/hyp.scratch-low.yaml").read_text())
     (tmp_path / "hyp.yaml").write_text(yaml.safe_dump({k: v for k, v in hyp.items() if k != "warmup_bias_lr"}))
     (tmp_path / "raises.py").write_text("raise ValueError('on purpose')\n")
+    (tmp_path / "old.yaml").write_text("proxy: auto\n")
     before = sorted(tmp_path.iterdir())
     data = ("--data", digits_yaml)
     cases = [
@@ -514,13 +447,13 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--weights", "yolov5s.pt", *data), "layer 0 has 32 channels in them, not 16 (is it of another size?)"),
         (("--weights", "yolov5n6.pt", *data), "the weights must be of yolov5n_nas.yaml or its stock form: layer"),
         (("--weights", "yolov5n-seg.pt", *data), "layer 24 is Segment in them, not Detect"),
-        (("--inherit", "parent", *data), "--inherit parent needs --weights or --base-epochs"),
+        (("--inherit", "base", *data), "--inherit base needs --weights or --base-epochs"),
         (("--inherit", "none", "--base-epochs", "2", *data), "--inherit none goes with neither --weights nor"),
         (("--base-epochs", "0", *data), "--base-epochs must be at least 1"),
         (("--base-epochs", "1", "--inherit-hyp", "none.yaml", *data), "hyper-parameter YAML (--inherit-hyp) not found"),
         (
             ("--one-shot", "1", "--base-epochs", "1", *data),
-            "--one-shot goes with neither --base-epochs nor --inherit parent",
+            "--one-shot cannot be combined with --base-epochs",
         ),
         (("--one-shot", "0", *data), "--one-shot 0 trains nothing, so it needs the --weights of a shared network"),
         (
@@ -558,6 +491,8 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--subset", "2", *data), "--subset must be a share"),
         (("--resume", tmp_path), "--resume must name the folder of a run"),
         (("--config", stock), "unknown option"),
+        (("--proxy", "auto", *data), "--proxy was removed, got 'auto'; accepted: on"),
+        (("--config", "old.yaml", *data), "old.yaml: --proxy was removed, got 'auto'; accepted: on"),
     ]
     for flags, message in cases:
         assert search(*flags) == 2, flags

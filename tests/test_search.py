@@ -5,7 +5,6 @@ from collections import deque
 import fake_trials
 import pytest
 
-from yolov5_nas import parents
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.engines import Job, Outcome, trial_folder
 from yolov5_nas.errors import TrialError
@@ -266,12 +265,12 @@ def test_a_lost_trial_is_started_again_once_with_the_attempt_in_the_journal(tmp_
 # Whose weights a trial starts from ------------------------------------------------------------------------------------
 
 
-def inheriting(folder, inherit, **kwargs):
-    return loop(folder, trials=8, strategy=RandomSearch(SPACE, seed=1), inherit=inherit, **kwargs)
+def inheriting(folder, **kwargs):
+    return loop(folder, trials=8, strategy=RandomSearch(SPACE, seed=1), has_base=True, **kwargs)
 
 
 def test_nothing_starts_before_the_base_is_there_and_then_all_start_from_it(tmp_path):
-    search = inheriting(tmp_path, parents.base, slots=3)
+    search = inheriting(tmp_path, slots=3)
     search.run()
     assert [(r.number, r.state) for r in search.journal.records[:5]] == [
         *((0, "started"), (0, "complete")),
@@ -281,39 +280,29 @@ def test_nothing_starts_before_the_base_is_there_and_then_all_start_from_it(tmp_
     assert '"parent":0' in search.journal.path.read_text().splitlines()[-1]
 
 
-def test_each_starts_from_the_nearest_that_was_complete(tmp_path):
-    search = inheriting(tmp_path, parents.nearest)
-    search.run()
-    records = [r for _, r in sorted(search.journal.trials.items())]
-    assert [r.parent for r in records[1:]] == [
-        parents.nearest(r.architecture, records[: r.number]) for r in records[1:]
-    ]
-    assert len({r.parent for r in records[1:]}) > 1
-
-
 def test_a_resume_repeats_the_parent_that_the_journal_has(tmp_path):
-    search = inheriting(tmp_path, parents.nearest)
+    search = inheriting(tmp_path)
     search.run()
     path = search.journal.path
     cut = path.read_text().splitlines()[:-1]  # killed in the last trial
-    chosen = search.journal.trials[7].parent
+    assert search.journal.trials[7].parent == 0
     path.write_text("\n".join(cut) + "\n")
     seen = []
-    again = inheriting(tmp_path, lambda *_: pytest.fail("chosen already"))
+    again = inheriting(tmp_path)
     submit = again.engine.submit
     again.engine.submit = lambda job: (seen.append(job), submit(job))
     again.run()
-    weights = str(trial_folder(tmp_path, chosen) / "weights.pt")
+    weights = str(trial_folder(tmp_path, 0) / "weights.pt")
     assert [(job.number, job.overrides) for job in seen] == [(7, {"weights": weights, "base_epochs": None})]
-    assert (again.journal.trials[7].parent, again.journal.trials[7].attempt) == (chosen, 2)
+    assert (again.journal.trials[7].parent, again.journal.trials[7].attempt) == (0, 2)
 
 
 def test_killed_in_the_base_it_starts_again_and_failed_it_ends_the_search(tmp_path):
     Journal(tmp_path / "trials.jsonl").append(TrialRecord(0, dict(SPACE.default()), "started"))
-    search = inheriting(tmp_path, parents.base, trial=fake_trials.out_of_memory)
+    search = inheriting(tmp_path, trial=fake_trials.out_of_memory)
     expected = "trial 0, whose weights all others start from, has failed (no memory at half the batch)"
     assert search.run() == expected
     assert [(r.number, r.state, r.attempt) for r in search.journal.records] == [
         *((0, "started", 1), (0, "started", 2), (0, "failed", 2)),
     ]
-    assert inheriting(tmp_path, parents.base).run() == expected
+    assert inheriting(tmp_path).run() == expected

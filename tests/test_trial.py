@@ -74,8 +74,7 @@ def test_another_seed_gives_other_metrics(settings, stock_result):
 def test_any_architecture_trains(settings, tmp_path):
     architecture = settings.space.sample(random.Random(0))
     result = run_trial(architecture, replace(settings, epochs=1), 0, tmp_path)
-    assert result.metrics["params"] != 1777447  # stock yolov5n with 10 classes
-    assert result.metrics["latency_ratio"] > 1.0  # this space only grows the network
+    assert result.metrics["params"] > 1777447  # stock yolov5n with 10 classes; this space only grows the network
 
 
 def test_a_loss_that_is_nan_ends_the_trial_with_its_reason(settings, tmp_path):

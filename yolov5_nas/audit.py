@@ -12,19 +12,14 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-import yaml
-
 from .agreement import Tau, tau
 from .architecture import Architecture
-from .files import write_whole
 from .journal import TrialRecord, complete, latest, read_lines
 from .options import Options
 from .pruning import best_so_far
 from .ranking import html_table
 
 FOLDER = "audit"  # in a run's folder: the journal of the full trainings
-ASIDE = "proxied"  # there, the trials of a proxy that was dropped
-DECISION = "proxy.yaml"
 COSTS = {"GFLOPs": "gflops", "latency": "latency_ratio"}
 
 
@@ -79,8 +74,7 @@ def read(run: Path, o: Options) -> Audit | None:
 def scored(run: Path, o: Options) -> list[TrialRecord]:
     """The trials that have the shortcut's score, by number, without the first, which is the base: those that it ended
     early only if that is all it does, since a score of fewer epochs compares with no other."""
-    folder = run / "scores" if o.one_shot is not None else run / ASIDE
-    lines = _lines(folder if (folder / "trials.jsonl").exists() or o.one_shot is not None else run)
+    lines = _lines(run / "scores" if o.one_shot is not None else run)
     states = ("complete", "pruned") if o.only_prunes else ("complete",)
     return [r for r in sorted(lines, key=lambda r: r.number) if r.number and r.state in states]
 
@@ -121,52 +115,13 @@ def sections(run: Path, o: Options) -> list[tuple[str, str]]:
     """For the report: title and HTML; [] where nothing was audited."""
     if not _lines(run / FOLDER) or (found := read(run, o)) is None:
         return []
-    text = verdict(found) + (" So the trials of this run do without it." if is_dropped(run) else "")
     taus = [["score", "Kendall's tau", "95 % interval"]]
     taus += [[name, f"{t.value:.2f}", f"{t.low:.2f} to {t.high:.2f}"] for name, t in found.taus.items()]
     rows = [["architecture", "by the proxy", f"in full, {found.epochs} epochs", "GFLOPs"]]
     for record, score, truth in sorted(zip(found.records, found.scores, found.truths), key=lambda row: -row[2]):
         rows.append([record.id, f"{score:.4f}", f"{truth:.4f}", f"{record.metrics.get('gflops', 0.0):.3f}"])
     tables = html_table(taus) + "<p>The best in full training come first:</p>" + html_table(rows)
-    return [("Can the shortcut be trusted?", f"<p>{escape(text)}</p>{tables}")]
-
-
-# What --proxy auto decided --------------------------------------------------------------------------------------------
-
-
-def is_decided(run: Path) -> bool:
-    """Whether `--proxy auto` has decided."""
-    return (run / FOLDER / DECISION).exists()
-
-
-def is_dropped(run: Path) -> bool:
-    """Whether it has decided against the proxy."""
-    path = run / FOLDER / DECISION
-    return path.exists() and bool(yaml.safe_load(path.read_text())["dropped"])
-
-
-def decide(run: Path, found: Audit | None) -> None:
-    """Write down whether the proxy goes on; where nothing is known it does."""
-    (run / FOLDER).mkdir(exist_ok=True)
-    dropped = found is not None and found.loses
-    write_whole(run / FOLDER / DECISION, yaml.safe_dump({"dropped": dropped, "why": verdict(found)}, sort_keys=False))
-
-
-def stock_leads(run: Path, o: Options) -> bool:
-    """Whether the scores of a run favour stock YOLOv5, which takes inherited weights whole."""
-    return o.inherits and not is_dropped(run)
-
-
-def set_aside(run: Path) -> None:
-    """Move the trials of a dropped proxy away, whose rewards don't compare with those to come; again after a kill."""
-    aside = run / ASIDE
-    if (aside / "trials.jsonl").exists() or not (run / "trials.jsonl").exists():
-        return
-    aside.mkdir(exist_ok=True)
-    last = run / "trials.jsonl"  # then all is done
-    for path in (run / "trials", run / "best", *run.glob("events.out.tfevents*"), last):
-        if path.exists():
-            path.replace(aside / path.name)
+    return [("Can the shortcut be trusted?", f"<p>{escape(verdict(found))}</p>{tables}")]
 
 
 def _scores(records: Sequence[TrialRecord], o: Options) -> Mapping[str, float]:

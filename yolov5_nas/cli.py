@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from .engines import EngineError
 from .errors import UserError
 from .metrics import BACKENDS, COSTS
-from .options import ENGINES, MAY_CHANGE, Options, load_options
+from .options import ENGINES, MAY_CHANGE, REMOVED, Options, load_options
 from .reward import REWARDS
 from .strategies import STRATEGIES
 
@@ -248,18 +248,18 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add(group, "weights", "checkpoint to inherit from: stock YOLOv5 of the same size, or a run's")
     text = "train the stock architecture for so many epochs first; the others inherit its weights"
     add(group, "base_epochs", text, type=int)
-    text = "whose weights a trial starts from: the base's or the nearest evaluated architecture's"
-    add(group, "inherit", text, choices=["base", "parent", "none"])
+    text = "base: trials start from the weights of --weights or --base-epochs, as they do by default"
+    add(group, "inherit", text, choices=["base", "none"])
     text = "train one network that all architectures share for so many epochs, score architectures by it untrained,"
     text += " and train the best of them on its weights; 0: --weights is such a network"
     add(group, "one_shot", text, type=int)
     add(group, "scores", "architectures that --one-shot scores", type=int)
     text = "architectures to train in full too, to see how far inherited weights, scores or --prune can be trusted"
-    add(group, "audit", text + " (default: 5 with one of them, 15 with --proxy auto; 0: none)", type=int)
+    add(group, "audit", text + " (default: 5 with one of them; 0: none)", type=int)
     text = "of each of those (default: --base-epochs or three times --epochs, at least 24)"
     add(group, "audit_epochs", text, type=int)
-    text = "auto: audit first, and do without what ranks no better than GFLOPs"
-    add(group, "proxy", text, choices=["on", "auto"])
+    for name in REMOVED:
+        group.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)
     add(group, "hyp", "hyper-parameter YAML (default: hyp.short.yaml)")
     add(group, "inherit_hyp", "the same for what starts from weights (default: --hyp if given, else hyp.inherit.yaml)")
     text = "a clone of ultralytics/yolov5, or 'package' (else YOLOV5_ROOT, the working directory, the package)"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 STATES = ("started", "complete", "failed", "infeasible", "pruned")
-REASONS = ("oom", "nan", "crash", "killed", "timeout", "data", "latency", "hook")  # why a trial failed
+REASONS = ("oom", "nan", "crash", "killed", "timeout", "latency", "hook")  # why a trial failed
 
 
 @dataclass(frozen=True)

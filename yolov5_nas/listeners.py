@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import parents
 from .engines import trial_folder
 from .export import keep_weights, write_trial
 from .journal import Journal, TrialRecord, best, complete
@@ -22,6 +21,7 @@ class Keeper:
     """Keeps `best/` at the best trial so far, and weights only of trials on the front and of those to inherit from.
 
     Args:
+        has_base: the others start from trial 0.
         fetch: brings the weights of a trial that ran elsewhere.
     """
 
@@ -30,11 +30,11 @@ class Keeper:
         folder: Path,
         journal: Journal,
         objectives: tuple[str, ...],
-        inherit: parents.Choice | None = None,
+        has_base: bool = False,
         fetch: Callable[[int], None] | None = None,
     ):
         self.folder, self.journal, self.objectives = folder, journal, objectives
-        self.inherit, self.fetch = inherit, fetch
+        self.others, self.fetch = {0} if has_base else set(), fetch  # those that more may start from
         self.kept: list[TrialRecord] = []
         self.written: int | None = None  # the trial in `best/`, once this process has put one there
         self._take(list(journal.trials.values()))
@@ -45,8 +45,7 @@ class Keeper:
 
     def _take(self, records: list[TrialRecord]) -> None:
         """A trial that is off the front stays off: only those that are on it are looked at again."""
-        others = parents.needed(self.journal.trials.values(), self.inherit) if self.inherit else ()
-        self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, others)
+        self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, self.others)
         for record in records:
             if self.fetch and record in self.kept:
                 self.fetch(record.number)

@@ -24,11 +24,10 @@ MAY_CHANGE = (
 )
 LEAST_EPOCHS = 24  # of a training from scratch that others are judged by, where the user gives no number
 AUDITS = 5  # the fewest of which there is an interval
-AUTO_AUDITS = 15  # five would drop a good shortcut one time in three (docs/audit.md)
 ENGINES = ("nni", "local", "ray")
+REMOVED = {"proxy": "on"}  # options of earlier versions, which their search.yaml lists, and the values that did nothing
 ACCEPTED = {
-    "inherit": ("base", "parent", "none"),
-    "proxy": ("on", "auto"),
+    "inherit": ("base", "none"),
     "cache": ("ram", "disk", "val", "none"),
     "engine": ENGINES,
     "optimizer": ("SGD", "Adam", "AdamW"),
@@ -47,7 +46,6 @@ class Options:
     inherit: str | None = None
     one_shot: int | None = None
     scores: int = 1000
-    proxy: str = "on"
     audit: int | None = None
     audit_epochs: int | None = None
     hyp: str | None = None
@@ -143,23 +141,21 @@ class Options:
         given = self.weights or self.base_epochs
         if self.inherit == "none" and given:
             raise UserError("--inherit none goes with neither --weights nor --base-epochs")
-        if self.inherit in ("base", "parent") and not given:
-            raise UserError(f"--inherit {self.inherit} needs --weights or --base-epochs")
+        if self.inherit == "base" and not given:
+            raise UserError("--inherit base needs --weights or --base-epochs")
 
     def _check_one_shot(self) -> None:
         if self.one_shot is None:
             return
-        if self.base_epochs or self.inherit == "parent":
-            raise UserError("--one-shot goes with neither --base-epochs nor --inherit parent: it gives the weights")
+        if self.base_epochs:
+            raise UserError("--one-shot cannot be combined with --base-epochs: it gives the weights")
         if self.one_shot == 0 and not self.weights:
             raise UserError("--one-shot 0 trains nothing, so it needs the --weights of a shared network")
 
     def _check_audit(self) -> None:
-        if not self.shortcut and (self.audit or self.audit_epochs or self.proxy == "auto"):
+        if not self.shortcut and (self.audit or self.audit_epochs):
             accepted = ("--weights", "--base-epochs", "--one-shot", "--prune")
-            raise UserError("--audit, --audit-epochs and --proxy auto need a shortcut to look at", accepted=accepted)
-        if self.proxy == "auto" and not self.audits:
-            raise UserError("--proxy auto decides by what --audit trains in full", got="--audit 0")
+            raise UserError("--audit and --audit-epochs need a shortcut to look at", accepted=accepted)
         if self.only_prunes and self.audit_epochs:
             raise UserError("--audit-epochs is not for --prune alone: what it ended is trained to its --epochs")
 
@@ -185,8 +181,7 @@ class Options:
     @property
     def audits(self) -> int:
         """How many architectures are trained in full to look at the shortcut."""
-        unsaid = AUTO_AUDITS if self.proxy == "auto" else AUDITS
-        return (unsaid if self.audit is None else self.audit) if self.shortcut else 0
+        return (AUDITS if self.audit is None else self.audit) if self.shortcut else 0
 
     @property
     def full_epochs(self) -> int:
@@ -242,12 +237,16 @@ def check_names(given: Mapping[str, Any], file: Path | None = None) -> dict[str,
     """The options as given, dashes in their names made underscores.
 
     Raises:
-        UserError: there is no such option, or its value is of another type.
+        UserError: there is no such option, or no longer, or its value is of another type.
     """
     known = {field.name: field for field in fields(Options)}
     checked = {}
     for name, value in given.items():
         name = name.replace("-", "_")
+        if name in REMOVED:
+            if value not in (None, REMOVED[name]):
+                raise UserError(f"{_flag(name)} was removed", got=value, accepted=REMOVED[name], file=file)
+            continue
         if name not in known:
             raise UserError("unknown option", got=name, accepted=known, file=file)
         checked[name] = _typed(name, value, str(known[name].type), file)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from . import audit
 from .architecture import Architecture, Value
 from .engines import Engine
 from .errors import UserError
@@ -63,7 +62,7 @@ def prove(
     engine = engine or engine_of(replace(o, measure_on=None))
     folder = run / FOLDER
     cost = o.cost
-    candidates = _candidates(records, o, audit.stock_leads(run, o), top)
+    candidates = _candidates(records, o, o.inherits, top)
     with hold(run):
         folder.mkdir(exist_ok=True)
         plan = _plan(folder, candidates, settings, cost, seeds)

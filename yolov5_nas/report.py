@@ -43,7 +43,7 @@ def report(run: str | Path) -> Path:
     winner = best(records)
     files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
     sections = [*audit.sections(run, options), *proof.sections(run, options.cost), *ranking.sections(run)]
-    words = summary(records, audit.stock_leads(run, options))
+    words = summary(records, options.inherits)
     html = page(run, records, options, drawn, sections, words, _compared(records), files)
     (run / "report.html").write_text(html, encoding="utf-8")
     return run / "report.html"
@@ -90,7 +90,7 @@ def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
     lines = [_line("", ["reward", *(heading for _, heading, _ in COMPARED)])]
     lines += [_line(name, cells) for _, name, cells in _compared(records)]
     files = usage(run, winner) if winner else f"Logs of the trials: {run}/trials"
-    return "\n".join([*lines, "", summary(records, audit.stock_leads(run, options_of(run))), "", files])
+    return "\n".join([*lines, "", summary(records, options_of(run).inherits), "", files])
 
 
 def usage(run: Path, winner: TrialRecord) -> str:

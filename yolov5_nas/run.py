@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from . import audit, parents, supernet
+from . import audit, supernet
 from . import host as hosts
 from .architecture import Value
 from .data import check_data, find_data, read_data, resolve_data, take_subset
@@ -175,8 +175,6 @@ def _check_objects(engine: Engine | None, strategy: AskTell | None, o: Options) 
     """Raise a UserError where a search has to start anew what was given as an object."""
     if engine and (o.one_shot is not None or o.audits):
         raise UserError("a one-shot search, and one with an audit, starts several engines: give the name of one")
-    if strategy and o.proxy == "auto":
-        raise UserError("with --proxy auto a strategy may have to start anew: give the name of one")
 
 
 @dataclass(frozen=True)
@@ -314,7 +312,7 @@ def _new_folder(o: Options) -> Path:
 
 def _check_new(folder: Path) -> None:
     """Raise a UserError where a folder holds a run, of which one that was killed may have any of these."""
-    if any((folder / name).exists() for name in ("trials.jsonl", "trials", SHARED, SCORES, audit.FOLDER, audit.ASIDE)):
+    if any((folder / name).exists() for name in ("trials.jsonl", "trials", SHARED, SCORES, audit.FOLDER)):
         raise UserError("the folder holds a run already: go on with it by --resume, or give a new --name", file=folder)
 
 
@@ -443,10 +441,9 @@ def engine_of(o: Options) -> Engine:
     if name == "local":
         return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
     if name == "ray":
-        if o.base_epochs or o.inherit == "parent":
+        if o.base_epochs:
             raise UserError(
-                "--base-epochs and --inherit parent are not for --engine ray, whose nodes don't have the trials'"
-                " weights; --weights are"
+                "--base-epochs is not for --engine ray, whose nodes don't have the base's weights; --weights is"
             )
         gpus = float(o.device not in ("cpu", "mps")) if o.gpus_per_trial is None else o.gpus_per_trial
         files = [path for path in (o.yolov5, o.weights) if path and path != hosts.PACKAGE]
@@ -477,11 +474,6 @@ def _asked(strategy: Any, space: Space) -> AskTell:
     from .engines.nni_strategy import NNIStrategy
 
     return NNIStrategy(strategy, space)
-
-
-def _inherit(o: Options) -> parents.Choice | None:
-    """How a trial's parent is chosen; None where all start from a file, or from nothing."""
-    return parents.nearest if o.inherit == "parent" else parents.base if o.base_epochs else None
 
 
 def reward_of(o: Options) -> Reward:
@@ -542,10 +534,6 @@ class _Course:
     def _stages(self) -> str:
         """Returns why the search ended."""
         o, settings, strategy = self.options, self.settings, self.strategy
-        if o.proxy == "auto" and not audit.is_decided(self.folder):
-            self._decide()
-        if audit.is_dropped(self.folder):
-            o, settings = self._without_proxy()
         if o.one_shot is not None:
             o, settings, strategy = self._one_shot(o.scores)
         ending = self._trials(o, settings, strategy, o.trials)
@@ -565,30 +553,6 @@ class _Course:
         return engine_of(o)
 
     # Whether the proxy is any good --------------------------------------------------------------------------------
-
-    def _decide(self) -> None:
-        """Audit what is scored first, and write down whether the proxy goes on."""
-        o = self.options
-        if o.one_shot is not None:
-            self._one_shot(o.audits + 1)
-        else:
-            count = -(-o.trials // 2) if o.only_prunes else o.audits + 1
-            self._trials(o, self.settings, None, min(o.trials, count))
-        self._audit()
-        found = audit.read(self.folder, o)
-        audit.decide(self.folder, found)
-        print(audit.verdict(found))
-
-    def _without_proxy(self) -> tuple[Options, Settings]:
-        """Both without what was dropped."""
-        o = self.options
-        if o.only_prunes:
-            return replace(o, prune=False), self.settings
-        if o.one_shot is None:
-            audit.set_aside(self.folder)
-        epochs, own = o.full_epochs, self.settings  # epochs from weights are too few from nothing
-        settings = replace(from_scratch(own, epochs), constraints=own.constraints, needed=own.needed, inherit_hyp=None)
-        return replace(_from_nothing(o), epochs=epochs), settings
 
     def _is_audit_left(self) -> bool:
         done = {r.id for r in read_lines(self.folder / audit.FOLDER / "trials.jsonl") if r.done}
@@ -645,8 +609,8 @@ class _Course:
         folder, journal = self.folder, Journal(self.folder / "trials.jsonl")
         asked = _asked(strategy or _strategy(o, settings), settings.space)
         engine = self._engine(o)
-        inherit = _inherit(o)
-        keeper = Keeper(folder, journal, o.front, inherit, getattr(engine, "fetch", None))
+        has_base = bool(o.base_epochs)
+        keeper = Keeper(folder, journal, o.front, has_base, getattr(engine, "fetch", None))
         logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         if isinstance(engine, NNIEngine):
             engine.reward = engine.reward or self.reward
@@ -666,7 +630,7 @@ class _Course:
                     journal,
                     self.reward,
                     count,
-                    inherit=inherit,
+                    has_base=has_base,
                     curves=Curves(self.reward, o.objectives, o.inherits) if o.prune else None,
                     listeners=(keeper, logger, progress, estimate, self.hooks.ended),
                     on_start=started,
@@ -694,7 +658,6 @@ def _from_nothing(o: Options) -> Options:
         base_epochs=None,
         inherit=None,
         inherit_hyp=None,
-        proxy="on",
         audit=None,
         audit_epochs=None,
     )

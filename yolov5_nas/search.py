@@ -15,7 +15,6 @@ from .engines import Engine, Job, Outcome, trial_folder
 from .files import WEIGHTS
 from .journal import Journal, TrialRecord
 from .metrics import LATENCIES
-from .parents import Choice
 from .pruning import Curves, Pruner
 from .reward import Reward
 from .strategies import SpaceExhausted
@@ -45,8 +44,7 @@ class Loop:
         reward: metrics to the number to maximise.
         trials: how many to train in all, those in the journal included; what a constraint refuses does not count.
         seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone.
-        inherit: chooses whose weights a trial starts from; then nothing else starts until the first trial, which starts
-            from none, is complete.
+        has_base: all trials start from the weights of the first; nothing else starts until that is complete.
         curves: with it trials are ended early.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
         since: when that time began, by `time.monotonic`; by default when the loop does.
@@ -60,7 +58,7 @@ class Loop:
     reward: Reward
     trials: int
     seed: int = 0
-    inherit: Choice | None = None
+    has_base: bool = False
     curves: Curves | None = None
     hours: float | None = None
     since: float | None = None
@@ -103,7 +101,7 @@ class Loop:
             return None
         if self.waiting:
             return self.waiting.popleft()
-        if self.inherit and not self._base_is_there():
+        if self.has_base and not self._base_is_there():
             return None
         number = len(self.journal.trials)
         if number > REFUSED_IN_A_ROW and self._is_refused(range(number - REFUSED_IN_A_ROW, number)):
@@ -115,7 +113,7 @@ class Loop:
             self.ending = str(e)
             return None
         self.counted += 1
-        parent = self.inherit(architecture, self.journal.trials.values()) if self.inherit and number else None
+        parent = 0 if self.has_base and number else None
         return TrialRecord(number, dict(architecture), "started", seed=self.seed, parent=parent)
 
     def _replay_curves(self, curves: Curves, cut: Collection[int]) -> None:

@@ -258,10 +258,6 @@ class Space:
         if error := self.check(architecture):
             raise error
 
-    def contains(self, architecture: Mapping[str, Value]) -> bool:
-        """Whether `check` finds nothing wrong."""
-        return self.check(architecture) is None
-
 
 # Reading the YAML -----------------------------------------------------------------------------------------------------
 

@@ -179,7 +179,7 @@ def run_trial(
         before training, the costs and the state `infeasible`.
 
     Raises:
-        TrialError: with the reason `oom` (also at half the batch), `nan`, `data`, `latency` or `crash`.
+        TrialError: with the reason `oom` (also at half the batch), `nan`, `latency`, `hook` or `crash`.
     """
     if settings.base_epochs:
         settings = settings.of_base()
