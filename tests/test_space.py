@@ -159,7 +159,7 @@ def test_at_counts_through_every_architecture_once(tmp_path: Path) -> None:
     everything = [space.at(i) for i in range(space.size)]
     assert len({a.id for a in everything}) == space.size
     assert everything[0] == space.default()
-    assert all(map(space.contains, everything))
+    assert not any(map(space.check, everything))
     with pytest.raises(IndexError, match="0 <= index < 648"):
         space.at(space.size)
 
@@ -169,7 +169,7 @@ def test_the_same_seed_samples_the_same_architectures() -> None:
     first, again = ([space.sample(random.Random(seed)) for seed in range(20)] for _ in range(2))
     assert first == again
     assert len({a.id for a in first}) == 20
-    assert all(map(space.contains, first))
+    assert not any(map(space.check, first))
 
 
 def test_mutation_and_neighbours_change_exactly_one_label(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_space_of_one_architecture_mutates_to_itself(tmp_path: Path) -> None:
     assert space.mutate(space.default(), random.Random(0)) == space.default()
 
 
-def test_check_validate_and_contains_agree(tmp_path: Path) -> None:
+def test_check_and_validate_agree(tmp_path: Path) -> None:
     space = read(tmp_path, TINY)
     good = space.default()
     assert space.check(good) is None
