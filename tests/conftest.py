@@ -47,7 +47,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="t", dir="/tmp")
 
 # What takes longest starts first, so that pytest's processes end together.
-LONGEST = (
+LONGEST = (  # noqa: SIM905
     "nni test_run ray test_trial test_one_shot test_docs test_modules test_latency test_host test_prove test_doctor"
     " test_hooks test_api test_inherit test_engines test_strategies"
 ).split()

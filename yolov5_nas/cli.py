@@ -93,7 +93,7 @@ def _search(args: argparse.Namespace) -> int:
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The options of a search among the arguments."""
-    return {k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__}
+    return {k: v for k, v in vars(args).items() if k in {*Options.__dataclass_fields__, *REMOVED}}
 
 
 class _Terminated(KeyboardInterrupt):
