@@ -22,7 +22,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000"}
 import torch
 
 from yolov5_nas.data import check_data, resolve_data
-from yolov5_nas.derive import derive
+from yolov5_nas.derive import derive, dump_model
 from yolov5_nas.device_lock import DeviceLock, TakingTurns
 from yolov5_nas.digits import render
 from yolov5_nas.files import shipped
@@ -78,11 +78,10 @@ def main() -> None:
         folder = Path(temporary, "digits")
         render(folder)
         host = load()
-        yaml = Path(temporary, "digits.yaml")
-        yaml.write_text((shipped("data") / "digits.yaml").read_text())
-        data = {**resolve_data(yaml, host), "path": str(folder)}
-        data |= {split: str(folder / "images" / split) for split in ("train", "val")}
-        check_data(data, host, IMGSZ, yaml)
+        file = Path(temporary, "digits.yaml")
+        data, _ = load_yaml(shipped("data") / "digits.yaml")
+        file.write_text(dump_model({**data, "path": str(folder)}))
+        check_data(resolve_data(file, host), host, IMGSZ, file)
         images = context.Value("l", 0)
         trainings = [context.Process(target=train, args=(str(folder), images)) for _ in range(2)]
         for process in trainings:
