@@ -37,7 +37,7 @@ from yolov5_nas.files import shipped
 from yolov5_nas.journal import read_journal
 from yolov5_nas.measure import parameters
 from yolov5_nas.modules import unregister
-from yolov5_nas.options import Options
+from yolov5_nas.options import REMOVED, Options
 from yolov5_nas.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,8 +76,8 @@ ELSEWHERE = {  # how a command begins: why it does not run here, and what does i
     "python benchmarks/": "minutes to hours of measuring",
     "import nni.nas.strategy": "test_nni.py searches with NNI's strategies",
 }
-# Options in sentences that are other programs': Ray's and of benchmarks/.
-OTHERS = {"--architectures", "--resources", "--sleep", "--twice"}
+# Options in sentences that are other programs' (Ray's, of benchmarks/) or were removed.
+OTHERS = {"--architectures", "--resources", "--sleep", "--twice", *(f"--{name}" for name in REMOVED)}
 
 
 # Reading the pages ----------------------------------------------------------------------------------------------------
