@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -43,8 +44,11 @@ from yolov5_nas.trial import Settings
 
 # A shell starts jobs in the background with SIGINT ignored, which the processes of tests would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Devices' locks lie in the folder for temporary files: tests that run side by side don't wait for each other's.
+# Devices' locks lie in the folder for temporary files: tests side by side don't wait for each other's. Pytest's own
+# folders, of which it keeps the last few, stay where they are.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="t", dir="/tmp")
+atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 # What takes longest starts first, so that pytest's processes end together.
 LONGEST = (  # noqa: SIM905

@@ -22,18 +22,14 @@ class LentEngine:
     def __init__(self, engine: Engine, trial: Callable[..., Any], first: int, seed: int):
         self.engine, self.slots = engine, engine.slots
         self.trial, self.first, self.seed = trial.__name__, first, seed
-        self.running: set[int] = set()
 
     def submit(self, job: Job) -> None:
         # The seed tells this test's trials from another's, whose outcomes the engine may remember.
         overrides = {**job.overrides, "trial": self.trial}
-        self.running.add(job.number)
         self.engine.submit(replace(job, number=job.number + self.first, seed=self.seed, overrides=overrides))
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
-        outcomes = [replace(o, number=o.number - self.first) for o in self.engine.wait(timeout)]
-        self.running -= {o.number for o in outcomes}
-        return outcomes
+        return [replace(o, number=o.number - self.first) for o in self.engine.wait(timeout)]
 
 
 class Lender:

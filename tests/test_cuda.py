@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hungry import Hungry
 from torch import nn
 
 from yolov5_nas.architecture import Architecture
@@ -198,21 +199,9 @@ def test_the_same_seed_gives_nearly_the_same_training_again(settings, trained):
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
-class Greedy:
-    """The host's loss, which asks for more memory than the GPU has where a batch is larger than `most`."""
-
-    def __init__(self, host, most):
-        self.host, self.most = host, most
-
-    def __call__(self, model):
-        loss = self.host.modules["utils.loss"].ComputeLoss(model)
-
-        def compute(predictions, targets):
-            if torch.is_grad_enabled() and len(predictions[0]) > self.most:
-                torch.empty(2 * torch.cuda.mem_get_info(DEVICE)[1], dtype=torch.uint8, device=DEVICE)
-            return loss(predictions, targets)
-
-        return compute
+def twice_the_gpu():
+    """Ask for more memory than there is."""
+    torch.empty(2 * torch.cuda.mem_get_info(DEVICE)[1], dtype=torch.uint8, device=DEVICE)
 
 
 @pytest.fixture
@@ -233,7 +222,7 @@ def test_out_of_memory_goes_on_at_half_the_batch_and_with_the_memory_of_the_firs
         at_start.append(held())
         init(self, *args, **kwargs)
 
-    with patched(host, ComputeLoss=Greedy(host, 8)), patched(Training, __init__=noted):
+    with patched(host, ComputeLoss=Hungry(host, 8, twice_the_gpu)), patched(Training, __init__=noted):
         result = run_trial(settings.space.default(), replace(settings, epochs=1), 0, tmp_path, COSTS)
     assert result.state == "complete"
     assert result.metrics["batch_size"] == 8
@@ -243,7 +232,7 @@ def test_out_of_memory_goes_on_at_half_the_batch_and_with_the_memory_of_the_firs
 
 
 def test_out_of_memory_at_half_the_batch_too_has_its_reason(host, settings, tmp_path):
-    with patched(host, ComputeLoss=Greedy(host, 4)), pytest.raises(TrialError) as error:
+    with patched(host, ComputeLoss=Hungry(host, 4, twice_the_gpu)), pytest.raises(TrialError) as error:
         run_trial(settings.space.default(), settings, 0, tmp_path, COSTS)
     assert error.value.reason == "oom"
     assert error.value.message.startswith("OutOfMemoryError: CUDA out of memory")
@@ -262,7 +251,7 @@ def first_has_no_memory(architecture, settings, seed, folder):
     if seed:
         return TrialResult({"held": float(held())})
     host = load(settings.location)
-    with patched(host, ComputeLoss=Greedy(host, 0)):
+    with patched(host, ComputeLoss=Hungry(host, 0, twice_the_gpu)):
         return run_trial(architecture, settings, seed, folder, COSTS)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hungry import Hungry
 
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.derive import derive
@@ -87,32 +88,19 @@ def test_a_loss_that_is_nan_ends_the_trial_with_its_reason(settings, tmp_path):
     assert not (tmp_path / WEIGHTS).exists()
 
 
-class Hungry:
-    """The host's loss, out of memory above a batch size."""
-
-    def __init__(self, host, most):
-        self.host, self.most = host, most
-
-    def __call__(self, model):
-        loss = self.host.modules["utils.loss"].ComputeLoss(model)
-
-        def compute(predictions, targets):
-            if torch.is_grad_enabled() and len(predictions[0]) > self.most:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return loss(predictions, targets)
-
-        return compute
+def no_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_out_of_memory_goes_on_at_half_the_batch_with_the_same_images_in_a_step(host, settings, tmp_path):
-    with patched(host, ComputeLoss=Hungry(host, 8)):
+    with patched(host, ComputeLoss=Hungry(host, 8, no_memory)):
         result = run_trial(settings.space.default(), replace(settings, epochs=1), 0, tmp_path)
     assert result.metrics["batch_size"] == 8
     assert "out of memory at batch 16" in (tmp_path / LOG).read_text()
 
 
 def test_out_of_memory_at_half_the_batch_too(host, settings):
-    with patched(host, ComputeLoss=Hungry(host, 4)), pytest.raises(TrialError) as error:
+    with patched(host, ComputeLoss=Hungry(host, 4, no_memory)), pytest.raises(TrialError) as error:
         run_trial(settings.space.default(), settings, 0)
     assert error.value.reason == "oom"
 

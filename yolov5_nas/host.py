@@ -316,9 +316,6 @@ def _first_kept(nms: Callable[..., Any], most: int = 300) -> Callable[..., Any]:
     return first
 
 
-_loaded: Host | None = None
-
-
 def _on_cpu(model: Any) -> Any:
     """A model whose tensors are all on the CPU, also those that are no parameters or buffers."""
     import torch
@@ -329,6 +326,9 @@ def _on_cpu(model: Any) -> Any:
     torch.save(model, buffer)
     buffer.seek(0)
     return torch.load(buffer, map_location="cpu", weights_only=False)
+
+
+_loaded: Host | None = None
 
 
 def load(location: Location | None = None) -> Host:

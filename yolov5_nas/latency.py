@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -136,11 +136,9 @@ def _certain(own: Pass, other: Pass, runtime: Runtime) -> dict[str, float]:
     return best
 
 
-@contextlib.contextmanager
-def _current(device: str) -> Iterator[None]:
+def _current(device: str) -> contextlib.AbstractContextManager[Any]:
     """Streams, graphs and waiting are those of the current GPU: make it this one."""
-    with torch.cuda.device(device) if device.startswith("cuda") else contextlib.nullcontext():
-        yield
+    return torch.cuda.device(device) if device.startswith("cuda") else contextlib.nullcontext()
 
 
 def compare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .engines.local import device_indices
+from .engines.local import own_device
 from .errors import TrialError, UserError
 from .files import write_whole
 from .journal import eligible, read_journal
@@ -36,10 +36,8 @@ def remeasure(
         raise UserError("a ranking needs two complete trials at least", got=len(records), file=run)
     o = Options().with_given(load_options(run / "search.yaml"))
     o = replace(o, device=device, latency_backend=backend, latency_batch=batch, half=half)
-    settings = replace(settings_of(run, o), constraints=(), needed=("latency_ratio",))
-    device_indices(device)
-    if device.removeprefix("cuda:").isdigit():  # no engine shows this process one GPU only
-        settings = replace(settings, device=f"cuda:{device.removeprefix('cuda:')}")
+    settings = settings_of(run, o)
+    settings = replace(settings, constraints=(), needed=("latency_ratio",), device=own_device(device))
     Runtime(backend, batch, half, settings.device).check()
     reward = reward_of(o)
     found = []

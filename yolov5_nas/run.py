@@ -20,7 +20,7 @@ from .architecture import Value
 from .data import check_data, find_data, read_data, resolve_data, take_subset
 from .derive import dump_model
 from .engines import Engine, EngineError
-from .engines.local import LocalEngine, device_indices
+from .engines.local import LocalEngine, device_indices, own_device
 from .engines.nni import NNIEngine, has_nni
 from .engines.ray import RayEngine
 from .errors import UserError
@@ -164,10 +164,7 @@ def evaluate(
         _check_new(Path(folder))
     with contextlib.ExitStack() as stack:
         kept = make_folder(Path(folder or stack.enter_context(tempfile.TemporaryDirectory())))
-        settings = _write_run(kept, prepared)
-        index = prepared.options.device.removeprefix("cuda:")
-        if index.isdigit():  # no engine shows this process one GPU only
-            settings = replace(settings, device=f"cuda:{index}")
+        settings = replace(_write_run(kept, prepared), device=own_device(prepared.options.device))
         return run_trial(architecture, settings, prepared.options.seed, kept)
 
 

@@ -127,6 +127,17 @@ def device_indices(device: str) -> tuple[str, ...]:
     return tuple(known[int(index)] for index in indices)
 
 
+def own_device(device: str) -> str:
+    """What torch calls `--device` in a process to which no engine shows one GPU only.
+
+    Raises:
+        UserError: as `device_indices`.
+    """
+    device_indices(device)
+    index = device.removeprefix("cuda:")
+    return f"cuda:{index}" if index.isdigit() else device
+
+
 # In the worker process ------------------------------------------------------------------------------------------------
 
 
