@@ -64,7 +64,7 @@ def test_an_exported_model_predicts_what_the_model_does(host, stock, tmp_path, b
 def test_a_batch_takes_longer_than_one_image(host, stock, in_earnest):
     one, eight = (latency(stock, stock, (96, 96), Runtime(batch=batch), host)[0] for batch in (1, 8))
     assert eight["latency_ms"] > 2 * one["latency_ms"]
-    assert eight["latency_ratio"] == pytest.approx(1.0, abs=0.1)
+    assert 0.5 < eight["latency_ratio"] < 2  # stock is timed with eight images too, or it would be 8
 
 
 def test_a_failing_export_says_why(host, stock, tmp_path):
