@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch is imported: tests run side by side, and threads that spin while they wait fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,15 +32,15 @@ import yaml
 from filelock import FileLock
 from lent import MINUTES, Lender
 
-from yolov5_nas import latency
-from yolov5_nas.data import check_data, resolve_data, take_subset
-from yolov5_nas.digits import render
+# Nothing that imports torch: the process that starts pytest's others needs none of it.
 from yolov5_nas.engines.nni import NNIEngine
 from yolov5_nas.files import shipped
 from yolov5_nas.host import Host, load
 from yolov5_nas.reward import SoftReward, Target
 from yolov5_nas.space import Space, read_model_yaml
-from yolov5_nas.trial import Settings
+
+if TYPE_CHECKING:
+    from yolov5_nas.trial import Settings
 
 # A shell starts jobs in the background with SIGINT ignored, which the processes of tests would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -110,13 +110,17 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
 
 @pytest.fixture(scope="session")
 def digits(host: Host, made_once: MakeOnce) -> Path:
-    """The built-in data set's folder, with its labels read."""
+    """The built-in data set's folder, with its labels read. Its `digits.yaml` validates on a fifth of the images."""
+    from yolov5_nas.data import check_data, resolve_data
+    from yolov5_nas.digits import render
 
     def make(folder: Path) -> None:
         render(folder)
         data = yaml.safe_load((shipped("data") / "digits.yaml").read_text())
+        few = sorted((folder / "images/val").iterdir())[:32]
+        (folder / "few.txt").write_text("".join(f"{image}\n" for image in few))
         path = folder / "digits.yaml"
-        path.write_text(yaml.safe_dump({**data, "path": str(folder)}))
+        path.write_text(yaml.safe_dump({**data, "path": str(folder), "val": "few.txt"}))
         check_data(resolve_data(path, host), host, 64, path)  # writes YOLOv5's caches
 
     return made_once("digits", make)
@@ -131,6 +135,9 @@ def digits_yaml(digits: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_settings(host: Host, digits_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """yolov5n at 64 px on 64 training images, for two epochs."""
+    from yolov5_nas.data import check_data, resolve_data, take_subset
+    from yolov5_nas.trial import Settings
+
     folder = tmp_path_factory.mktemp("subset")
     data = resolve_data(digits_yaml, host)
     check_data(data, host, 64, digits_yaml)
@@ -146,7 +153,7 @@ def small_settings(host: Host, digits_yaml: Path, tmp_path_factory: pytest.TempP
 @pytest.fixture
 def in_earnest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency is measured as for users, with fewer pairs."""
-    monkeypatch.setattr(latency, "PAIRS", (12, 24))
+    monkeypatch.setattr("yolov5_nas.latency.PAIRS", (12, 24))
 
 
 class RayCluster:

@@ -35,7 +35,6 @@ from yolov5_nas import cli
 from yolov5_nas.derive import derive
 from yolov5_nas.files import shipped
 from yolov5_nas.journal import read_journal
-from yolov5_nas.measure import parameters
 from yolov5_nas.modules import unregister
 from yolov5_nas.options import REMOVED, Options
 from yolov5_nas.space import Space
@@ -141,17 +140,7 @@ def made_small(words: list[str]) -> list[str]:
 @contextlib.contextmanager
 def made_quick(host: Any) -> Iterator[None]:
     """Trials in this process that train nothing and take no time to speak of."""
-
-    def latency(
-        model: Any, reference: Any, imgsz: tuple[int, int], runtime: Any, host: Any
-    ) -> tuple[dict[str, float], dict[str, Any]]:
-        ratio = parameters(model) / parameters(reference)
-        spread = {"latency_p95_ms": ratio, "latency_spread": 0.01, "latency_error": 0.01}
-        conditions = {**runtime.conditions(imgsz[0]), "trusted": True}
-        return {"latency_ms": ratio, "latency_ratio": ratio, **spread}, conditions
-
-    with inline(), untrained(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolov5_nas.measure.latency", latency)
+    with inline(), untrained():
         yield
     unregister(host)
 

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,9 +26,13 @@ NAMES = ("map50", "map50_95", "precision", "recall")
 
 
 @pytest.fixture(scope="module")
-def settings(small_settings):
+def settings(small_settings, tmp_path_factory):
+    """With half of the images: a step trains four architectures."""
     model, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")
-    return replace(small_settings, model=model)
+    half = tmp_path_factory.mktemp("half") / "train.txt"
+    lines = Path(small_settings.data["train"]).read_text().splitlines()
+    half.write_text("\n".join(lines[:32]))
+    return replace(small_settings, model=model, data={**small_settings.data, "train": str(half)})
 
 
 @pytest.fixture(scope="module")

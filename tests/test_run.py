@@ -31,18 +31,17 @@ from yolov5_nas.space import read_model_yaml
 FLAGS = ["--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
 
 
-@pytest.fixture(scope="module")
-def run(host, digits_yaml, tmp_path_factory):
-    """A real search of four trials, two at a time."""
-    project = tmp_path_factory.mktemp("runs")
-    flags = [*FLAGS, "--trials", "4", "--concurrency", "2", "--data", str(digits_yaml), "--project", str(project)]
-    assert main(["search", *flags, "--engine", "local"]) == 0
-    return project / "exp"
-
-
 def search(*flags, interrupts=None):
     with inline(interrupts):
         return main(["search", *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def run(host, digits_yaml, tmp_path_factory):
+    """A search of four real trials."""
+    project = tmp_path_factory.mktemp("runs")
+    assert search(*FLAGS, "--trials", "4", "--data", digits_yaml, "--project", project, "--engine", "local") == 0
+    return project / "exp"
 
 
 def test_every_trial_is_in_the_journal_and_the_first_is_stock(run):

@@ -1,6 +1,7 @@
 """Real trainings of small models on part of the digits."""
 
 import itertools
+import multiprocessing
 import random
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 import yaml
 from hungry import Hungry
 
+from yolov5_nas import trial
 from yolov5_nas.architecture import Architecture
 from yolov5_nas.derive import derive
 from yolov5_nas.errors import TrialError, UserError
@@ -248,8 +250,17 @@ def test_weights_for_other_classes_or_of_another_space_or_size(host, settings, s
 
 def test_options_of_a_training_are_taken(settings):
     options = {"cos_lr": True, "label_smoothing": 0.1, "multi_scale": True, "single_cls": True, "noautoanchor": True}
-    result = run_trial(settings.space.default(), replace(settings, epochs=1, workers=1, optimizer="SGD", **options), 0)
+    result = run_trial(settings.space.default(), replace(settings, epochs=1, optimizer="SGD", **options), 0)
     assert result.metrics["params"] < 1777447  # one class
+
+
+def test_processes_that_load_images_end_with_the_training(settings):
+    """At once: those that the garbage collector ends wait for 5 s each."""
+    seen = []
+    free = lambda: seen.extend(multiprocessing.active_children())  # noqa: E731
+    with patched(trial, _free_memory=free):
+        run_trial(settings.space.default(), replace(settings, epochs=1, workers=1), 0)
+    assert seen == []
 
 
 def test_the_callers_random_numbers_are_left_alone(settings):

@@ -373,8 +373,10 @@ class Training:
                 self._settle()
             self._train()
         finally:
-            self.loader.close()
-            self.val_loader.close()
+            for loader in (self.loader, self.val_loader):
+                loader.close()
+                # Ends its worker processes now. Where the garbage collector does, each takes 5 s: its queue goes first.
+                loader.loader.iterator = None
 
     def _train(self) -> None:
         start = time.perf_counter()
