@@ -32,14 +32,18 @@ docs: install
 
 install: $(VENV)/installed
 
+# uv installs in a quarter of pip's time. Compiled, since the environment may tell Python not to write bytecode.
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode
+
 # What a search needs is less than what all tests need.
 $(VENV)/plain: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[yolov5,nni]'
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(INSTALL) -e '.[yolov5,nni]'
 	touch $@
 
 $(VENV)/installed: $(VENV)/plain
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[yolov5,nni,onnx,openvino,ray,docs,dev]'
+	$(INSTALL) -e '.[yolov5,nni,onnx,openvino,ray,docs,dev]'
 	touch $@
 
 clean:

@@ -52,7 +52,7 @@ atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 # What takes longest starts first, so that pytest's processes end together.
 LONGEST = (  # noqa: SIM905
-    "nni test_run ray test_trial test_one_shot test_docs test_modules test_latency test_host test_prove test_doctor"
+    "nni test_run ray test_docs test_trial test_one_shot test_modules test_latency test_host test_prove test_doctor"
     " test_hooks test_api test_inherit test_engines test_strategies"
 ).split()
 

@@ -28,7 +28,7 @@ from yolov5_nas.pruning import LEAST
 from yolov5_nas.run import _prepare, frozen_layers
 from yolov5_nas.space import read_model_yaml
 
-FLAGS = ["--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
+FLAGS = ["--epochs", "1", "--subset", "0.05", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
 
 
 def search(*flags, interrupts=None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    temporary = path.with_suffix(".tmp")
+    """Write a file that appears whole or not at all, whoever else writes it."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
 
