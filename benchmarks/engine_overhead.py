@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolov5_nas import host
-from yolov5_nas.engines import Engine, Job, Trial
+from yolov5_nas.engines.contract.contract import Engine, Job, Trial
+from yolov5_nas.engines.nni.engine.engine import NNIEngine
+from yolov5_nas.space.space.space import Space
+
 from yolov5_nas.engines.local import LocalEngine
-from yolov5_nas.engines.nni import NNIEngine
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import TrialResult
-from yolov5_nas.space import Space
-from yolov5_nas.trial import Settings as _  # noqa: F401  # a real trial's file, and with it torch
+from yolov5_nas.host.yolov5 import yolov5 as host
+from yolov5_nas.records.journal import TrialResult
+from yolov5_nas.training.trial import Settings as _  # noqa: F401  # a real trial's file, and with it torch
 
 LIMITS = {"NNI, forked": 1.5, "NNI, started plainly": 4.0}  # seconds over the local engine's
 

@@ -20,15 +20,15 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000"}
 
 import torch
+from yolov5_nas.host.yolov5.dataset import check_data, resolve_data
+from yolov5_nas.host.yolov5.yolov5 import load
+from yolov5_nas.space.space.compile import derive, dump_model
+from yolov5_nas.space.space.space import Space, load_yaml
 
-from yolov5_nas.data import check_data, resolve_data
-from yolov5_nas.derive import derive, dump_model
-from yolov5_nas.device_lock import DeviceLock, TakingTurns
+from yolov5_nas.cost.device_lock import DeviceLock, TakingTurns
+from yolov5_nas.cost.latency import Runtime, latency
 from yolov5_nas.digits import render
 from yolov5_nas.files import shipped
-from yolov5_nas.host import load
-from yolov5_nas.latency import Runtime, latency
-from yolov5_nas.space import Space, load_yaml
 
 IMGSZ, BATCH = 128, 16
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)

@@ -26,14 +26,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "tables"))
 import make_table
 from search_efficiency import read_scores
+from yolov5_nas.space.space.architecture import Architecture
+from yolov5_nas.space.space.space import load_yaml
 
-from yolov5_nas.agreement import Tau, tau
-from yolov5_nas.architecture import Architecture
 from yolov5_nas.files import WEIGHTS, shipped
-from yolov5_nas.journal import TrialResult
-from yolov5_nas.one_shot import score_trial, train_shared
-from yolov5_nas.space import load_yaml
-from yolov5_nas.trial import Settings, run_trial
+from yolov5_nas.records.journal import TrialResult
+from yolov5_nas.results.statistics import Tau, tau
+from yolov5_nas.training.shared import score_trial, train_shared
+from yolov5_nas.training.trial import Settings, run_trial
 
 TABLE = make_table.HERE / "digits_hard_yolov5n_elastic.jsonl"
 SCORES = TABLE.with_suffix(".scores.jsonl")

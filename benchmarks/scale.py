@@ -21,18 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolov5_nas.derive import dump_model
-from yolov5_nas.engines import Job, Outcome, cores
-from yolov5_nas.engines.ray import RayEngine
+from yolov5_nas.engines.contract.contract import Job, Outcome, cores
+from yolov5_nas.engines.ray.engine.engine import RayEngine
+from yolov5_nas.run.api.callbacks import Keeper, Progress
+from yolov5_nas.run.api.loop import Loop
+from yolov5_nas.space.space.compile import dump_model
+from yolov5_nas.space.space.space import Space, load_yaml
+from yolov5_nas.strategies.strategies.strategies import Evolution
+
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import Journal, TrialResult
-from yolov5_nas.listeners import Keeper, Progress
-from yolov5_nas.options import Options
-from yolov5_nas.reward import SoftReward, Target
-from yolov5_nas.search import Loop
-from yolov5_nas.space import Space, load_yaml
-from yolov5_nas.strategies import Evolution
-from yolov5_nas.tensorboard import TensorBoardLogger
+from yolov5_nas.records.journal import Journal, TrialResult
+from yolov5_nas.records.options import Options
+from yolov5_nas.records.reward import SoftReward, Target
+from yolov5_nas.results.tensorboard import TensorBoardLogger
 
 CFG = shipped("models") / "yolov5n_nas.yaml"
 PARTS = ("strategy", "journal", "best, front", "TensorBoard", "progress", "engine")

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from yolov5_nas.architecture import Architecture
-from yolov5_nas.engines import CURVE
+from yolov5_nas.engines.contract.contract import CURVE
+from yolov5_nas.space.space.architecture import Architecture
+from yolov5_nas.strategies.strategies.early_stopping import best_so_far
+
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import MODEL, WEIGHTS
-from yolov5_nas.journal import TrialResult
-from yolov5_nas.pruning import best_so_far
+from yolov5_nas.records.journal import TrialResult
 
 
 @dataclass

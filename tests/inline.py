@@ -11,14 +11,17 @@ from typing import Any
 
 import fake_trials
 import pytest
+from yolov5_nas.engines.contract.contract import CURVE, Outcome, call_trial
+from yolov5_nas.space.space.compile import derive, dump_model
 
-from yolov5_nas import measure, prove, run, trial
-from yolov5_nas.derive import derive, dump_model
-from yolov5_nas.engines import CURVE, Outcome, call_trial
+from yolov5_nas import prove
+from yolov5_nas.cost import measure
 from yolov5_nas.errors import TrialError
 from yolov5_nas.files import MODEL, WEIGHTS
-from yolov5_nas.journal import TrialResult
-from yolov5_nas.options import Options
+from yolov5_nas.records.journal import TrialResult
+from yolov5_nas.records.options import Options
+from yolov5_nas.run.api import api as run
+from yolov5_nas.training import trial
 
 
 class InlineEngine:

@@ -14,7 +14,7 @@ from inline import inline
 
 import yolov5_nas
 from yolov5_nas.errors import UserError
-from yolov5_nas.modules import unregister
+from yolov5_nas.weights.elastic import unregister
 
 ROOT = Path(__file__).parents[1]
 TOGETHER = ("search", "export", "read_journal")  # the examples of the last two read the run that the first leaves

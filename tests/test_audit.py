@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from yolov5_nas import audit
 from yolov5_nas.errors import UserError
-from yolov5_nas.journal import Journal, TrialRecord
-from yolov5_nas.options import Options
+from yolov5_nas.records.journal import Journal, TrialRecord
+from yolov5_nas.records.options import Options
+from yolov5_nas.results import audit
 
 INHERITED = Options(base_epochs=36, epochs=3)
 ONE_SHOT = Options(one_shot=50)

@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from yolov5_nas.engines.contract.contract import trial_folder
+from yolov5_nas.run.api.callbacks import Estimate
 
-from yolov5_nas import cli, listeners
+from yolov5_nas import cli
 from yolov5_nas.cli import main
-from yolov5_nas.engines import trial_folder
 from yolov5_nas.errors import UserError
-from yolov5_nas.journal import Journal, TrialRecord
-from yolov5_nas.listeners import Estimate
-from yolov5_nas.options import Options
+from yolov5_nas.records.journal import Journal, TrialRecord
+from yolov5_nas.records.options import Options
+from yolov5_nas.run.api import callbacks as listeners
 
 DOCS = (Path(__file__).parents[1] / "docs" / "command_line.md").read_text()
 CODES = {value for name, value in vars(cli).items() if name.startswith("EXIT_") and isinstance(value, int)}

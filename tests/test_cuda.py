@@ -21,27 +21,20 @@ import pytest
 import torch
 from hungry import Hungry
 from torch import nn
+from yolov5_nas.engines.contract.contract import Job
+from yolov5_nas.host.yolov5.yolov5 import load, patched
+from yolov5_nas.space.space.architecture import Architecture
+from yolov5_nas.space.space.compile import derive
+from yolov5_nas.space.space.space import Space, read_model_yaml
 
-from yolov5_nas.architecture import Architecture
-from yolov5_nas.derive import derive
+from yolov5_nas.cost.latency import ERROR_BOUND, Runtime, latency, prepare
+from yolov5_nas.cost.measure import gflops, parameters
 from yolov5_nas.doctor import OK, doctor
-from yolov5_nas.engines import Job
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import WEIGHTS, shipped
-from yolov5_nas.host import load, patched
-from yolov5_nas.journal import TrialResult, read_journal
-from yolov5_nas.latency import ERROR_BOUND, Runtime, latency, prepare
-from yolov5_nas.measure import gflops, parameters
-from yolov5_nas.one_shot import LAST, SharedTraining, score_trial, train_shared
-from yolov5_nas.space import Space, read_model_yaml
-from yolov5_nas.trial import (
-    LOG,
-    Training,
-    _load_weights,
-    global_state_kept,
-    measure_architecture,
-    run_trial,
-)
+from yolov5_nas.records.journal import TrialResult, read_journal
+from yolov5_nas.training.shared import LAST, SharedTraining, score_trial, train_shared
+from yolov5_nas.training.trial import LOG, Training, _load_weights, global_state_kept, measure_architecture, run_trial
 
 pytestmark = pytest.mark.cuda
 
@@ -522,8 +515,9 @@ def preload(settings):
 def nni_engine(tmp_path, monkeypatch):
     """Starts NNI engines on the first GPU, and stops them."""
     pytest.importorskip("nni")
+    from yolov5_nas.engines.nni.engine.engine import NNIEngine
+
     from yolov5_nas.engines.local import device_indices
-    from yolov5_nas.engines.nni import NNIEngine
 
     monkeypatch.delenv("YOLOV5_NAS_START", raising=False)
     made = []
@@ -553,8 +547,8 @@ VALIDATE = """
 import sys
 from pathlib import Path
 import torch
-from yolov5_nas.data import resolve_data
-from yolov5_nas.host import load
+from yolov5_nas.host.dataset import resolve_data
+from yolov5_nas.host.yolov5 import load
 data, weights, folder = map(Path, sys.argv[1:])
 assert not torch.cuda.is_available()
 host = load()

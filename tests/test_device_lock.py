@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from yolov5_nas import device_lock
-from yolov5_nas.device_lock import NOTICE, DeviceLock, TakingTurns, own_folder
+from yolov5_nas.cost import device_lock
+from yolov5_nas.cost.device_lock import NOTICE, DeviceLock, TakingTurns, own_folder
 
 TRAINS = """
 import sys, time
-from yolov5_nas.device_lock import DeviceLock, TakingTurns
+from yolov5_nas.cost.device_lock import DeviceLock, TakingTurns
 for batch in TakingTurns(range(10**6), DeviceLock(sys.argv[1], patience=float(sys.argv[2]))):
     start = time.monotonic()
     time.sleep(0.01)
@@ -23,7 +23,7 @@ for batch in TakingTurns(range(10**6), DeviceLock(sys.argv[1], patience=float(sy
 """
 MEASURES = """
 import sys, time
-from yolov5_nas.device_lock import DeviceLock
+from yolov5_nas.cost.device_lock import DeviceLock
 while True:
     with DeviceLock(sys.argv[1], patience=float(sys.argv[2])).measuring():
         start = time.monotonic()

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from yolov5_nas.engines.nni.engine.engine import has_nni
 
-from yolov5_nas import cli, doctor, metrics
+from yolov5_nas import cli, doctor
 from yolov5_nas.doctor import ABSENT, BROKEN, OK, Check, lines
-from yolov5_nas.engines.nni import has_nni
 from yolov5_nas.errors import UserError
+from yolov5_nas.records import metrics
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "ultralytics", "yolov5", "models", "nni", "ray", "numpy", "pandas", "matplotlib")

@@ -21,15 +21,15 @@ import pytest
 import torch
 import yaml
 from inline import inline
+from yolov5_nas.run.api.api import _resumed_options, _same_hook, settings_of
 
-from yolov5_nas import hooks as module
 from yolov5_nas.cli import main
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.hooks import POINTS, Hooks, as_given, find_hook, keep_hooks, kept_hooks, read_hook, split
-from yolov5_nas.journal import read_journal
-from yolov5_nas.run import _resumed_options, _same_hook, settings_of
-from yolov5_nas.trial import measure_architecture
+from yolov5_nas.records import hooks as module
+from yolov5_nas.records.hooks import POINTS, Hooks, as_given, find_hook, keep_hooks, kept_hooks, read_hook, split
+from yolov5_nas.records.journal import read_journal
+from yolov5_nas.training.trial import measure_architecture
 
 DOCS = Path(__file__).parents[1] / "docs" / "hooks.md"
 FAST = ["--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--seed", "5"]

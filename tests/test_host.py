@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from yolov5_nas.host.yolov5.yolov5 import Host, Location, find, load
+from yolov5_nas.space.space.compile import derive
+from yolov5_nas.space.space.space import Space
 
-from yolov5_nas import host as host_module
-from yolov5_nas.derive import derive
 from yolov5_nas.errors import UserError
-from yolov5_nas.host import Host, Location, find, load
-from yolov5_nas.space import Space
+from yolov5_nas.host.yolov5 import yolov5 as host_module
 
 MODELS = Path(__file__).parents[1] / "models"
 CLONE = os.environ.get("YOLOV5_ROOT", "")
@@ -123,7 +123,7 @@ def test_a_process_has_one_host(host: Host, tmp_path: Path) -> None:
 def test_a_clone_that_can_not_be_imported_is_one_clear_error(tmp_path: Path) -> None:
     (fake_clone(tmp_path / "broken") / "models" / "common.py").write_text("import no_such_module\n")
     code = (
-        "from yolov5_nas.host import find, load\n"
+        "from yolov5_nas.host.yolov5 import find, load\n"
         f"try: load(find({str(tmp_path / 'broken')!r}))\n"
         "except Exception as e: print(type(e).__name__, e)"
     )
@@ -191,8 +191,8 @@ for name in threads:
 import torch
 torch.set_num_threads(1)
 from yolov5_nas import derive, extract, register
-from yolov5_nas.host import load
-from yolov5_nas.space import Space
+from yolov5_nas.host.yolov5 import load
+from yolov5_nas.space.space import Space
 host = load()
 register(host)
 space = Space.from_yaml(CFG)
@@ -225,9 +225,9 @@ def test_loading_leaves_no_stand_in_and_no_thread_setting_behind(fresh: dict[str
 SAVE = """
 import pathlib, random, torch, yaml
 from yolov5_nas import derive, extract, register
-from yolov5_nas.modules import unregister
-from yolov5_nas.host import load
-from yolov5_nas.space import Space
+from yolov5_nas.weights.elastic import unregister
+from yolov5_nas.host.yolov5 import load
+from yolov5_nas.space.space import Space
 torch.manual_seed(0)
 host = load()
 register(host)
@@ -331,7 +331,7 @@ torch.save({"model": model.half(), "ema": None}, "theirs.pt")
 """
 LOADS = """
 from pathlib import Path
-from yolov5_nas.host import load
+from yolov5_nas.host.yolov5 import load
 host = load()
 model = host.load_checkpoint(Path("theirs.pt"))
 print(type(model) is host.yolo.Model, type(model.model[0]) is host.common.Conv)
@@ -341,7 +341,7 @@ print(type(model) is host.yolo.Model, type(model.model[0]) is host.common.Conv)
 @pytest.mark.skipif("package" not in HOSTS, reason="the package yolov5 is not installed")
 @pytest.mark.parametrize("reader", HOSTS)
 def test_a_checkpoint_that_the_package_itself_wrote_is_read_by_each_host(tmp_path: Path, reader: str) -> None:
-    written("from yolov5_nas.host import load; load()\n" + PACKAGE_SAVES, tmp_path, "package")
+    written("from yolov5_nas.host.yolov5 import load; load()\n" + PACKAGE_SAVES, tmp_path, "package")
     assert written(LOADS, tmp_path, reader).split()[-2:] == ["True", "True"]
 
 

@@ -48,7 +48,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The names that a file imports, anywhere in it, in full: `os`, `yolov5_nas.space.Space`."""
+    """The names that a file imports, anywhere in it, in full: `os`, `yolov5_nas.space.space.Space`."""
     package = ["yolov5_nas", *path.relative_to(PACKAGE).parent.parts]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -6,13 +6,15 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from yolov5_nas.space.space.architecture import Architecture
+from yolov5_nas.space.space.compile import derive
+from yolov5_nas.space.space.space import Space, load_yaml, parse_kernel
 
-from yolov5_nas import supernet
-from yolov5_nas.architecture import Architecture
-from yolov5_nas.derive import derive
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.inherit import (
+from yolov5_nas.weights import supernet
+from yolov5_nas.weights.elastic import extract
+from yolov5_nas.weights.mapping import (
     ConvWeights,
     _choose,
     _reading,
@@ -24,8 +26,6 @@ from yolov5_nas.inherit import (
     read_source,
     shared_state,
 )
-from yolov5_nas.modules import extract
-from yolov5_nas.space import Space, load_yaml, parse_kernel
 
 # In double precision, so that what is exact is told from what is nearly so; a real one is in test_trial.py.
 IMAGES = torch.rand(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

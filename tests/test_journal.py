@@ -4,7 +4,7 @@ import math
 import pytest
 
 from yolov5_nas.errors import UserError
-from yolov5_nas.journal import Journal, TrialRecord, best, front, latest, read_journal
+from yolov5_nas.records.journal import Journal, TrialRecord, best, front, latest, read_journal
 
 GOLDEN = (
     '{"version":1,"number":2,"id":"1a0a7559a3","architecture":{"c3_2":1.5,"nasconv_0":"k6p2"},"state":"complete",'
@@ -88,7 +88,7 @@ def test_trials_are_kept_up_with_the_lines(tmp_path):
 def test_the_front_and_the_best_of_those_kept_so_far_are_those_of_all(tmp_path):
     from random import Random
 
-    from yolov5_nas.export import keep_weights
+    from yolov5_nas.results.export import keep_weights
 
     axes = ("map50_95", "latency_ratio")
     rng, kept, seen = Random(0), [], []

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from yolov5_nas.host.yolov5.yolov5 import Host
+from yolov5_nas.space.space.architecture import Architecture
+from yolov5_nas.space.space.compile import derive
+from yolov5_nas.space.space.space import Space
 
-from yolov5_nas.architecture import Architecture
-from yolov5_nas.derive import derive
 from yolov5_nas.errors import UserError
-from yolov5_nas.host import Host
-from yolov5_nas.modules import NASC3, NASConv, extract, register, set_architecture, unregister
-from yolov5_nas.space import Space
+from yolov5_nas.weights.elastic import NASC3, NASConv, extract, register, set_architecture, unregister
 
 MODELS = Path(__file__).parents[1] / "models"
 ODD = """\
@@ -231,7 +231,7 @@ def test_stock_yamls_build_exactly_as_before(host: Host, file: str) -> None:
 def test_a_searchable_layer_carries_the_parsers_marks(host: Host) -> None:
     space = Space.from_yaml(MODELS / "yolov5n_nas.yaml")
     layer = host.build(space.yaml).model[2]
-    assert (layer.i, layer.f, layer.type) == (2, -1, "yolov5_nas.modules.NASC3")
+    assert (layer.i, layer.f, layer.type) == (2, -1, "yolov5_nas.weights.elastic.NASC3")
     assert layer.np == sum(p.numel() for p in layer.parameters())
 
 

@@ -27,22 +27,22 @@ import nni
 import nni.nas.strategy as nas_strategies
 import requests
 from nni.mutable import SampleValidationError
+from yolov5_nas.engines.contract.contract import EngineError, Job
+from yolov5_nas.engines.nni.engine.client import SOCKET
+from yolov5_nas.engines.nni.engine.engine import NNIEngine
+from yolov5_nas.engines.nni.engine.strategy import NNIStrategy
+from yolov5_nas.run.api.loop import Loop, replay
+from yolov5_nas.space.space.architecture import Architecture
+from yolov5_nas.space.space.space import Space
+from yolov5_nas.strategies.strategies.strategies import Evolution, RandomSearch, SpaceExhausted
 
-from yolov5_nas import engines
-from yolov5_nas.architecture import Architecture
 from yolov5_nas.cli import main
-from yolov5_nas.engines import EngineError, Job
-from yolov5_nas.engines import nni as engine_module
-from yolov5_nas.engines.nni import NNIEngine
-from yolov5_nas.engines.nni_client import SOCKET
-from yolov5_nas.engines.nni_strategy import NNIStrategy
+from yolov5_nas.engines.contract import contract as engines
+from yolov5_nas.engines.nni.engine import engine as engine_module
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import Journal, TrialRecord, read_journal
-from yolov5_nas.reward import SoftReward, Target
-from yolov5_nas.search import Loop, replay
-from yolov5_nas.space import Space
-from yolov5_nas.strategies import Evolution, RandomSearch, SpaceExhausted
+from yolov5_nas.records.journal import Journal, TrialRecord, read_journal
+from yolov5_nas.records.reward import SoftReward, Target
 
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 TINY = Space.from_dict(
@@ -188,7 +188,7 @@ def _listening(process):
 IN_NAMESPACE = """
 import sys, socket, fake_trials
 from pathlib import Path
-from yolov5_nas.engines.nni import NNIEngine
+from yolov5_nas.engines.nni.engine import NNIEngine
 if __name__ == "__main__":
     for host in ("127.0.0.1", "0.0.0.0"):
         engine = NNIEngine(host=host)

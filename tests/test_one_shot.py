@@ -7,20 +7,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from yolov5_nas.engines.contract.contract import Job, Outcome
+from yolov5_nas.host.yolov5.yolov5 import load, patched
+from yolov5_nas.run.api.stages import StageError, finalists, from_scratch, scores, shared_network
+from yolov5_nas.space.space.space import Space, read_model_yaml
+from yolov5_nas.strategies.strategies.strategies import Plan
 
-from yolov5_nas import supernet
-from yolov5_nas.engines import Job, Outcome
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import WEIGHTS, shipped
-from yolov5_nas.host import load, patched
-from yolov5_nas.inherit import estimate_batch_norm
-from yolov5_nas.journal import TrialRecord, TrialResult, read_journal
-from yolov5_nas.modules import extract
-from yolov5_nas.one_shot import LAST, SharedTraining, distillation, score_trial, train_shared
-from yolov5_nas.space import Space, read_model_yaml
-from yolov5_nas.stages import StageError, finalists, from_scratch, scores, shared_network
-from yolov5_nas.strategies import Plan
-from yolov5_nas.trial import check_weights, global_state_kept, run_trial
+from yolov5_nas.records.journal import TrialRecord, TrialResult, read_journal
+from yolov5_nas.training.shared import LAST, SharedTraining, distillation, score_trial, train_shared
+from yolov5_nas.training.trial import check_weights, global_state_kept, run_trial
+from yolov5_nas.weights import supernet
+from yolov5_nas.weights.elastic import extract
+from yolov5_nas.weights.mapping import estimate_batch_norm
 
 NAMES = ("map50", "map50_95", "precision", "recall")
 

@@ -7,17 +7,18 @@ from dataclasses import replace
 import pytest
 import yaml
 from inline import InlineEngine, inline, untrained
+from yolov5_nas.run.api.api import settings_of
+from yolov5_nas.space.space.compile import derive, dump_model
+from yolov5_nas.space.space.space import Space, read_model_yaml
 
-from yolov5_nas import proof, prove
+from yolov5_nas import prove
 from yolov5_nas.cli import main
-from yolov5_nas.derive import derive, dump_model
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import Journal, TrialRecord, TrialResult, read_journal
-from yolov5_nas.options import Options
-from yolov5_nas.proof import RESCALED, STOCK, Contestant, compare, contestants, holm, verdict
-from yolov5_nas.run import settings_of
-from yolov5_nas.space import Space, read_model_yaml
+from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult, read_journal
+from yolov5_nas.records.options import Options
+from yolov5_nas.results import proof
+from yolov5_nas.results.proof import RESCALED, STOCK, Contestant, compare, contestants, holm, verdict
 
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
 

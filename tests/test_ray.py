@@ -9,18 +9,18 @@ import fake_trials
 import psutil
 import pytest
 from processes import own_processes
+from yolov5_nas.engines.contract.contract import Job, trial_folder
+from yolov5_nas.engines.ray.engine.engine import LOOPBACK, RayEngine
+from yolov5_nas.run.api.loop import Loop
+from yolov5_nas.space.space.space import Space
+from yolov5_nas.strategies.strategies.strategies import RandomSearch
 
 from yolov5_nas.cli import main
-from yolov5_nas.engines import Job, trial_folder
-from yolov5_nas.engines.ray import LOOPBACK, RayEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import WEIGHTS, shipped
-from yolov5_nas.journal import Journal, best, front, read_journal
-from yolov5_nas.options import Options, load_options
-from yolov5_nas.reward import SoftReward, Target
-from yolov5_nas.search import Loop
-from yolov5_nas.space import Space
-from yolov5_nas.strategies import RandomSearch
+from yolov5_nas.records.journal import Journal, best, front, read_journal
+from yolov5_nas.records.options import Options, load_options
+from yolov5_nas.records.reward import SoftReward, Target
 
 pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
@@ -236,7 +236,7 @@ def test_a_node_killed_in_the_middle_of_trials(make_engine, ray_cluster, tmp_pat
 
 
 def test_a_node_that_joins_is_used_or_left_out(make_engine, ray_cluster, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("yolov5_nas.engines.ray.LOOK", 1.0)
+    monkeypatch.setattr("yolov5_nas.engines.ray.engine.LOOK", 1.0)
     engine = make_engine()
     engine.start(fake_trials.noop, fake_trials.Picky(), tmp_path)
     slots, printed = engine.slots, ""

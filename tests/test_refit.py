@@ -4,10 +4,10 @@ import pytest
 import torch
 from test_inherit import chosen, depth, kernel, space_of, stock, width
 from torch import nn
+from yolov5_nas.space.space.compile import derive
 
-from yolov5_nas.derive import derive
-from yolov5_nas.inherit import estimate_batch_norm, inherit, read_source
-from yolov5_nas.refit import _ridge, refit
+from yolov5_nas.weights.mapping import estimate_batch_norm, inherit, read_source
+from yolov5_nas.weights.reconstruction import _ridge, refit
 
 IMAGES = torch.rand(96, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 

@@ -8,12 +8,12 @@ import cv2
 import pytest
 import synthetic
 
-from yolov5_nas.effects import LEAST, effects, fence
-from yolov5_nas.journal import Journal, TrialRecord, read_journal
-from yolov5_nas.options import Options
-from yolov5_nas.page import _failures, figures
-from yolov5_nas.plots import axes_of, pareto
-from yolov5_nas.report import closing_table, options_of, report, summary, usage
+from yolov5_nas.records.journal import Journal, TrialRecord, read_journal
+from yolov5_nas.records.options import Options
+from yolov5_nas.results.effects import LEAST, effects, fence
+from yolov5_nas.results.page import _failures, figures
+from yolov5_nas.results.plots import axes_of, pareto
+from yolov5_nas.results.report import closing_table, options_of, report, summary, usage
 
 PICTURES = ("pareto.png", "progress.png", "choices.png")
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from test_search import loop
 
-from yolov5_nas.journal import Journal
+from yolov5_nas.records.journal import Journal
 
 SCRIPT = Path(__file__).with_name("fake_search.py")
 TRIALS = 14

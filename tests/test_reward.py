@@ -2,9 +2,9 @@ import doctest
 
 import pytest
 
-from yolov5_nas import reward as module
 from yolov5_nas.errors import UserError
-from yolov5_nas.reward import Constraint, HardReward, SoftReward, Target, broken, make_reward
+from yolov5_nas.records import reward as module
+from yolov5_nas.records.reward import Constraint, HardReward, SoftReward, Target, broken, make_reward
 
 
 def test_at_the_target_the_reward_is_the_map():

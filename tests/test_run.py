@@ -14,19 +14,21 @@ import psutil
 import pytest
 import yaml
 from inline import inline, untrained
+from yolov5_nas.host.yolov5.yolov5 import patched
+from yolov5_nas.run.api.api import _prepare, frozen_layers
+from yolov5_nas.space.space.space import read_model_yaml
+from yolov5_nas.strategies.strategies.early_stopping import LEAST
 
-from yolov5_nas import latency, stages, supernet
-from yolov5_nas import run as run_module
 from yolov5_nas.cli import main
-from yolov5_nas.export import export
+from yolov5_nas.cost import latency
 from yolov5_nas.files import shipped
-from yolov5_nas.host import patched
-from yolov5_nas.journal import front, read_journal
-from yolov5_nas.one_shot import SharedTraining
-from yolov5_nas.options import Options
-from yolov5_nas.pruning import LEAST
-from yolov5_nas.run import _prepare, frozen_layers
-from yolov5_nas.space import read_model_yaml
+from yolov5_nas.records.journal import front, read_journal
+from yolov5_nas.records.options import Options
+from yolov5_nas.results.export import export
+from yolov5_nas.run.api import api as run_module
+from yolov5_nas.run.api import stages
+from yolov5_nas.training.shared import SharedTraining
+from yolov5_nas.weights import supernet
 
 FLAGS = ["--epochs", "1", "--subset", "0.05", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
 
@@ -64,7 +66,7 @@ def test_the_run_folder_is_whole(run):
 
 
 def test_weights_are_kept_of_the_best_and_the_front_alone(run):
-    from yolov5_nas.journal import best
+    from yolov5_nas.records.journal import best
 
     records = read_journal(run)
     expected = {best(records).number, *(r.number for r in front(records, "latency_ratio", "map50_95"))}
@@ -124,8 +126,9 @@ def test_the_winner_builds_loads_and_detects_without_the_plugin(host, run, digit
 
 
 def test_export_gives_any_trial(host, run, tmp_path):
-    from yolov5_nas.derive import derive
-    from yolov5_nas.export import load_space
+    from yolov5_nas.space.space.compile import derive
+
+    from yolov5_nas.results.export import load_space
 
     for record in read_journal(run):
         folder = export(run, record.number, tmp_path / str(record.number))

@@ -4,16 +4,16 @@ from collections import deque
 
 import fake_trials
 import pytest
+from yolov5_nas.engines.contract.contract import Job, Outcome, trial_folder
+from yolov5_nas.run.api.loop import Loop, judge, replay
+from yolov5_nas.space.space.architecture import Architecture
+from yolov5_nas.space.space.space import Space
+from yolov5_nas.strategies.strategies.strategies import Evolution, RandomSearch, make_strategy
 
-from yolov5_nas.architecture import Architecture
-from yolov5_nas.engines import Job, Outcome, trial_folder
 from yolov5_nas.errors import TrialError
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import Journal, TrialRecord, TrialResult, best, front
-from yolov5_nas.reward import Constraint, SoftReward, Target, broken
-from yolov5_nas.search import Loop, judge, replay
-from yolov5_nas.space import Space
-from yolov5_nas.strategies import Evolution, RandomSearch, make_strategy
+from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult, best, front
+from yolov5_nas.records.reward import Constraint, SoftReward, Target, broken
 
 REWARD = SoftReward([Target("latency_ratio", 1.0)])
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")

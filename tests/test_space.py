@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from yolov5_nas.space.space.space import C3Layer, Space
 
-from yolov5_nas import space
 from yolov5_nas.errors import UserError
-from yolov5_nas.space import C3Layer, Space
+from yolov5_nas.space.space import space
 
 MODELS = Path(__file__).parents[1] / "models"
 TINY = """\

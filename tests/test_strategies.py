@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 from fake_trials import score
+from yolov5_nas.space.space.space import Space
+from yolov5_nas.strategies.strategies.strategies import STRATEGIES, Evolution, SpaceExhausted, make_strategy
 
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.journal import TrialRecord, front
-from yolov5_nas.reward import Constraint, broken
-from yolov5_nas.space import Space
-from yolov5_nas.strategies import STRATEGIES, Evolution, SpaceExhausted, make_strategy
+from yolov5_nas.records.journal import TrialRecord, front
+from yolov5_nas.records.reward import Constraint, broken
 
 SMALL = {  # 3 kernels x 3 activations x 2 x 3 = 54 architectures
     "nc": 10,

@@ -7,9 +7,9 @@ import synthetic
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from yolov5_nas.journal import read_journal
-from yolov5_nas.options import Options
-from yolov5_nas.tensorboard import TensorBoardLogger
+from yolov5_nas.records.journal import read_journal
+from yolov5_nas.records.options import Options
+from yolov5_nas.results.tensorboard import TensorBoardLogger
 
 BROKEN = {"reason": "constraint", "message": "latency_ratio is 1, which breaks latency_ratio<=0.9"}
 

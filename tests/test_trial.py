@@ -11,17 +11,17 @@ import pytest
 import torch
 import yaml
 from hungry import Hungry
+from yolov5_nas.host.yolov5.yolov5 import patched
+from yolov5_nas.space.space.architecture import Architecture
+from yolov5_nas.space.space.compile import derive
+from yolov5_nas.space.space.space import Space
+from yolov5_nas.strategies.strategies.early_stopping import Pruner
 
-from yolov5_nas import trial
-from yolov5_nas.architecture import Architecture
-from yolov5_nas.derive import derive
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import MODEL, WEIGHTS, shipped
-from yolov5_nas.host import patched
-from yolov5_nas.pruning import Pruner
-from yolov5_nas.reward import Constraint, accuracy
-from yolov5_nas.space import Space
-from yolov5_nas.trial import (
+from yolov5_nas.records.reward import Constraint, accuracy
+from yolov5_nas.training import trial
+from yolov5_nas.training.trial import (
     LOG,
     Training,
     _load_weights,

@@ -8,24 +8,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from . import search as _search_module  # noqa: F401  # see below
-from .architecture import Architecture
-from .derive import derive
-from .export import export
-from .journal import read_journal
-from .space import Space
-
-# An imported submodule becomes an attribute of its package. The one named `search` is imported above and taken away
-# here, so that no later import of it hides the function of that name.
-del search  # type: ignore[name-defined]  # noqa: F821
+from .records.journal import read_journal
+from .results.export import export
+from .space.architecture import Architecture
+from .space.compile import derive
+from .space.space import Space
 
 # Looked up on first use: `import yolov5_nas` must not cost the seconds that torch takes.
 _WITH_TORCH = {
-    "register": "modules",
-    "set_architecture": "modules",
-    "extract": "modules",
-    "evaluate": "run",
-    "search": "run",
+    "register": "weights.elastic",
+    "set_architecture": "weights.elastic",
+    "extract": "weights.elastic",
+    "evaluate": "run.api",
+    "search": "run.api",
 }
 
 __all__ = ["Architecture", "Space", "derive", "export", "read_journal", *_WITH_TORCH]

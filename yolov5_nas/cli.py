@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from .engines import EngineError
+from .engines.contract import EngineError
 from .errors import UserError
-from .metrics import BACKENDS, COSTS
-from .options import ENGINES, MAY_CHANGE, REMOVED, Options, load_options
-from .reward import REWARDS
-from .strategies import STRATEGIES
+from .records.metrics import BACKENDS, COSTS
+from .records.options import ENGINES, MAY_CHANGE, REMOVED, Options, load_options
+from .records.reward import REWARDS
+from .strategies.strategies import STRATEGIES
 
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
@@ -75,7 +75,7 @@ def _guarded(args: argparse.Namespace) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
-    from .run import search
+    from .run.api import search
 
     given = _given(args)
     if "config" in args:
@@ -115,7 +115,7 @@ def _interrupt_on_sigterm() -> list[bool]:
 
 
 def _prove(args: argparse.Namespace) -> int:
-    from .prove import prove
+    from .run.prove import prove
 
     _interrupt_on_sigterm()
     try:
@@ -128,7 +128,7 @@ def _prove(args: argparse.Namespace) -> int:
 
 def _space(args: argparse.Namespace) -> int:
     from .files import find_file, shipped
-    from .space import Space
+    from .space.space import Space
 
     folders = [shipped("models")]
     space = Space.from_yaml(find_file(args.cfg, folders, "model YAML"), imgsz=args.imgsz)
@@ -144,11 +144,11 @@ def _space(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .journal import read_journal
-    from .report import closing_table, report
+    from .records.journal import read_journal
+    from .results.report import closing_table, report
 
     if args.remeasure:
-        from .remeasure import remeasure
+        from .run.remeasure import remeasure
 
         device = args.device or "cpu"
         print(remeasure(args.run, args.latency_backend, device, args.latency_batch, args.half) + "\n")
@@ -158,7 +158,7 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .export import export
+    from .results.export import export
 
     folder = export(args.run, args.trial, args.out)
     print(f"{folder}/model.yaml")

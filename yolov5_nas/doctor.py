@@ -26,13 +26,13 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from . import host as hosts
-from .derive import derive
-from .engines.nni import check_nni, has_nni
+from .engines.nni.engine import check_nni, has_nni
 from .errors import UserError
 from .files import shipped
-from .metrics import BACKENDS, PACKAGES
-from .space import Space, load_yaml
+from .host import yolov5 as hosts
+from .records.metrics import BACKENDS, PACKAGES
+from .space.compile import derive
+from .space.space import Space, load_yaml
 
 OK, ABSENT, BROKEN = "✓", "-", "✗"
 PLAIN = {OK: "ok", BROKEN: "!!"}  # for terminals that have no such characters
@@ -307,7 +307,7 @@ def _try_backend(backend: str, gpu: bool, location: hosts.Location | None, check
         return replace(check, mark=ABSENT, text="can't be tried without YOLOv5", fix="")
     import torch
 
-    from .latency import Runtime, prepare
+    from .cost.latency import Runtime, prepare
 
     host, runtime = hosts.load(location), Runtime(backend, device="cuda:0" if gpu else "cpu")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), host.quiet(), warnings.catch_warnings():

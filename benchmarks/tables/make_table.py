@@ -29,20 +29,20 @@ import cv2
 import numpy as np
 import torch
 import yaml
+from yolov5_nas.engines.contract.contract import Engine, Job, Outcome
+from yolov5_nas.host.yolov5.dataset import check_data, find_data, resolve_data
+from yolov5_nas.space.space.architecture import Architecture, Value
+from yolov5_nas.space.space.compile import derive
+from yolov5_nas.space.space.space import Space, read_model_yaml
 
-from yolov5_nas import host as hosts
-from yolov5_nas.architecture import Architecture, Value
-from yolov5_nas.data import check_data, find_data, resolve_data
-from yolov5_nas.derive import derive
-from yolov5_nas.engines import Engine, Job, Outcome
+from yolov5_nas.cost.measure import gflops
 from yolov5_nas.engines.local import LocalEngine, device_indices
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import find_file, shipped, write_whole
-from yolov5_nas.journal import TrialResult
-from yolov5_nas.measure import gflops
-from yolov5_nas.space import Space, read_model_yaml
-from yolov5_nas.supernet import extreme
-from yolov5_nas.trial import Settings, measure_architecture, run_trial
+from yolov5_nas.host.yolov5 import yolov5 as hosts
+from yolov5_nas.records.journal import TrialResult
+from yolov5_nas.training.trial import Settings, measure_architecture, run_trial
+from yolov5_nas.weights.supernet import extreme
 
 VERSION = 1
 EARLY = 5  # architectures whose second seed comes before other architectures

@@ -16,8 +16,8 @@ from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from ..errors import TrialError, UserError
-from ..journal import TrialResult
-from . import Job, Outcome, Trial, call_trial, check_slots, cores, pin
+from ..records.journal import TrialResult
+from .contract import Job, Outcome, Trial, call_trial, check_slots, cores, pin
 
 
 class LocalEngine:

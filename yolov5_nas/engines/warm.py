@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrialError
-from . import Job, Outcome, Trial, call_trial, outcome_from_json, outcome_to_json, pin, trial_folder
+from .contract import Job, Outcome, Trial, call_trial, outcome_from_json, outcome_to_json, pin, trial_folder
 
 OUTCOME = "outcome.json"
 PROCESSES = "processes.txt"  # in the engine's folder: a line `pid start kind` for each process of a run

@@ -1,0 +1,169 @@
+"""Engines: where trials run. The contract is small, so that a search is the same on each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import TrialError, UserError
+from ..files import WEIGHTS
+from ..records.journal import TrialResult
+from ..space.architecture import Architecture, Value
+
+# (architecture, settings, seed, folder) -> result; raises TrialError. Importable by name, since processes pickle it.
+Trial = Callable[[Mapping[str, Value], Any, int, Path], TrialResult]
+
+CURVE, ONNX = "curve.jsonl", "model.onnx"  # in a trial's folder: its validations so far; its model, where asked for
+HEAVY = (WEIGHTS, ONNX)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial to run.
+
+    Args:
+        overrides: settings that are this trial's own, by name: the weights it starts from, what may end it early. They
+            replace those of the search where the trial runs.
+    """
+
+    number: int
+    architecture: Mapping[str, Value]
+    seed: int
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: with a result, or with an error `{"reason": ..., "message": ...}`.
+
+    `lost` says that the error is none of the trial's: the machine it ran on is gone, and another try is worth it.
+    """
+
+    number: int
+    seconds: float
+    result: TrialResult | None = None
+    error: Mapping[str, str] | None = None
+    lost: bool = False
+
+
+class EngineError(RuntimeError):
+    """The engine can't go on; the journal is whole, and the run can be resumed."""
+
+
+class Engine(Protocol):
+    """Runs jobs side by side, at most one in each slot.
+
+    `start` comes once and before all else. `submit` takes a job while fewer than `slots` are running. `wait` returns
+    what has ended since the last call, [] after `timeout` seconds without news. A job that is submitted always ends in
+    exactly one outcome, whatever happens to its process. `close` stops what still runs; it may come at any time, twice
+    too.
+
+    By then a trial's files are in its folder (`trial_folder`). An engine whose trials run elsewhere may leave the heavy
+    ones (`HEAVY`) there, and then has `fetch(number)`, which brings them; it may be called until the next `wait`.
+    """
+
+    slots: int
+
+    def start(self, trial: Trial, settings: Any, folder: Path) -> None: ...
+
+    def submit(self, job: Job) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]: ...
+
+    def close(self) -> None: ...
+
+
+def trial_folder(run: Path, number: int) -> Path:
+    """Where a trial's files go."""
+    return run / "trials" / str(number)
+
+
+# What engines share -----------------------------------------------------------------------------------------------
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_slots(devices: tuple[str, ...], concurrency: int | None, trial_minutes: float | None) -> int:
+    """How many trials run at a time.
+
+    Raises:
+        UserError: more than this machine has cores, or no time for a trial.
+    """
+    slots = concurrency or max(len(devices), 1)
+    if not 1 <= slots <= cores():
+        raise UserError("--concurrency must be at most the number of cores", got=slots, accepted=f"1-{cores()}")
+    if trial_minutes is not None and not trial_minutes > 0:
+        raise UserError("the minutes of a trial must be above 0", got=trial_minutes)
+    return slots
+
+
+def pin(slot: int, device: str | None, threads: int) -> None:
+    """Give this process its device ("": none; None: as it is) and its threads, before torch is imported in it."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    os.environ["YOLOV5_NAS_SLOT"] = str(slot)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    # OpenMP's threads spin while they wait, and fight for the cores when these are shared. On two cores, twelve small
+    # convolutions took 0.8 s on an idle machine and 36 s on a busy one; with this bound 0.8 s and 7 s.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def call_trial(trial: Trial, job: Job, settings: Any, run: Path) -> TrialResult:
+    """Run a trial.
+
+    Raises:
+        TrialError: whatever went wrong in it.
+    """
+    try:
+        if job.overrides:
+            settings = replace(settings, **job.overrides)
+        result = trial(job.architecture, settings, job.seed, trial_folder(run, job.number))
+    except TrialError:
+        raise
+    except MemoryError as e:
+        raise TrialError("oom", f"MemoryError: {e}") from e
+    except Exception as e:
+        raise TrialError("crash", f"{type(e).__name__}: {e}"[:500]) from e
+    if not isinstance(result, TrialResult):
+        raise TrialError("crash", f"the trial returned no TrialResult but {type(result).__name__}")
+    return result
+
+
+def outcome_to_json(job: Job, outcome: Outcome) -> str:
+    """An outcome as JSON, with what tells whose it is."""
+    entries = {
+        "id": Architecture(job.architecture).id,
+        "seed": job.seed,
+        "seconds": outcome.seconds,
+        "result": asdict(outcome.result) if outcome.result else None,
+        "error": outcome.error,
+    }
+    return json.dumps(entries, default=_plain)
+
+
+def outcome_from_json(text: str, job: Job) -> Outcome | None:
+    """The outcome that `outcome_to_json` wrote of exactly this job; None if it is none or another's."""
+    try:
+        entries = json.loads(text)
+        if (entries["id"], entries["seed"]) != (Architecture(job.architecture).id, job.seed):
+            return None
+        result = entries["result"]
+        result = TrialResult(**{**result, "curve": tuple(result["curve"])}) if result else None
+        return Outcome(job.number, entries["seconds"], result, entries["error"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch, and mappings that are no dict."""
+    if hasattr(value, "item"):
+        return value.item()
+    return dict(value) if isinstance(value, Mapping) else str(value)

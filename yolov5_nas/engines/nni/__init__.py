@@ -1,0 +1,1 @@
+"""NNI's engine, spaces and strategies."""

@@ -1,0 +1,1 @@
+"""YOLOv5 itself and its data sets."""

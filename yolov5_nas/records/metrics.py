@@ -1,0 +1,59 @@
+"""The names of metrics, what is better (more or less), and where latency can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import UserError
+
+ACCURACIES = ("map50_95", "map50", "precision", "recall")  # known after training; more is better
+COSTS = ("latency_ratio", "latency_ms", "gflops", "params")  # known before training; less is better
+# What a hook can't call a metric of its own: what there is of ours, and the other columns of `results.csv`.
+TAKEN = (
+    *(*ACCURACIES, *COSTS, "latency_p95_ms", "latency_spread", "latency_error", "batch_size"),
+    *("number", "id", "state", "reward", "seconds", "reason", "message"),
+)
+LATENCIES = ("latency_ratio", "latency_ms")
+# What each latency backend needs besides torch and YOLOv5. Their names are YOLOv5's (`export.py --include`).
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "pytorch": (),
+    "torchscript": (),
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino"),
+    "engine": ("onnx", "tensorrt"),
+}
+BACKENDS = tuple(PACKAGES)
+
+
+def is_maximised(metric: str) -> bool:
+    """Whether more of a metric is better; what is no accuracy is a cost."""
+    return metric in ACCURACIES
+
+
+def is_own(metric: str) -> bool:
+    """Whether a metric can only be one that a hook measures; these are costs."""
+    return metric.isidentifier() and metric not in TAKEN
+
+
+def check_cost(metric: str, rule: str, own: bool) -> None:
+    """Raise a UserError unless a metric is a cost: one of ours, or where `own` is true one that a hook may measure."""
+    if metric not in COSTS and not (own and is_own(metric)):
+        raise UserError(rule, got=metric, accepted=(*COSTS, "what the measure of a --hook gives"))
+
+
+def check_objectives(metrics: Iterable[str], own: bool = False) -> tuple[str, ...]:
+    """Two or more different metrics that a search makes better together.
+
+    Args:
+        own: whether there is a hook that may measure others than ours.
+
+    Raises:
+        UserError: one is unknown or named twice, or there is only one.
+    """
+    metrics = tuple(metrics)
+    for metric in metrics:
+        if metric not in ACCURACIES:
+            check_cost(metric, "an objective must be a metric", own)
+    if len(metrics) < 2 or len(set(metrics)) < len(metrics):
+        raise UserError("--objectives must be two or more different metrics (for one, there is --reward)", got=metrics)
+    return metrics

@@ -1,0 +1,1 @@
+"""What people read: reports, pictures, TensorBoard, exported models, statistics."""

@@ -1,0 +1,93 @@
+"""Any trial of a run as files that an untouched YOLOv5 takes: stock model YAML, and checkpoint where it was kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from ..engines.contract import trial_folder
+from ..errors import UserError
+from ..files import MODEL, WEIGHTS, write_whole
+from ..records.journal import TrialRecord, best, complete, front, read_journal
+from ..space.architecture import Architecture
+from ..space.compile import derive, dump_model
+from ..space.space import Space, load_yaml
+
+
+def export(run: str | Path, number: int | None = None, out: str | Path | None = None) -> Path:
+    """Write `model.yaml`, `architecture.json` and, where kept, `weights/best.pt` of a trial into a folder.
+
+    An untouched YOLOv5 takes the YAML and the weights, by `detect.py`, `val.py`, `train.py` and `export.py`.
+
+    >>> str(export("runs/nas/exp", number=0))
+    'runs/nas/exp/export/0'
+
+    Args:
+        run: a run's folder.
+        number: of the trial; by default the best one.
+        out: by default `<run>/export/<number>`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: there is no such run or trial, or the folder can't be written.
+    """
+    run = Path(run)
+    records = read_journal(run)
+    record = best(records) if number is None else next((r for r in records if r.number == number), None)
+    if record is None:
+        raise UserError("no such trial in the run", got=number, accepted=[r.number for r in records], file=run)
+    folder = Path(out) if out else run / "export" / str(record.number)
+    try:
+        write_trial(run, record, folder)
+    except OSError as e:
+        raise UserError(f"the folder can't be written ({e.strerror})", got=str(folder)) from None
+    return folder
+
+
+def write_trial(run: Path, record: TrialRecord, folder: Path) -> None:
+    """A trial's model YAML, architecture and weights into a folder; each file appears whole or not at all."""
+    source = trial_folder(run, record.number)
+    architecture = Architecture(record.architecture)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = source / MODEL  # has the anchors that it was trained with
+    text = trained.read_text() if trained.exists() else dump_model(derive(load_space(run), architecture))
+    comment = f"# Trial {record.number} of {run.resolve()}, found by yolov5-nas. Input size {_imgsz(run, record)}.\n"
+    write_whole(folder / "architecture.json", architecture.to_json() + "\n")
+    write_whole(folder / "model.yaml", comment + text)
+    weights = folder / "weights" / "best.pt"
+    if (source / WEIGHTS).exists():
+        weights.parent.mkdir(exist_ok=True)
+        temporary = weights.with_suffix(".tmp")
+        shutil.copyfile(source / WEIGHTS, temporary)
+        temporary.replace(weights)
+    else:
+        weights.unlink(missing_ok=True)  # another trial's
+
+
+def load_space(run: Path) -> Space:
+    """The search space of a run, as it was when the run began."""
+    return Space.from_yaml(run / "space.yaml")
+
+
+def keep_weights(
+    run: Path, records: list[TrialRecord], objectives: tuple[str, ...], others: Collection[int] = ()
+) -> list[TrialRecord]:
+    """Delete the weights of trials that are not the best, on the front of the objectives or among the others.
+
+    Returns:
+        Those whose weights are kept.
+    """
+    kept = {r.number: r for r in [*front(records, *objectives), *(r for r in records if r.number in others)]}
+    if (winner := best(records)) is not None:
+        kept[winner.number] = winner
+    for record in complete(records):
+        if record.number not in kept:
+            (trial_folder(run, record.number) / WEIGHTS).unlink(missing_ok=True)
+    return list(kept.values())
+
+
+def _imgsz(run: Path, record: TrialRecord) -> object:
+    return record.architecture.get("imgsz") or load_yaml(run / "search.yaml")[0]["imgsz"]

@@ -1,0 +1,168 @@
+"""What a run found, for people: results.csv, three pictures, report.html, and the closing table.
+
+All from the journal; `search.yaml` adds the objectives and the input size, where it is there.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..records.journal import TrialRecord, best, complete, read_journal, to_dict
+from ..records.metrics import LATENCIES, is_maximised
+from ..records.options import Options, load_options
+from . import audit, proof, ranking
+from .page import COMPARED, Row, figures, page
+from .plots import stock_of, trusted
+
+LEARNT = 0.01  # mAP50-95 below which a model detects nothing to speak of
+FOUND_NOTHING = "The search found nothing better than the stock architecture."
+STOCK_LEADS = (
+    "The stock architecture has the best score. It takes inherited weights whole and others have to adapt them, so that"
+    " does not show that none is better: yolov5-nas prove trains the best of the others from scratch beside it."
+)
+
+
+def report(run: str | Path) -> Path:
+    """Rebuild `results.csv`, the pictures and `report.html` of a run, and return the HTML's path.
+
+    Raises:
+        UserError: there is no run, or its `search.yaml` can't be read.
+    """
+    run = Path(run)
+    records, options = read_journal(run), options_of(run)
+    _write_csv(records, run / "results.csv")
+    drawn = figures(records, options)
+    for figure in drawn:
+        if figure.png:
+            (run / figure.file).write_bytes(figure.png)
+        else:
+            (run / figure.file).unlink(missing_ok=True)  # of an earlier report, which would mislead
+    winner = best(records)
+    files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
+    sections = [*audit.sections(run, options), *proof.sections(run, options.cost), *ranking.sections(run)]
+    words = summary(records, options.inherits)
+    html = page(run, records, options, drawn, sections, words, _compared(records), files)
+    (run / "report.html").write_text(html, encoding="utf-8")
+    return run / "report.html"
+
+
+def options_of(run: Path) -> Options:
+    """The options of a run, the defaults where it has no `search.yaml`.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    path = run / "search.yaml"
+    return Options().with_given(load_options(path)) if path.exists() else Options()
+
+
+def summary(records: Sequence[TrialRecord], stock_leads: bool = False) -> str:
+    """In words: what the search found, or that it found nothing better than stock YOLOv5, or could not tell."""
+    winner, stock = best(records), stock_of(records)
+    count = Counter(r.state for r in records)
+    others = "".join(f", {count[state]} {state}" for state in ("failed", "infeasible", "pruned") if count[state])
+    ended = f"{count['complete']} trials complete{others}. "
+    most = max((r.metrics.get("map50_95", 1.0) for r in complete(records)), default=1.0)
+    if most < LEARNT:
+        return ended + (
+            f"None has learnt to detect (best mAP50-95 {most:.4f}), so there is nothing to compare: give more --epochs,"
+            " or --weights to start from."
+        )
+    if winner is None:
+        return ended + "No trial has a result" + (" that meets the constraints." if complete(records) else ".")
+    if stock is None:
+        return ended + f"Best is trial {winner.number}; the stock architecture has no result to compare with."
+    if winner.number == stock.number:
+        return ended + (STOCK_LEADS if stock_leads else FOUND_NOTHING)
+    broken = "The stock architecture itself breaks a constraint. " if stock.error else ""
+    return (
+        f"{ended}Best is trial {winner.number}: {_against(winner, stock)}. {broken}"
+        "Each was trained once; another seed moves mAP too, so train both a few times before you rely on a small gain."
+    )
+
+
+def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
+    """The stock architecture, the best, the gain, and where the files are."""
+    winner = best(records)
+    lines = [_line("", ["reward", *(heading for _, heading, _ in COMPARED)])]
+    lines += [_line(name, cells) for _, name, cells in _compared(records)]
+    files = usage(run, winner) if winner else f"Logs of the trials: {run}/trials"
+    return "\n".join([*lines, "", summary(records, options_of(run).inherits), "", files])
+
+
+def usage(run: Path, winner: TrialRecord) -> str:
+    """Where the winner's files are, and how stock YOLOv5 takes them at the input size that it was found at."""
+    options = options_of(run)
+    folder, size = run.resolve() / "best", winner.architecture.get("imgsz") or options.imgsz
+    imgsz = f" --imgsz {size}" if size else ""
+    weights = folder / "weights" / "best.pt"
+    return (
+        f"model       {folder / 'model.yaml'}\n"
+        f"weights     {weights}\n"
+        f"report      {run.resolve() / 'report.html'}\n"
+        f"detect      python detect.py --weights {weights}{imgsz} --source IMAGES\n"
+        f"validate    python val.py --weights {weights}{imgsz} --data {options.data}\n"
+        f"export      python export.py --weights {weights}{imgsz} --include onnx\n"
+        f"train on    python train.py --cfg {folder / 'model.yaml'} --weights ''{imgsz} --data {options.data}"
+    )
+
+
+def _against(winner: TrialRecord, stock: TrialRecord) -> str:
+    parts = []
+    if {"map50_95"} <= set(winner.metrics) & set(stock.metrics):
+        parts.append(f"mAP50-95 {winner.metrics['map50_95'] - stock.metrics['map50_95']:+.3f}")
+    text = " ".join([*parts, "against the stock architecture"])
+    if {"latency_ratio"} <= set(winner.metrics) & set(stock.metrics):
+        text += f" at {winner.metrics['latency_ratio'] / stock.metrics['latency_ratio']:.2f} times its latency"
+        doubtful = [name for name, record in (("its own", winner), ("stock's", stock)) if not trusted(record)]
+        if doubtful:
+            text += f" (not to be trusted: the spread of {' and '.join(doubtful)} measurement was too large)"
+    return text
+
+
+def _compared(records: Sequence[TrialRecord]) -> list[Row]:
+    """The rows that compare the winner with the stock architecture."""
+    winner, stock = best(records), stock_of(records)
+    rows = []
+    for kind, record in (("stock", stock), ("best", winner)):
+        if record is not None:
+            rows.append((kind, f"{kind} (trial {record.number})", _cells(record)))
+    if winner and stock and winner is not stock:
+        rows.append(("gain", "gain", _gain(winner, stock)))
+    return rows
+
+
+def _cells(record: TrialRecord) -> list[str]:
+    reward = "" if record.reward is None else f"{record.reward:.4f}"
+    mark = {} if trusted(record) else dict.fromkeys(LATENCIES, "?")
+    known = record.metrics
+    return [reward, *(f.format(known[m]) + mark.get(m, "") if m in known else "-" for m, _, f in COMPARED)]
+
+
+def _gain(winner: TrialRecord, stock: TrialRecord) -> list[str]:
+    """Differences of accuracies; costs as a percentage."""
+    cells = [f"{(winner.reward or 0) - (stock.reward or 0):+.4f}"]
+    for metric, _, _ in COMPARED:
+        if metric not in winner.metrics or metric not in stock.metrics:
+            cells.append("-")
+        elif is_maximised(metric):
+            cells.append(f"{winner.metrics[metric] - stock.metrics[metric]:+.3f}")
+        else:
+            cells.append(f"{winner.metrics[metric] / stock.metrics[metric] - 1:+.0%}")
+    return cells
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    return f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _write_csv(records: Sequence[TrialRecord], path: Path) -> None:
+    rows = [to_dict(record) for record in records]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,146 @@
+"""What listens to a search's trials: the keeper of files, and the bar in the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..engines.contract import trial_folder
+from ..records.journal import Journal, TrialRecord, best, complete
+from ..records.metrics import is_own
+from ..records.options import Options
+from ..results.export import keep_weights, write_trial
+from ..results.page import COMPARED
+
+
+class Keeper:
+    """Keeps `best/` at the best trial so far, and weights only of trials on the front and of those to inherit from.
+
+    Args:
+        has_base: the others start from trial 0.
+        fetch: brings the weights of a trial that ran elsewhere.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        objectives: tuple[str, ...],
+        has_base: bool = False,
+        fetch: Callable[[int], None] | None = None,
+    ):
+        self.folder, self.journal, self.objectives = folder, journal, objectives
+        self.others, self.fetch = {0} if has_base else set(), fetch  # those that more may start from
+        self.kept: list[TrialRecord] = []
+        self.written: int | None = None  # the trial in `best/`, once this process has put one there
+        self._take(list(journal.trials.values()))
+
+    def __call__(self, record: TrialRecord) -> None:
+        if record.state == "complete":
+            self._take([record])
+
+    def _take(self, records: list[TrialRecord]) -> None:
+        """A trial that is off the front stays off: only those that are on it are looked at again."""
+        self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, self.others)
+        for record in records:
+            if self.fetch and record in self.kept:
+                self.fetch(record.number)
+        if (winner := best(self.kept)) is not None and winner.number != self.written:
+            write_trial(self.folder, winner, self.folder / "best")
+            self.written = winner.number
+
+
+class Estimate:
+    """After the first complete trial of a search, says how long the others will take, and how much disk.
+
+    Args:
+        slots: trials at a time.
+        write: prints a line.
+    """
+
+    def __init__(self, folder: Path, journal: Journal, o: Options, slots: int, write: Callable[[str], None]):
+        self.folder, self.journal, self.o, self.slots, self.write = folder, journal, o, slots, write
+
+    def __call__(self, record: TrialRecord) -> None:
+        trials = self.journal.trials.values()
+        left = self.o.trials - sum(r.counts for r in trials)
+        if record.state != "complete" or len(complete(trials)) > 1 or left < 1:
+            return
+        seconds = record.seconds or 0.0
+        if record.number == 0 and self.o.base_epochs:  # which the others don't train
+            seconds *= self.o.epochs / self.o.base_epochs
+        files = [f for f in trial_folder(self.folder, record.number).rglob("*") if f.is_file()]
+        most, free = left * sum(f.stat().st_size for f in files), shutil.disk_usage(self.folder).free
+        took = duration(-(-left // self.slots) * seconds)
+        text = f"estimate for {left} more: about {took} ({min(self.slots, left)} at a time)"
+        self.write(f"{text}, at most {most / 1e6:.0f} MB in {self.folder} ({free / 1e9:.1f} GB free)")
+        if most > free:
+            self.write("the disk may become full; of the weights, those of the best and of the front are kept")
+
+
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> duration(42), duration(600), duration(9000), duration(200_000)
+    ('42 s', '10 min', '2.5 h', '2.3 days')
+    """
+    for unit, size, form in (("days", 86400, ".1f"), ("h", 3600, ".1f"), ("min", 60, ".0f")):
+        if seconds >= 2 * size or (unit == "h" and seconds >= size):
+            return f"{seconds / size:{form}} {unit}"
+    return f"{seconds:.0f} s"
+
+
+class Progress:
+    """A bar over all trials with the time left, and a line for each that ended."""
+
+    def __init__(self, trials: int, journal: Journal, name: str = "search", only_best: bool = False):
+        self.done = sum(record.counts for record in journal.trials.values())
+        self.winner = best(journal.trials.values())
+        self.bar = tqdm(total=trials, initial=self.done, desc=name, unit="trial", disable=None, file=sys.stderr)
+        self.trials, self.only_best = trials, only_best
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, record: TrialRecord) -> None:
+        self.winner = best([*filter(None, [self.winner]), record])
+        self.done += record.counts
+        self.bar.update(record.counts)
+        if not self.only_best or self.winner is record:
+            self.write(self._line(record))
+
+    def started(self, record: TrialRecord) -> None:
+        """A line for each trial that starts, where there is no bar to see that something happens."""
+        if self.bar.disable and not self.only_best:
+            again = f", attempt {record.attempt}" if record.attempt > 1 else ""
+            self.write(f"trial {record.number} has started{again}")
+
+    def write(self, text: str) -> None:
+        """A line above the bar."""
+        self.bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def _line(self, record: TrialRecord) -> str:
+        start = f"[{self.done}/{self.trials}] trial {record.number}"
+        if record.state != "complete":
+            error = record.error or {}
+            return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"
+        m, mark = record.metrics, "  best so far" if self.winner is record else ""
+        if record.error:
+            mark += f"  breaks a constraint: {record.error['message']}"
+        if "error" in record.conditions:
+            mark += f"  {record.conditions['error']}"
+        elif not record.conditions.get("trusted", True):
+            mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
+        name = "stock" if record.number == 0 else record.id
+        figures = [f"{heading} {form.format(m[key])}" for key, heading, form in COMPARED if key in m]
+        figures += [f"{metric} {value:.4g}" for metric, value in m.items() if is_own(metric)]
+        shown = "  ".join(figures)
+        return f"{start}  {name:<10}  reward {record.reward:.4f}  {shown}  {record.seconds:.0f} s{mark}"

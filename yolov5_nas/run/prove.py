@@ -1,0 +1,190 @@
+"""Proof of gain: a run's best, stock YOLOv5 and stock rescaled, trained equally with several seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..engines.contract import Engine
+from ..errors import UserError
+from ..files import write_whole
+from ..records.journal import Journal, TrialRecord, TrialResult, best, eligible, front, read_journal
+from ..records.options import Options, load_options
+from ..records.reward import accuracy
+from ..results.proof import EQUAL, FOLDER, RESCALED, STOCK, compare, contestants, read, table, verdict
+from ..results.report import report
+from ..space.architecture import Architecture, Value
+from ..space.space import ConvLayer, Layer, load_yaml
+from ..strategies.strategies import Plan
+from ..training.trial import Settings, measure_architecture, preload, run_trial  # noqa: F401  # preload: engines look for it here
+from .api import engine_of, hold, settings_of
+from .loop import Listener
+from .stages import from_scratch, run_stage
+
+FAMILY = ((0.25, 0.5, 0.75, 1.0, 1.25), (0.33, 0.33, 0.67, 1.0, 1.33))  # YOLOv5's n, s, m, l, x: width, depth multiple
+STEPS = 8  # of the search for a scale
+PLAN = "prove.yaml"
+
+
+def prove(
+    run: str | Path,
+    top: int = 3,
+    seeds: int = 3,
+    epochs: int | None = None,
+    engine: Engine | None = None,
+    **options: Any,
+) -> str:
+    """Train, or go on with what was begun, and say in words what came of it.
+
+    Args:
+        run: a run's folder; `<run>/prove` gets the journal, and the report a section.
+        top: candidates: of the best and the front, those with the highest rewards; of all trials, where they started
+            from inherited weights.
+        seeds: trainings of each.
+        epochs: of each training; by default three times a trial's, or the base's, and those of an audit at least.
+        engine: where to train, in place of the options `engine`, `device`, `concurrency`, `trial_minutes`.
+        options: those of a search that say where to train.
+
+    Raises:
+        UserError: there is no such run, nothing to prove in it, or a proof of other epochs or candidates was begun.
+    """
+    run = Path(run)
+    records = read_journal(run)
+    o = Options().with_given(load_options(run / "search.yaml")).with_given(options)
+    least = o.full_epochs if o.shortcut else 1  # what inherited weights need is too little from scratch
+    settings = from_scratch(settings_of(run, o), epochs or max(least, 3 * (o.base_epochs or o.epochs)))
+    engine = engine or engine_of(replace(o, measure_on=None))
+    folder = run / FOLDER
+    cost = o.cost
+    candidates = _candidates(records, o, o.inherits, top)
+    with hold(run):
+        folder.mkdir(exist_ok=True)
+        plan = _plan(folder, candidates, settings, cost, seeds)
+        _train(folder, plan, settings, engine)
+    found = contestants(read(run), cost)
+    comparisons = compare(found)
+    report(run)
+    lines = ["".join(f"{cell:>16}" for cell in row) for row in table(found, cost)]
+    return "\n".join([*lines, "", *(c.text(cost) for c in comparisons), "", verdict(comparisons, cost)])
+
+
+def prove_trial(architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path) -> TrialResult:
+    """A trial of a contestant, whose labels say what it is, its seed, and how stock is rescaled."""
+    own = dict(architecture)
+    del own["contestant"]
+    seed = int(own.pop("seed"))
+    if "width_multiple" in own:
+        settings = rescaled(settings, float(own["depth_multiple"]), float(own["width_multiple"]))
+        own = dict(settings.space.default())
+    return run_trial(own, settings, seed, folder)
+
+
+def rescaled(settings: Settings, depth: float, width: float) -> Settings:
+    """Settings whose default architecture is stock YOLOv5 at other multiples, timed beside stock as it was."""
+    layers, rows = settings.space.layers, [*settings.model["backbone"], *settings.model["head"]]
+    rows = [[*row[:3], _stock_args(row[3], layers.get(i))] for i, row in enumerate(rows)]
+    n = len(settings.model["backbone"])
+    model = {**settings.model, "backbone": rows[:n], "head": rows[n:], "depth_multiple": depth, "width_multiple": width}
+    model.pop("imgsz", None)
+    size = settings.imgsz_of(settings.space.default())
+    return replace(settings, model=model, stock=settings.model, imgsz=size)
+
+
+def _stock_args(args: list[Any], layer: Layer | None) -> list[Any]:
+    """A layer's arguments with stock YOLOv5's options alone (others may not fit the rounded widths)."""
+    if layer is None:
+        return args
+    given = args[:-1] if args and isinstance(args[-1], dict) else args
+    if isinstance(layer, ConvLayer):
+        kernel = int(str(layer.kernel.default)[1:].split("p")[0])  # of k6p2
+        return [*given, {"kernel": [kernel], "act": [layer.act.default]}]
+    return [*given, {"width": [1.0], "kernel": [1], "act": [layer.acts[0].default]}]
+
+
+def _candidates(records: list[TrialRecord], o: Options, stock_leads: bool, top: int) -> list[TrialRecord]:
+    winner = best(records)
+    likely = [*([winner] if winner else []), *front(records, *o.front)]
+    if stock_leads:  # which keeps good ones off the front
+        likely = eligible(records)
+    found = {r.number: r for r in likely if r.number != 0}
+    if not found:
+        raise UserError("there is nothing to prove: the search found nothing better than the stock architecture")
+    return sorted(found.values(), key=lambda r: -(r.reward or 0.0))[:top]
+
+
+def _plan(folder: Path, candidates: list[TrialRecord], settings: Settings, cost: str, seeds: int) -> list[Architecture]:
+    """What to train, seed by seed; as it was begun, where it was.
+
+    Raises:
+        UserError: it was begun with other epochs or candidates.
+    """
+    numbers = [r.number for r in candidates]
+    if (folder / PLAN).exists():
+        begun, _ = load_yaml(folder / PLAN)
+        if (begun["epochs"], begun["candidates"]) != (settings.epochs, numbers):
+            raise UserError(
+                f"a proof of {begun['epochs']} epochs of the trials {begun['candidates']} was begun: give the same"
+                " --epochs and --top (--seeds may grow), or delete the folder",
+                got=(settings.epochs, numbers),
+                file=folder,
+            )
+    else:
+        begun = {"epochs": settings.epochs, "candidates": numbers, "rescaled": _rescale(candidates[0], settings, cost)}
+        write_whole(folder / PLAN, yaml.safe_dump(begun, sort_keys=False))
+    entries: list[tuple[str, Mapping[str, Value]]] = [(STOCK, settings.space.default())]
+    if begun["rescaled"]:
+        entries.append((RESCALED, begun["rescaled"]))
+    entries += [(f"trial {r.number}", r.architecture) for r in candidates]
+    return [Architecture({"contestant": n, "seed": s, **a}) for s in range(seeds) for n, a in entries]
+
+
+def _rescale(winner: TrialRecord, settings: Settings, cost: str) -> dict[str, float] | None:
+    """The multiples at which stock YOLOv5 costs what the winner does, by bisection.
+
+    Its widths are rounded, so that it seldom costs exactly that: then rather a little more, to be no easy rival.
+    """
+    wanted = winner.metrics.get(cost)
+    if not wanted:
+        return None
+    base = float(settings.model["width_multiple"])
+    low, high = math.log(base / 4), math.log(base * 4)
+    costs: dict[float, float] = {}
+    for _ in range(STEPS):
+        width = round(math.exp((low + high) / 2), 4)
+        scaled = rescaled(settings, depth_of(width, settings), width)
+        costs[width] = measure_architecture(scaled.space.default(), scaled).metrics[cost]
+        low, high = (math.log(width), high) if costs[width] < wanted else (low, math.log(width))
+    if not all(costs.values()):  # a hook's metric, which scaling does not move
+        return None
+    dear_enough = [w for w in costs if costs[w] >= wanted / EQUAL]
+    width = min(dear_enough or costs, key=lambda w: abs(math.log(costs[w] / wanted)))
+    print(f"stock rescaled: width_multiple {width:g}, {cost} {costs[width]:.4g} (trial {winner.number}: {wanted:.4g})")
+    return {"depth_multiple": depth_of(width, settings), "width_multiple": width}
+
+
+def depth_of(width: float, settings: Settings) -> float:
+    """The depth multiple that belongs to a width multiple in YOLOv5's own family, from the model YAML's on."""
+    base_depth, base_width = (float(settings.model[f"{name}_multiple"]) for name in ("depth", "width"))
+    return round(base_depth * float(np.interp(width, *FAMILY) / np.interp(base_width, *FAMILY)), 4)
+
+
+def _train(folder: Path, plan: list[Architecture], settings: Settings, engine: Engine) -> None:
+    def listeners(journal: Journal) -> list[Listener]:
+        def tell(record: TrialRecord) -> None:
+            done = sum(r.done for r in journal.trials.values())
+            score = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
+            a, took = record.architecture, f"{record.seconds:.0f} s"
+            print(f"[{done}/{len(plan)}] {a['contestant']}, seed {a['seed']}: {score}, {took}", flush=True)
+
+        return [tell]
+
+    try:
+        run_stage(folder, prove_trial, settings, Plan(plan), lambda: engine, accuracy, len(plan), listeners)
+    finally:
+        engine.close()

@@ -1,0 +1,57 @@
+"""The recorded architectures measured elsewhere, and ranked again without any training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..cost.latency import Runtime
+from ..engines.local import own_device
+from ..errors import TrialError, UserError
+from ..files import write_whole
+from ..records.journal import eligible, read_journal
+from ..records.options import Options, load_options
+from ..results.ranking import FOLDER, ranking, tau
+from ..results.report import report
+from ..training.trial import measure_architecture
+from .api import reward_of, settings_of
+
+
+def remeasure(
+    run: str | Path, backend: str = "pytorch", device: str = "cpu", batch: int = 1, half: bool = False
+) -> str:
+    """Measure every complete architecture on another runtime, and rank by the run's reward with the new costs.
+
+    `<run>/remeasured/<backend>-<device>.jsonl` gets the records with their new metrics, and the report a section.
+
+    Returns:
+        The new ranking beside the old, and Kendall's tau between the two, as text.
+
+    Raises:
+        UserError: there is no such run, nothing in it to rank, or the machine can't measure so.
+    """
+    run = Path(run)
+    records = eligible(read_journal(run))
+    if len(records) < 2:
+        raise UserError("a ranking needs two complete trials at least", got=len(records), file=run)
+    o = Options().with_given(load_options(run / "search.yaml"))
+    o = replace(o, device=device, latency_backend=backend, latency_batch=batch, half=half)
+    settings = settings_of(run, o)
+    settings = replace(settings, constraints=(), needed=("latency_ratio",), device=own_device(device))
+    Runtime(backend, batch, half, settings.device).check()
+    reward = reward_of(o)
+    found = []
+    for i, record in enumerate(records, 1):
+        try:
+            costs = measure_architecture(record.architecture, settings)
+        except TrialError as e:
+            raise UserError(f"trial {record.number} can't be measured: {e.message}") from None
+        metrics = {**record.metrics, **costs.metrics}
+        found.append(replace(record, metrics=metrics, reward=reward(metrics), conditions=costs.conditions))
+        print(f"[{i}/{len(records)}] trial {record.number}: x stock {metrics['latency_ratio']:.3f}", flush=True)
+    (run / FOLDER).mkdir(exist_ok=True)
+    text = "".join(record.to_json() + "\n" for record in found)
+    write_whole(run / FOLDER / f"{backend}-{device.replace(',', '-')}.jsonl", text)
+    report(run)
+    lines = ["".join(f"{cell:>10}" for cell in row) for row in ranking(records, found)]
+    return "\n".join([*lines, "", f"Kendall's tau between the two rankings: {tau(records, found):.2f}"])

@@ -1,0 +1,129 @@
+"""What a run does beside its trials: train a shared network, score by it, train some in full for an audit.
+
+Each is a small search in a folder of its own inside the run's, with a journal, so that it resumes as a search does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..engines.contract import Engine, Trial, trial_folder
+from ..engines.warm import OUTCOME
+from ..files import WEIGHTS
+from ..records.journal import Journal, TrialRecord, eligible, front, latest, read_lines
+from ..records.reward import Reward, accuracy
+from ..results import audit
+from ..space.architecture import Architecture
+from ..strategies.strategies import Plan
+from ..training.shared import LAST, score_trial, train_shared
+from ..training.trial import Settings, run_trial
+from .loop import AskTell, Listener, Loop
+
+SHARED, SCORES = "shared", "scores"  # folders in a run's
+
+
+class StageError(Exception):
+    """A stage did not give what the next one needs; says why."""
+
+
+def shared_network(run: Path, settings: Settings, epochs: int, **stage: Any) -> Path:
+    """Train the shared network, or go on with it; the file of its weights.
+
+    Args:
+        stage: as `run_stage` takes it.
+
+    Raises:
+        StageError: the training has failed, or the time is over.
+    """
+    settings = replace(settings, epochs=epochs, val_period=max(1, epochs // 8), constraints=())
+    plan, own = Plan([settings.space.default()]), trial_folder(run / SHARED, 0)
+    lines = run / SHARED / "trials.jsonl"
+    if any(r.state == "failed" for r in latest(read_lines(lines)).values()):  # a resume tries it again
+        for path in (lines, own / OUTCOME):
+            path.unlink(missing_ok=True)
+    (record,) = run_stage(run / SHARED, train_shared, settings, plan, reward=accuracy, count=1, **stage)
+    if record.state != "complete":
+        raise StageError(
+            f"the training of the shared network has {record.state}: {(record.error or {}).get('message')}"
+        )
+    (own / LAST).unlink(missing_ok=True)  # only now nothing goes on from it
+    return own / WEIGHTS
+
+
+def scores(run: Path, settings: Settings, strategy: AskTell, **stage: Any) -> list[TrialRecord]:
+    """Score architectures that a strategy proposes by the shared network in `settings.weights`.
+
+    Raises:
+        StageError: all have failed, or the time is over.
+    """
+    found = run_stage(run / SCORES, score_trial, settings, strategy, **stage)
+    if all(record.state == "failed" for record in found):
+        raise StageError(f"all scores have failed, the last: {(found[-1].error or {}).get('message')}")
+    return found
+
+
+def full_trainings(run: Path, settings: Settings, architectures: Sequence[Architecture], **stage: Any) -> None:
+    """Train some architectures in full, for an audit."""
+    folder, count = run / audit.FOLDER, len(architectures)
+    run_stage(folder, run_trial, settings, Plan(architectures), reward=accuracy, count=count, **stage)
+
+
+def from_scratch(settings: Settings, epochs: int) -> Settings:
+    """The settings of a full training: nothing is inherited, nothing refused, nothing frozen."""
+    return replace(
+        settings,
+        epochs=epochs,
+        val_period=max(1, -(-epochs // 4)),
+        weights=None,
+        base_epochs=None,
+        freeze=(),
+        constraints=(),
+        needed=(),
+    )
+
+
+def finalists(records: Sequence[TrialRecord], stock: Architecture, objectives: Sequence[str]) -> list[Architecture]:
+    """What to train: stock, then those on the front of the objectives, then the others, by reward each."""
+    best = front(records, *objectives) if objectives else []
+    numbers = {record.number for record in best}
+    order = sorted(eligible(records), key=lambda r: (r.number not in numbers, -(r.reward or 0.0), r.number))
+    return [stock, *(a for r in order if (a := Architecture(r.architecture)).id != stock.id)]
+
+
+def run_stage(
+    folder: Path,
+    trial: Trial,
+    settings: Any,
+    strategy: AskTell,
+    engine: Callable[[], Engine],
+    reward: Reward,
+    count: int,
+    listeners: Callable[[Journal], Sequence[Listener]] = lambda journal: (),
+    **loop: Any,
+) -> list[TrialRecord]:
+    """Run a search in a folder to its end; its trials by number. An engine is started only if something is to do.
+
+    Args:
+        loop: `seed`, `hours` and `since` as `Loop` takes them.
+
+    Raises:
+        StageError: the time is over.
+    """
+    folder.mkdir(exist_ok=True)
+    journal = Journal(folder / "trials.jsonl")
+    if sum(r.counts for r in journal.trials.values()) < count:
+        running = engine()
+        fetch = getattr(running, "fetch", None)
+        fetching = [lambda record: fetch(record.number)] if fetch else []
+        try:
+            running.start(trial, settings, folder)
+            stage = Loop(strategy, running, journal, reward, count, listeners=[*fetching, *listeners(journal)], **loop)
+            stage.run()
+        finally:
+            running.close()
+        if stage.is_out_of_time:
+            raise StageError(stage.ending)
+    return [record for _, record in sorted(journal.trials.items())]

@@ -1,0 +1,1 @@
+"""Trials: trainings of one architecture, of the supernet, and scores without a training."""

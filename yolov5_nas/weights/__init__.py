@@ -1,0 +1,1 @@
+"""Weights of one architecture for another."""

@@ -1,0 +1,495 @@
+"""Weights of a trained model mapped onto another architecture of its space, so that a training goes on from there.
+
+What an architecture has more than its source changes nothing at first, and what it has less is what mattered least:
+
+- kernels are cut or padded with zeros, each tap staying where it was on the input;
+- hidden widths keep their most important channels, or repeat some and share out what reads them (Chen et al. 2016,
+  Net2Net, section 2.2);
+- bottlenecks are added as identities, or the least important are left out;
+- batch norm goes with its channels.
+
+Where the mapping is not exact, what it lost is made up for by `refit`, and batch norm's statistics are estimated again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..space.architecture import Architecture, Value
+from ..space.compile import weight_names
+from ..space.space import C3Layer, ConvLayer, Layer, Space, parse_kernel
+from .elastic import State, activation, rename_states
+
+# An added bottleneck without a shortcut runs its activations about here, where SiLU's second derivative is 0: it bends
+# what passes only a little. Farther right it is straighter (SiLU(x + 12) is x + 12 within 1e-4), but then all channels
+# are large beside how they differ, and a few steps of training destroy what passes (docs/inheritance.md).
+SHIFT = 2.4
+BATCHES = 8  # of training images, from which batch norm statistics are estimated again
+
+
+@dataclass(frozen=True)
+class ConvWeights:
+    """What YOLOv5's `Conv` holds.
+
+    Args:
+        weight: (c2, c1 / g, k, k).
+        bn: batch norm's parameters and statistics by name, (c2,) each but `num_batches_tracked`.
+        p, d, g: padding, dilation, groups.
+    """
+
+    weight: torch.Tensor
+    bn: State
+    act: nn.Module
+    p: int = 0
+    d: int = 1
+    g: int = 1
+    eps: float = 1e-3
+
+    @classmethod
+    def of(cls, module: Any) -> ConvWeights:
+        """Those of a `Conv`."""
+        conv, bn = module.conv, module.bn
+        state = {name: value.detach() for name, value in bn.state_dict().items()}
+        return cls(
+            conv.weight.detach(), state, module.act, conv.padding[0], conv.dilation[0], conv.groups, bn.eps
+        )  # fmt: skip
+
+    def state(self) -> State:
+        """Under the names that `Conv` has for them."""
+        return {"conv.weight": self.weight, **{f"bn.{name}": value for name, value in self.bn.items()}}
+
+
+@dataclass(frozen=True)
+class C3Weights:
+    """What YOLOv5's `C3` holds: `m` has the two convolutions of each bottleneck."""
+
+    cv1: ConvWeights
+    cv2: ConvWeights
+    cv3: ConvWeights
+    m: tuple[tuple[ConvWeights, ConvWeights], ...]
+
+    def convs(self) -> dict[str, ConvWeights]:
+        """All convolutions by name."""
+        inner = {f"m.{j}.cv{i + 1}": conv for j, pair in enumerate(self.m) for i, conv in enumerate(pair)}
+        return {"cv1": self.cv1, "cv2": self.cv2, "cv3": self.cv3, **inner}
+
+    def state(self) -> State:
+        """Under the names that `C3` has for them."""
+        return {f"{part}.{name}": v for part, conv in self.convs().items() for name, v in conv.state().items()}
+
+
+Part = C3Weights | tuple[ConvWeights, ...] | State  # of a NASC3, of a NASConv with its repeats, of any other layer
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained model, taken apart along the lines of a searchable YAML; see `read_source`.
+
+    Args:
+        parts: weights by layer.
+        ends: the last module of each layer.
+    """
+
+    parts: Mapping[int, Part]
+    ends: Mapping[int, nn.Module]
+
+    def writers(self) -> dict[int, Any]:
+        """The `Conv` that writes each layer's output, where there is one."""
+        found = {i: _writer(module) for i, module in self.ends.items()}
+        return {i: conv for i, conv in found.items() if conv is not None}
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """Weights for the derived model of an architecture, and whether it computes what the source does."""
+
+    state: State
+    exact: bool
+
+
+def inherit(source: Source, space: Space, architecture: Mapping[str, Value]) -> Inherited:
+    """Map a source onto an architecture. Searchable layers fit; what else fits, is seen by `fitting`.
+
+    Where `exact`, outputs are the source's: bit by bit where nothing differs, to rounding where kernels, widths or
+    bottlenecks with a shortcut are more.
+
+    Raises:
+        UserError: the architecture is not of the space.
+    """
+    space.validate(architecture)
+    states: dict[str, State] = {}
+    exact = True
+    for i, part in source.parts.items():
+        state, same = _map_part(part, space.layers.get(i), architecture, space.multiples.default_act)
+        states[f"model.{i}"] = state
+        exact &= same
+    state = rename_states(states, weight_names(space, Architecture(architecture)))
+    return Inherited({name: value.clone() for name, value in state.items()}, exact)
+
+
+def shared_state(source: Source, space: Space, largest: Mapping[str, Value]) -> State:
+    """Weights for the shared network of a space, of which every architecture that only adds to the source computes what
+    the source does, once its batch norm statistics are estimated.
+
+    Narrower ones get its most important channels, which come first.
+
+    Args:
+        largest: the architecture that has all weights of the shared network.
+    """
+    state: State = {}
+    for i, part in source.parts.items():
+        layer = space.layers.get(i)
+        own, _ = _map_part(part, layer, largest, space.multiples.default_act, shared=True)
+        if isinstance(layer, ConvLayer):  # a NASConv holds its convolution as `conv`
+            own = {re.sub(r"(conv|bn)\.", r"conv.\1.", name): value for name, value in own.items()}
+        state |= {f"model.{i}.{name}": value for name, value in own.items()}
+    return state
+
+
+def fitting(given: State, own: State) -> tuple[State, list[str]]:
+    """What of `given` fits a model of the state `own` by name and shape, and the names in `own` that get nothing.
+
+    Anchors go with the detection layer's convolutions, which are of no use without them.
+    """
+    taken = {name: given[name] for name, value in own.items() if name in given and given[name].shape == value.shape}
+    left = [name for name in own if name not in taken]
+    if left:
+        taken = {name: value for name, value in taken.items() if "anchor" not in name}
+        left = [name for name in own if name not in taken]
+    return taken, left
+
+
+def estimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Set batch norm's running statistics to their mean over batches of images (B, 3, H, W)."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta, training = [bn.momentum for bn in norms], model.training
+    for bn in norms:
+        bn.reset_running_stats()
+        bn.momentum = None  # a plain mean
+    model.train()
+    with torch.no_grad():
+        for images in batches:
+            model(images)
+    model.train(training)
+    for bn, momentum in zip(norms, momenta):
+        bn.momentum = momentum
+
+
+# Taking a model apart -------------------------------------------------------------------------------------------------
+
+
+def read_source(model: Any, space: Space, file: str | Path) -> Source:
+    """A YOLOv5 model by the layers of a searchable YAML, whichever architecture it has.
+
+    It may be stock YOLOv5 or what `derive` gives: a C3 that is written out line by line is put together again.
+
+    Args:
+        model: from `Host.load_checkpoint`.
+        file: for messages.
+
+    Raises:
+        UserError: it is of another size, or another kind of model.
+    """
+    modules = list(model.model) if isinstance(getattr(model, "model", None), nn.Sequential) else []
+    every, parts, ends = list(modules), {}, {}
+    for i, row in enumerate([*space.yaml["backbone"], *space.yaml["head"]]):
+        try:
+            parts[i] = _take(modules, row[2], space.layers.get(i))
+            ends[i] = every[len(every) - len(modules) - 1]
+        except _MismatchError as e:
+            raise UserError(
+                f"the weights must be of {_name(space)} or its stock form: layer {i} {e}", file=file
+            ) from None
+    if modules:
+        raise UserError(f"the weights must be of {_name(space)} or its stock form: they have more layers", file=file)
+    return Source(parts, ends)
+
+
+class _MismatchError(Exception):
+    """Why a layer is not what the YAML says."""
+
+
+def _name(space: Space) -> str:
+    return Path(space.source).name
+
+
+def _take(modules: list[nn.Module], kind: str, layer: Layer | None) -> Part:
+    """Take a layer off the front of the modules."""
+    if isinstance(layer, C3Layer):
+        return _take_c3(modules, layer)
+    wanted = kind.removeprefix("NAS").split(".")[-1]
+    module: Any = _next(modules, wanted, "Sequential")
+    if layer is None:
+        return {name: value.detach() for name, value in module.state_dict().items()}
+    convs = list(module) if isinstance(module, nn.Sequential) else [module]
+    return tuple(_conv(conv, layer.c2) for conv in convs)
+
+
+def _writer(module: Any) -> Any:
+    """The `Conv` that writes a module's output: itself, the last of repeats, cv3 of a C3, cv2 of SPPF."""
+    last = module[-1] if isinstance(module, nn.Sequential) and len(module) else module
+    convs = [getattr(last, name, None) for name in ("cv3", "cv2")]
+    return next((m for m in (last, *convs) if hasattr(m, "conv") and hasattr(m, "bn")), None)
+
+
+def _take_c3(modules: list[nn.Module], layer: C3Layer) -> C3Weights:
+    first: Any = _next(modules, "C3", "Conv")
+    if type(first).__name__ == "C3":
+        cv1, cv2, cv3, inner = first.cv1, first.cv2, first.cv3, list(first.m)
+    else:  # written out, as `derive._c3_lines` does
+        inner = []
+        while modules and type(modules[0]).__name__ in ("Bottleneck", "Sequential"):
+            module: Any = modules.pop(0)
+            inner += list(module) if isinstance(module, nn.Sequential) else [module]
+        cv1, cv2, _, cv3 = first, *(_next(modules, name) for name in ("Conv", "Concat", "Conv"))
+    if not inner or any(type(b).__name__ != "Bottleneck" for b in inner):
+        raise _MismatchError("has no bottlenecks")
+    m = tuple((_conv(b.cv1), _conv(b.cv2)) for b in inner)
+    return C3Weights(_conv(cv1), _conv(cv2), _conv(cv3, layer.c2), m)
+
+
+def _next(modules: list[nn.Module], *names: str) -> nn.Module:
+    found = type(modules[0]).__name__ if modules else "nothing"
+    if found not in names:
+        raise _MismatchError(f"is {found} in them, not {names[0]}")
+    return modules.pop(0)
+
+
+def _conv(module: Any, c2: int | None = None) -> ConvWeights:
+    if not hasattr(module, "conv") or not hasattr(module, "bn"):
+        raise _MismatchError("has no batch norm in them (is it a fused model?)")
+    weights = ConvWeights.of(module)
+    if c2 is not None and len(weights.weight) != c2:
+        raise _MismatchError(f"has {len(weights.weight)} channels in them, not {c2} (is it of another size?)")
+    return weights
+
+
+# Mapping a layer ------------------------------------------------------------------------------------------------------
+
+
+def _map_part(
+    part: Part, layer: Layer | None, architecture: Mapping[str, Value], default_act: str, shared: bool = False
+) -> tuple[State, bool]:
+    """A layer's state for an architecture, and whether it computes the same; `shared` as `with_width` has it."""
+    if isinstance(layer, ConvLayer):
+        assert isinstance(part, tuple)
+        k, p = parse_kernel(architecture[layer.kernel.label])
+        act = activation(str(architecture[layer.act.label]))
+        mapped = [map_conv(conv, k, p, act) for conv in part]
+        prefixes = [f"{j}." for j in range(len(part))] if len(part) > 1 else [""]
+        state = {f"{x}{name}": v for x, (conv, _) in zip(prefixes, mapped) for name, v in conv.state().items()}
+        return state, all(same for _, same in mapped)
+    if isinstance(layer, C3Layer):
+        assert isinstance(part, C3Weights)
+        c3, same = map_c3(part, layer, architecture, activation(default_act), shared)
+        return c3.state(), same
+    assert isinstance(part, dict)
+    return part, True
+
+
+def map_conv(conv: ConvWeights, k: int, p: int, act: nn.Module) -> tuple[ConvWeights, bool]:
+    """A convolution with another kernel, padding and activation, and whether it computes the same.
+
+    A tap stays where it was on the input: the padding says how far to move it, which is about the centre.
+    """
+    old, shift = conv.weight.shape[-1], round((p - conv.p) / conv.d)
+    first, last = max(0, -shift), min(old, k - shift)  # the taps that have a place
+    weight = conv.weight.new_zeros(*conv.weight.shape[:2], k, k)
+    there, here = slice(first + shift, last + shift), slice(first, last)
+    weight[:, :, there, there] = conv.weight[:, :, here, here]
+    same = (first, last) == (0, old) and _are_same(conv.act, act)
+    return replace(conv, weight=weight, p=p, act=act), same
+
+
+def map_c3(
+    c3: C3Weights, layer: C3Layer, architecture: Mapping[str, Value], act: nn.Module, shared: bool = False
+) -> tuple[C3Weights, bool]:
+    """A C3 with another depth, hidden width, kernels and activations, and whether it computes the same."""
+    n, c_ = layer.bottlenecks(architecture), layer.hidden(float(architecture[layer.width.label]))
+    same = n >= len(c3.m) and c_ >= len(c3.cv1.weight)
+    same &= all(_are_same(conv.act, act) for conv in (c3.cv3, *(conv for pair in c3.m for conv in pair)))
+    if n > len(c3.m):
+        same &= layer.shortcut and float(act(torch.zeros(1))) == 0.0
+    if shared:  # before bottlenecks are added, whose weights say nothing of the channels' importance
+        c3 = with_width(c3, c_, layer.shortcut, shared)
+    c3 = with_depth(c3, n, layer.shortcut, act)
+    c3 = with_width(c3, c_, layer.shortcut)
+    outer = []
+    for conv, kernel, name in zip((c3.cv1, c3.cv2), layer.kernels, layer.acts):
+        k, p = parse_kernel(architecture[kernel.label])
+        conv, same_conv = map_conv(conv, k, p, activation(str(architecture[name.label])))
+        outer.append(conv)
+        same &= same_conv
+    return replace(c3, cv1=outer[0], cv2=outer[1]), same
+
+
+def _are_same(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two activations are the same function."""
+    x = torch.linspace(-9, 9, 73)
+    return torch.equal(a(x.clone()), b(x.clone()))  # some work in place
+
+
+def _is_straight(act: nn.Module, at: float) -> bool:
+    """Whether an activation is not far from x and a constant about a number."""
+    x = torch.tensor([0.0, -0.3, 1.0, 3.0])
+    y = act(x + at)
+    return bool((y - y[0] - x).abs().max() < 0.5)
+
+
+# Depth ----------------------------------------------------------------------------------------------------------------
+
+
+def with_depth(c3: C3Weights, n: int, shortcut: bool, act: nn.Module) -> C3Weights:
+    """A C3 with `n` bottlenecks: identities are added at the end, or the least important are left out.
+
+    Without shortcuts each bottleneck needs the one before it, so the last ones are left out.
+    """
+    m = list(c3.m)
+    while len(m) > n:
+        sizes = [float(b.bn["weight"].abs().mean()) for _, b in m]
+        m.pop(sizes.index(min(sizes)) if shortcut else -1)
+    if shortcut:
+        return replace(c3, m=(*m, *[_silent(m[-1])] * (n - len(m))))
+    return _with_passing(replace(c3, m=tuple(m)), n - len(m), act)
+
+
+def _silent(pair: tuple[ConvWeights, ConvWeights]) -> tuple[ConvWeights, ConvWeights]:
+    """A bottleneck whose residual is 0 until it has learned (Goyal et al. 2017, section 5.1)."""
+    a, b = pair
+    zero = torch.zeros_like(b.bn["weight"])
+    return a, replace(b, bn={**b.bn, "weight": zero, "bias": zero})
+
+
+def _with_passing(c3: C3Weights, count: int, act: nn.Module) -> C3Weights:
+    """A C3 with more bottlenecks that pass on what they get, though they have no shortcut.
+
+    An activation bends what goes through it, but not where it is a straight line. So each convolution passes its
+    input, shifted to there by its batch norm, and the batch norm of what reads the last of them takes the shift out.
+    """
+    if not count:
+        return c3
+    shift = SHIFT if _is_straight(act, SHIFT) else 0.0
+    height = float(act(torch.tensor(shift)))  # where the shift ends up
+    last = c3.m[-1][1]
+    mean, variance = _moments(last, act)
+    m = list(c3.m)
+    for j in range(count):
+        a, b = (
+            _passing(like, mean + got, variance, mean + shift)
+            for like, got in zip(c3.m[-1], (0.0 if j == 0 else height, height))
+        )
+        m.append((a, b))
+    weight, bn = c3.cv3.weight, c3.cv3.bn
+    moved = weight[:, : len(mean)].sum((1, 2, 3)) * height  # cv3 has 1x1 kernels
+    return replace(c3, m=tuple(m), cv3=replace(c3.cv3, bn={**bn, "running_mean": bn["running_mean"] + moved}))
+
+
+def _passing(like: ConvWeights, mean: torch.Tensor, variance: torch.Tensor, bias: torch.Tensor) -> ConvWeights:
+    """A convolution that passes its input, of this mean and variance, moved to the mean `bias`."""
+    weight = torch.zeros_like(like.weight)
+    nn.init.dirac_(weight, like.g)
+    bn = {"weight": (variance + like.eps).sqrt(), "bias": bias, "running_mean": mean, "running_var": variance}
+    return replace(like, weight=weight, bn={**like.bn, **bn})
+
+
+def _moments(conv: ConvWeights, act: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of each output of a `Conv`, (c2,) each, taking what its batch norm gives for Gaussian."""
+    z = torch.linspace(-5, 5, 101)[:, None]
+    share = torch.softmax(-z * z / 2, 0)
+    y = act(conv.bn["bias"] + conv.bn["weight"].abs() * z)  # (101, c2)
+    mean = (share * y).sum(0)
+    return mean, (share * (y - mean) ** 2).sum(0)
+
+
+# Width ----------------------------------------------------------------------------------------------------------------
+
+
+def with_width(c3: C3Weights, c_: int, shortcut: bool, shared: bool = False) -> C3Weights:
+    """A C3 of another hidden width.
+
+    What a shortcut adds to must have the same channels: along the bottlenecks they are chosen once then.
+
+    Args:
+        shared: for a shared network, whose narrower architectures have the first channels: they come by importance, and
+            what reads them reads none of those that are added, until it has learned.
+    """
+    old = len(c3.cv1.weight)
+    if c_ == old and not shared:
+        return c3
+    g = c3.m[0][1].g
+    chain, branch = c3.cv3.weight[:, :old], c3.cv3.weight[:, old:]  # the parts of cv3 that read m and cv2
+    written = [c3.cv1, *(b for _, b in c3.m)]
+    scores = [_importance(conv, reader) for conv, reader in zip(written, [*(a.weight for a, _ in c3.m), chain])]
+    if shortcut:
+        scores = [torch.stack(scores).sum(0)] * len(scores)
+    choose, reading = partial(_choose, by_importance=shared), partial(_reading, once=shared)
+    stages = [choose(score, c_, g) for score in scores]
+    second = choose(_importance(c3.cv2, branch), c_)
+    m = []
+    for (a, b), before, after in zip(c3.m, stages, stages[1:]):
+        inner = choose(_importance(a, b.weight, b.g), c_, b.g)
+        m.append((reading(_writing(a, inner), before), reading(_writing(b, after), inner)))
+    cv3 = reading(c3.cv3, torch.cat((stages[-1], old + second)))
+    return C3Weights(_writing(c3.cv1, stages[0]), _writing(c3.cv2, second), cv3, tuple(m))
+
+
+def _importance(conv: ConvWeights, reader: torch.Tensor, g: int = 1) -> torch.Tensor:
+    """How much each output of a convolution counts, (c2,): its scale (Liu et al. 2017) times the weights that read it.
+
+    Args:
+        reader: weights (c2', c2 / g, k, k) of the convolution that reads it, of `g` groups.
+    """
+    squares = reader.square().sum((2, 3)).reshape(g, -1, reader.shape[1]).sum(1)  # (g, c2 / g)
+    return conv.bn["weight"].abs() * squares.sqrt().flatten()
+
+
+def _choose(score: torch.Tensor, c: int, g: int = 1, by_importance: bool = False) -> torch.Tensor:
+    """Which old channel each of `c` new ones is: the most important, or all and the most important again.
+
+    Channels stay in their group of `g`, and in it in their order or come by importance.
+    """
+    old, new = len(score) // g, c // g
+    ranked = score.reshape(g, old).argsort(dim=1, descending=True, stable=True)
+    chosen = ranked[:, :new] if by_importance else ranked[:, :new].sort(1).values
+    if new > old:
+        chosen = torch.cat((chosen, ranked[:, torch.arange(new - old) % old]), 1)
+    return (chosen + old * torch.arange(g)[:, None]).flatten()
+
+
+def _writing(conv: ConvWeights, channels: torch.Tensor) -> ConvWeights:
+    """A convolution with these of its output channels."""
+    bn = {name: value[channels] if value.ndim else value for name, value in conv.bn.items()}
+    return replace(conv, weight=conv.weight[channels], bn=bn)
+
+
+def _reading(conv: ConvWeights, channels: torch.Tensor, once: bool = False) -> ConvWeights:
+    """A convolution that reads these channels of its input; one that comes several times is shared out among them.
+
+    Each output shares it out in its own way, at random, so that equal channels learn to differ; or reads it `once`, at
+    its first place.
+    """
+    groups = zip(conv.weight.chunk(conv.g), channels.chunk(conv.g))
+    c1 = conv.weight.shape[1]
+    share = _first_read if once else _shared_out
+    return replace(conv, weight=torch.cat([share(w, chosen % c1, c1) for w, chosen in groups]))
+
+
+def _shared_out(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.rand(len(weight), len(channels), generator=generator, dtype=weight.dtype) + 0.5
+    total = torch.zeros(len(weight), c1, dtype=weight.dtype).index_add(1, channels, shares)
+    return weight[:, channels] * (shares / total[:, channels])[:, :, None, None]
+
+
+def _first_read(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.Tensor:
+    is_first = torch.tensor([c not in channels[:i] for i, c in enumerate(channels)])
+    return weight[:, channels] * is_first[:, None, None]
