@@ -13,12 +13,11 @@ from __future__ import annotations
 import random
 from statistics import mean
 
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.space.space.space import Space
-
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import TrialRecord
 from yolov5_nas.results.effects import Effect, effects
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.space.space import Space
 
 SEARCHES = 40
 Truth = dict[tuple[str, object], float]

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolov5_nas.engines.contract.contract import Engine, Job, Trial
-from yolov5_nas.engines.nni.engine.engine import NNIEngine
-from yolov5_nas.space.space.space import Space
-
+from yolov5_nas.engines.contract import Engine, Job, Trial
 from yolov5_nas.engines.local import LocalEngine
+from yolov5_nas.engines.nni.engine import NNIEngine
 from yolov5_nas.files import shipped
-from yolov5_nas.host.yolov5 import yolov5 as host
+from yolov5_nas.host import yolov5 as host
+from yolov5_nas.host.locate import Location, find
 from yolov5_nas.records.journal import TrialResult
-from yolov5_nas.training.trial import Settings as _  # noqa: F401  # a real trial's file, and with it torch
+from yolov5_nas.space.space import Space
+from yolov5_nas.training.settings import Settings as _  # noqa: F401  # a real trial's file, and with it torch
 
 LIMITS = {"NNI, forked": 1.5, "NNI, started plainly": 4.0}  # seconds over the local engine's
 
@@ -34,7 +34,7 @@ LIMITS = {"NNI, forked": 1.5, "NNI, started plainly": 4.0}  # seconds over the l
 class Settings:
     """What the trial and the portal need."""
 
-    location: host.Location
+    location: Location
     space: Space
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     trials = parser.parse_args().trials
     space = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
-    settings = Settings(host.find(), space)
+    settings = Settings(find(), space)
     rows = [("local", *seconds(LocalEngine(), noop, settings, trials))]
     rows.append(("NNI, forked", *seconds(NNIEngine(), loads, settings, trials)))
     os.environ["YOLOV5_NAS_START"] = "spawn"

@@ -20,15 +20,16 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000"}
 
 import torch
-from yolov5_nas.host.yolov5.dataset import check_data, resolve_data
-from yolov5_nas.host.yolov5.yolov5 import load
-from yolov5_nas.space.space.compile import derive, dump_model
-from yolov5_nas.space.space.space import Space, load_yaml
 
-from yolov5_nas.cost.device_lock import DeviceLock, TakingTurns
+from yolov5_nas.cost.device_lock import DeviceLock, LockedLoader
 from yolov5_nas.cost.latency import Runtime, latency
 from yolov5_nas.digits import render
 from yolov5_nas.files import shipped
+from yolov5_nas.host.dataset import check_data, resolve_data
+from yolov5_nas.host.yolov5 import load
+from yolov5_nas.space.compile import derive, dump_model
+from yolov5_nas.space.model_yaml import load_yaml
+from yolov5_nas.space.space import Space
 
 IMGSZ, BATCH = 128, 16
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
@@ -45,7 +46,7 @@ def train(folder: str, images: Any) -> None:
     loss_of, optimizer = host.ComputeLoss(model), torch.optim.AdamW(model.parameters(), lr=1e-3)
     loader, _ = host.create_dataloader(data["train"], IMGSZ, BATCH, 32, hyp=hyp, augment=True, cache="ram", workers=0)
     while True:
-        for batch, targets, _, _ in TakingTurns(loader, DeviceLock("cpu")):
+        for batch, targets, _, _ in LockedLoader(loader, DeviceLock("cpu")):
             loss, _ = loss_of(model(batch.float() / 255), targets)
             optimizer.zero_grad()
             loss.backward()

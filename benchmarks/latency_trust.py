@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space
 
 from yolov5_nas.cost.latency import ERROR_BOUND, Pass, Runtime, compare, prepare
 from yolov5_nas.files import shipped
-from yolov5_nas.host.yolov5 import yolov5 as hosts
+from yolov5_nas.host import yolov5 as hosts
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
 
 MEASUREMENTS, SHARE = 10, 0.25
 BUSY = "while True: pass"

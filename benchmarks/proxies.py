@@ -26,14 +26,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "tables"))
 import make_table
 from search_efficiency import read_scores
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.space.space.space import load_yaml
 
-from yolov5_nas.files import WEIGHTS, shipped
+from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import TrialResult
 from yolov5_nas.results.statistics import Tau, tau
-from yolov5_nas.training.shared import score_trial, train_shared
-from yolov5_nas.training.trial import Settings, run_trial
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.space.model_yaml import load_yaml
+from yolov5_nas.training.scoring import score_trial
+from yolov5_nas.training.settings import Settings
+from yolov5_nas.training.shared import train_shared
+from yolov5_nas.training.trial import run_trial
 
 TABLE = make_table.HERE / "digits_hard_yolov5n_elastic.jsonl"
 SCORES = TABLE.with_suffix(".scores.jsonl")
@@ -128,9 +130,9 @@ def inherited(rows: Mapping[str, Any], settings: Settings, args: argparse.Namesp
     folder = args.folder / f"base-{args.base_epochs}-{args.seed}"
     default = settings.space.default()
     scratch = replace(settings, epochs=args.base_epochs, val_period=args.base_epochs)
-    if not (folder / WEIGHTS).exists():
+    if not (folder / "weights.pt").exists():
         run_trial(default, scratch, args.seed, folder)
-    weights = str(folder / WEIGHTS)
+    weights = str(folder / "weights.pt")
     child = replace(settings, weights=weights, base_epochs=None, epochs=args.inherit_epochs, val_period=1)
     epochs = {"base_epochs": args.base_epochs, "epochs": args.inherit_epochs}
     score_all(name, rows, args, epochs, lambda architecture: run_trial(architecture, child, args.seed))
@@ -142,12 +144,12 @@ def one_shot(rows: Mapping[str, Any], settings: Settings, args: argparse.Namespa
     name = f"shared network of {args.one_shot_epochs} epochs{after}"
     if not missing(name, rows, args):
         return
-    base = args.folder / f"base-{args.base_epochs}-{args.seed}" / WEIGHTS if args.warm else None
+    base = args.folder / f"base-{args.base_epochs}-{args.seed}" / "weights.pt" if args.warm else None
     folder = args.folder / f"shared-{args.one_shot_epochs}{f'-of-{args.base_epochs}' if base else ''}-{args.seed}"
     training = replace(settings, epochs=args.one_shot_epochs, val_period=4, weights=str(base) if base else None)
-    if not (folder / WEIGHTS).exists():
+    if not (folder / "weights.pt").exists():
         train_shared(settings.space.default(), training, args.seed, folder)
-    scoring = replace(settings, weights=str(folder / WEIGHTS))
+    scoring = replace(settings, weights=str(folder / "weights.pt"))
     epochs = {"base_epochs": STEP * args.one_shot_epochs + (args.base_epochs if base else 0), "epochs": 0}
     score_all(name, rows, args, epochs, lambda architecture: score_trial(architecture, scoring, args.seed))
 

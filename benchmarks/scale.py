@@ -21,19 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolov5_nas.engines.contract.contract import Job, Outcome, cores
-from yolov5_nas.engines.ray.engine.engine import RayEngine
-from yolov5_nas.run.api.callbacks import Keeper, Progress
-from yolov5_nas.run.api.loop import Loop
-from yolov5_nas.space.space.compile import dump_model
-from yolov5_nas.space.space.space import Space, load_yaml
-from yolov5_nas.strategies.strategies.strategies import Evolution
-
+from yolov5_nas.engines.contract import Job, Outcome, cores
+from yolov5_nas.engines.ray.engine import RayEngine
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, TrialResult
 from yolov5_nas.records.options import Options
 from yolov5_nas.records.reward import SoftReward, Target
 from yolov5_nas.results.tensorboard import TensorBoardLogger
+from yolov5_nas.run.callbacks import Checkpoints, Progress
+from yolov5_nas.run.loop import Loop
+from yolov5_nas.space.compile import dump_model
+from yolov5_nas.space.model_yaml import load_yaml
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.evolution import Evolution
 
 CFG = shipped("models") / "yolov5n_nas.yaml"
 PARTS = ("strategy", "journal", "best, front", "TensorBoard", "progress", "engine")
@@ -95,7 +95,7 @@ def search(slots: int, trials: int, sleep: float, folder: Path) -> tuple[float, 
     journal = Journal(folder / "trials.jsonl")
     warm_up(engine, slots)
     options = Options(trials=trials)
-    keeper = Keeper(folder, journal, options.front, fetch=engine.fetch)
+    keeper = Checkpoints(folder, journal, options.front, fetch=engine.fetch)
     strategy, logger = Evolution(space, population=16), TensorBoardLogger(folder, [], options, space)
     with Progress(trials, journal) as progress, contextlib.redirect_stdout(io.StringIO()):
         functions: list[Callable[..., Any]] = [keeper, logger, progress]

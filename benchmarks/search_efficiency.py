@@ -31,10 +31,10 @@ from statistics import mean, median, quantiles
 from typing import Any
 
 import numpy as np
-from yolov5_nas.strategies.strategies.early_stopping import Curves, best_so_far
 
 from yolov5_nas.records.journal import TrialRecord, best, front
 from yolov5_nas.records.reward import Reward, SoftReward, Target
+from yolov5_nas.strategies.early_stopping import Curves, best_so_far
 
 TABLE = Path(__file__).parent / "tables/digits_hard_yolov5n_elastic.jsonl"
 Table = dict[str, list[dict[str, Any]]]

@@ -68,10 +68,9 @@ def in_own_process(side: str, seed: int) -> dict[str, float]:
 
 def prepare(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The host, the resolved data, and the hyper-parameters without the keys that train.py does not know."""
-    from yolov5_nas.host.yolov5.dataset import check_data, find_data, resolve_data
-
     from yolov5_nas.files import shipped
-    from yolov5_nas.host.yolov5 import yolov5 as hosts
+    from yolov5_nas.host import yolov5 as hosts
+    from yolov5_nas.host.dataset import check_data, find_data, resolve_data
 
     host = hosts.load()
     host.torch_utils.torch.set_num_threads(args.threads)
@@ -84,10 +83,10 @@ def prepare(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str, An
 
 
 def run_ours(args: argparse.Namespace) -> dict[str, float]:
-    from yolov5_nas.space.space.space import read_model_yaml
-
     from yolov5_nas.files import shipped
-    from yolov5_nas.training.trial import Settings, run_trial
+    from yolov5_nas.space.model_yaml import read_model_yaml
+    from yolov5_nas.training.settings import Settings
+    from yolov5_nas.training.trial import run_trial
 
     host, data, hyp = prepare(args)
     model, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")

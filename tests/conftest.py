@@ -33,15 +33,15 @@ from filelock import FileLock
 from lent import MINUTES, Lender
 
 # Nothing that imports torch: the process that starts pytest's others needs none of it.
-from yolov5_nas.engines.nni.engine.engine import NNIEngine
-from yolov5_nas.host.yolov5.yolov5 import Host, load
-from yolov5_nas.space.space.space import Space, read_model_yaml
-
+from yolov5_nas.engines.nni.engine import NNIEngine
 from yolov5_nas.files import shipped
+from yolov5_nas.host.yolov5 import Host, load
 from yolov5_nas.records.reward import SoftReward, Target
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.space.space import Space
 
 if TYPE_CHECKING:
-    from yolov5_nas.training.trial import Settings
+    from yolov5_nas.training.settings import Settings
 
 # A shell starts jobs in the background with SIGINT ignored, which the processes of tests would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -112,9 +112,8 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
 @pytest.fixture(scope="session")
 def digits(host: Host, made_once: MakeOnce) -> Path:
     """The built-in data set's folder, with its labels read. Its `digits.yaml` validates on a fifth of the images."""
-    from yolov5_nas.host.yolov5.dataset import check_data, resolve_data
-
     from yolov5_nas.digits import render
+    from yolov5_nas.host.dataset import check_data, resolve_data
 
     def make(folder: Path) -> None:
         render(folder)
@@ -137,9 +136,8 @@ def digits_yaml(digits: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_settings(host: Host, digits_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """yolov5n at 64 px on 64 training images, for two epochs."""
-    from yolov5_nas.host.yolov5.dataset import check_data, resolve_data, take_subset
-
-    from yolov5_nas.training.trial import Settings
+    from yolov5_nas.host.dataset import check_data, resolve_data, take_subset
+    from yolov5_nas.training.settings import Settings
 
     folder = tmp_path_factory.mktemp("subset")
     data = resolve_data(digits_yaml, host)

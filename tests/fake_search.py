@@ -8,16 +8,16 @@ from functools import partial
 from pathlib import Path
 
 import fake_trials
-from yolov5_nas.engines.nni.engine.engine import NNIEngine
-from yolov5_nas.engines.ray.engine.engine import RayEngine
-from yolov5_nas.run.api.loop import Loop
-from yolov5_nas.space.space.space import Space
-from yolov5_nas.strategies.strategies.strategies import Evolution
 
 from yolov5_nas.engines.local import LocalEngine
+from yolov5_nas.engines.nni.engine import NNIEngine
+from yolov5_nas.engines.ray.engine import RayEngine
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal
 from yolov5_nas.records.reward import SoftReward, Target
+from yolov5_nas.run.loop import Loop
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.evolution import Evolution
 
 
 def main(folder: Path, trials: int, slots: int, engine_name: str, trial: str) -> None:

@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from yolov5_nas.engines.contract.contract import CURVE
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.strategies.strategies.early_stopping import best_so_far
-
 from yolov5_nas.errors import TrialError, UserError
-from yolov5_nas.files import MODEL, WEIGHTS
 from yolov5_nas.records.journal import TrialResult
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.strategies.early_stopping import best_so_far
 
 
 @dataclass
@@ -115,7 +112,7 @@ def with_curve(architecture: Mapping[str, Any], settings: Any, seed: int, folder
     """Writes its curve as the real trial does."""
     folder.mkdir(parents=True, exist_ok=True)
     points = tuple({"epoch": i, "map50_95": i / 10} for i in (1, 2, 3))
-    (folder / CURVE).write_text("".join(json.dumps(point) + "\n" for point in points))
+    (folder / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0}, points)
 
 
@@ -123,7 +120,7 @@ def with_weights(architecture: Mapping[str, Any], settings: Any, seed: int, fold
     """Leaves a log and weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").write_text("a line\n")
-    (folder / WEIGHTS).write_bytes(bytes(300_000))
+    (folder / "weights.pt").write_bytes(bytes(300_000))
     return noop(architecture)
 
 
@@ -132,7 +129,7 @@ def one_then_slow(architecture: Mapping[str, Any], settings: Any, seed: int, fol
     if folder.name != "0" and not (folder / "slow").exists():
         folder.mkdir(parents=True, exist_ok=True)
         time.sleep(60)
-    (folder.mkdir(parents=True, exist_ok=True), (folder / MODEL).write_text("a model\n"))
+    (folder.mkdir(parents=True, exist_ok=True), (folder / "model.yaml").write_text("a model\n"))
     return with_weights(architecture, settings, seed, folder)
 
 

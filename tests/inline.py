@@ -11,16 +11,14 @@ from typing import Any
 
 import fake_trials
 import pytest
-from yolov5_nas.engines.contract.contract import CURVE, Outcome, call_trial
-from yolov5_nas.space.space.compile import derive, dump_model
 
-from yolov5_nas import prove
 from yolov5_nas.cost import measure
+from yolov5_nas.engines.contract import Outcome, call_trial
 from yolov5_nas.errors import TrialError
-from yolov5_nas.files import MODEL, WEIGHTS
 from yolov5_nas.records.journal import TrialResult
 from yolov5_nas.records.options import Options
-from yolov5_nas.run.api import api as run
+from yolov5_nas.run import api, pipeline, prepare, prove
+from yolov5_nas.space.compile import derive, dump_model
 from yolov5_nas.training import trial
 
 
@@ -58,15 +56,15 @@ class InlineEngine:
 @contextmanager
 def inline(interrupts: set[tuple[str, int]] | None = None) -> Iterator[None]:
     """Searches and proofs run their trials in this process; what an engine refuses is refused."""
-    real = run.engine_of
+    real = prepare.engine_of
 
     def engine_of(options: Options) -> InlineEngine:
         real(replace(options, engine="local")).close()
         return InlineEngine(interrupts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "engine_of", engine_of)
-        patch.setattr(prove, "engine_of", engine_of)
+        for module in (api, pipeline, prove):
+            patch.setattr(module, "engine_of", engine_of)
         yield
 
 
@@ -95,7 +93,7 @@ def _no_training(
     curve = tuple({**point, "epoch": e} for e in range(1, settings.epochs + 1))
     cfg = derive(settings.space, architecture)
     if folder:
-        host.save_checkpoint(host.build(cfg, nc=settings.nc), folder / WEIGHTS)
-        (folder / MODEL).write_text(dump_model(cfg))
-        (folder / CURVE).write_text("".join(f"{json.dumps(p)}\n" for p in curve))
+        host.save_checkpoint(host.build(cfg, nc=settings.nc), folder / "weights.pt")
+        (folder / "model.yaml").write_text(dump_model(cfg))
+        (folder / "curve.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in curve))
     return replace(costs, metrics={**point, **costs.metrics, "batch_size": settings.batch_size}, curve=curve)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import fake_trials
-from yolov5_nas.engines.contract.contract import Engine, Job, Outcome
+
+from yolov5_nas.engines.contract import Engine, Job, Outcome
 
 MINUTES = 0.1  # that a trial may take on an engine that is lent
 

@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from yolov5_nas.space.space.compile import dump_model
-from yolov5_nas.space.space.space import Space, read_model_yaml
-
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, TrialRecord
 from yolov5_nas.records.options import Options
+from yolov5_nas.space.compile import dump_model
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.space.space import Space
 
 CFG = shipped("models") / "yolov5n_elastic.yaml"
 ACCURACY = {("nasconv_0_act", "ReLU"): -0.04, ("c3_4", 1.5): 0.03, ("nasconv_3", "k5p2"): 0.03}  # planted effects

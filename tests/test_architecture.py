@@ -4,9 +4,9 @@ import doctest
 import pickle
 
 import pytest
-from yolov5_nas.space.space.architecture import Architecture
 
-from yolov5_nas.space.space import architecture
+from yolov5_nas.space import architecture
+from yolov5_nas.space.architecture import Architecture
 
 ONE = Architecture({"c3_2": 1.5, "nasconv_0": "k6p2"})
 

@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from yolov5_nas.engines.contract.contract import trial_folder
-from yolov5_nas.run.api.callbacks import Estimate
 
 from yolov5_nas import cli
 from yolov5_nas.cli import main
 from yolov5_nas.errors import UserError
 from yolov5_nas.records.journal import Journal, TrialRecord
 from yolov5_nas.records.options import Options
-from yolov5_nas.run.api import callbacks as listeners
+from yolov5_nas.records.run_folder import RunFolder
+from yolov5_nas.run import callbacks as listeners
+from yolov5_nas.run.callbacks import Estimate
 
 DOCS = (Path(__file__).parents[1] / "docs" / "command_line.md").read_text()
 CODES = {value for name, value in vars(cli).items() if name.startswith("EXIT_") and isinstance(value, int)}
@@ -186,7 +186,7 @@ def test_the_estimate_comes_once_after_the_first_complete_trial(slots, options, 
     said = []
     journal = Journal(tmp_path / "trials.jsonl")
     estimate = Estimate(tmp_path, journal, Options(trials=20, **options), slots, said.append)
-    weights = trial_folder(tmp_path, 0) / "weights.pt"
+    weights = RunFolder(tmp_path).trial(0).path / "weights.pt"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(bytes(4_000_000))
     for one in (record(0), record(1), record(2)):

@@ -21,20 +21,26 @@ import pytest
 import torch
 from hungry import Hungry
 from torch import nn
-from yolov5_nas.engines.contract.contract import Job
-from yolov5_nas.host.yolov5.yolov5 import load, patched
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space, read_model_yaml
 
 from yolov5_nas.cost.latency import ERROR_BOUND, Runtime, latency, prepare
 from yolov5_nas.cost.measure import gflops, parameters
 from yolov5_nas.doctor import OK, doctor
+from yolov5_nas.engines.contract import Job
 from yolov5_nas.errors import TrialError, UserError
-from yolov5_nas.files import WEIGHTS, shipped
+from yolov5_nas.files import shipped
+from yolov5_nas.host.compat import patched
+from yolov5_nas.host.yolov5 import load
 from yolov5_nas.records.journal import TrialResult, read_journal
-from yolov5_nas.training.shared import LAST, SharedTraining, score_trial, train_shared
-from yolov5_nas.training.trial import LOG, Training, _load_weights, global_state_kept, measure_architecture, run_trial
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.space.space import Space
+from yolov5_nas.training.initial import load_weights
+from yolov5_nas.training.process import global_state_kept
+from yolov5_nas.training.scoring import score_trial
+from yolov5_nas.training.shared import SharedTraining, train_shared
+from yolov5_nas.training.trainer import Training
+from yolov5_nas.training.trial import measure_architecture, run_trial
 
 pytestmark = pytest.mark.cuda
 
@@ -156,11 +162,11 @@ def test_a_training_runs_in_mixed_precision_with_scaled_losses_that_are_finite(t
 
 
 def test_weights_from_a_gpu_are_stock_and_load_on_the_cpu(trained, host):
-    with zipfile.ZipFile(trained.folder / WEIGHTS) as archive:
+    with zipfile.ZipFile(trained.folder / "weights.pt") as archive:
         pickled = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
     assert b"yolov5_nas" not in pickled
     assert b"cuda" not in pickled  # as in YOLOv5's own best.pt: a tensor that says so needs a GPU to be loaded
-    model = host.load_checkpoint(trained.folder / WEIGHTS).eval()
+    model = host.load_checkpoint(trained.folder / "weights.pt").eval()
     assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
     with torch.no_grad():
         assert model(torch.rand(1, 3, 64, 64))[0].isfinite().all()
@@ -178,7 +184,7 @@ def test_the_gpu_does_not_change_what_an_architecture_costs(settings):
 
 
 def test_costs_of_a_model_on_the_gpu_are_those_on_the_cpu(host):
-    model = stock_of(host, "yolov5n_elastic")
+    model = reference(host, "yolov5n_elastic")
     there = parameters(model), gflops(model, 128)
     assert (parameters(model.to(DEVICE)), gflops(model, 128)) == there
 
@@ -219,7 +225,7 @@ def test_out_of_memory_goes_on_at_half_the_batch_and_with_the_memory_of_the_firs
         result = run_trial(settings.space.default(), replace(settings, epochs=1), 0, tmp_path, COSTS)
     assert result.state == "complete"
     assert result.metrics["batch_size"] == 8
-    assert "out of memory at batch 16" in (tmp_path / LOG).read_text()
+    assert "out of memory at batch 16" in (tmp_path / "log.txt").read_text()
     first, second = at_start
     assert second < first + MB
 
@@ -259,7 +265,7 @@ def test_a_trial_without_memory_leaves_none_to_the_next_one_of_its_process(setti
 # Latency --------------------------------------------------------------------------------------------------------------
 
 
-def stock_of(host, name):
+def reference(host, name):
     """The default architecture of a shipped space, for 10 classes."""
     space = Space.from_yaml(shipped("models") / f"{name}.yaml", nc=10)
     return host.build(derive(space, space.default()))
@@ -289,7 +295,7 @@ class Watched(nn.Module):
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("device", [DEVICE, pytest.param("cuda:1", marks=NEEDS_TWO)])
 def test_a_replayed_graph_computes_what_the_model_does(host, device, half, tmp_path):
-    watched = Watched(stock_of(host, "yolov5n_elastic"))
+    watched = Watched(reference(host, "yolov5n_elastic"))
     run = prepare(watched, 64, Runtime(half=half, device=device), host, tmp_path / "model")
     with torch.no_grad():
         watched(torch.zeros(1, 3, 64, 64, device=device, dtype=torch.float16 if half else torch.float32))
@@ -304,7 +310,7 @@ def test_a_replayed_graph_computes_what_the_model_does(host, device, half, tmp_p
 
 
 def test_a_pass_keeps_the_weights_that_its_graph_reads(host, no_garbage, tmp_path):
-    model = stock_of(host, "yolov5n_elastic")
+    model = reference(host, "yolov5n_elastic")
     before = held()
     run = prepare(model, 64, Runtime(device=DEVICE), host, tmp_path / "model")
     gc.collect()
@@ -314,7 +320,7 @@ def test_a_pass_keeps_the_weights_that_its_graph_reads(host, no_garbage, tmp_pat
 
 
 def test_a_model_is_as_fast_as_its_copy_on_a_replayed_graph(host, in_earnest):
-    model = stock_of(host, "yolov5n_elastic")
+    model = reference(host, "yolov5n_elastic")
     metrics, conditions = latency(model, deepcopy(model), (320, 320), Runtime(device=DEVICE), host)
     assert metrics["latency_ratio"] == pytest.approx(1.0, abs=max(0.03, 3 * metrics["latency_error"]))
     assert 0 < metrics["latency_ms"] <= metrics["latency_p95_ms"]
@@ -326,13 +332,13 @@ def test_a_model_is_as_fast_as_its_copy_on_a_replayed_graph(host, in_earnest):
 
 
 def test_a_much_larger_model_is_slower(host, in_earnest):
-    large, small = stock_of(host, "yolov5l_nas"), stock_of(host, "yolov5n_nas")
+    large, small = reference(host, "yolov5l_nas"), reference(host, "yolov5n_nas")
     metrics, _ = latency(large, small, (640, 640), Runtime(batch=8, device=DEVICE), host)
     assert metrics["latency_ratio"] > 2
 
 
 def test_half_precision_is_timed_as_such_and_takes_no_longer(host, in_earnest):
-    model = stock_of(host, "yolov5n_elastic")
+    model = reference(host, "yolov5n_elastic")
     (single, _), (half, conditions) = (
         latency(model, model, (640, 640), Runtime(batch=32, half=half, device=DEVICE), host) for half in (False, True)
     )
@@ -384,7 +390,7 @@ def test_tensorrt_predicts_what_the_model_does_and_is_timed(host, half, in_earne
 
 def predicts_and_is_timed(host, runtime, folder):
     """Hold an exported model to its model, and time it with its copy; what was loaded."""
-    model = stock_of(host, "yolov5n_elastic").eval()
+    model = reference(host, "yolov5n_elastic").eval()
     device, dtype = torch.device(DEVICE), torch.float16 if runtime.half else torch.float32
     exported = host.export(model, folder / "m.pt", runtime.backend, 64, 1, runtime.half, device)
     try:
@@ -420,7 +426,7 @@ def test_doctor_names_the_gpu_and_runs_a_model_on_it(host):
 def test_the_energy_hook_reads_the_gpus_counter(host):
     nvml = pytest.importorskip("pynvml")
     energy = runpy.run_path(str(shipped("hooks") / "energy.py"))
-    model = stock_of(host, "yolov5n_elastic").to(DEVICE).eval()
+    model = reference(host, "yolov5n_elastic").to(DEVICE).eval()
     try:
         with torch.no_grad():
             measured = energy["measure"](model, 64, DEVICE)
@@ -515,9 +521,8 @@ def preload(settings):
 def nni_engine(tmp_path, monkeypatch):
     """Starts NNI engines on the first GPU, and stops them."""
     pytest.importorskip("nni")
-    from yolov5_nas.engines.nni.engine.engine import NNIEngine
-
     from yolov5_nas.engines.local import device_indices
+    from yolov5_nas.engines.nni.engine import NNIEngine
 
     monkeypatch.delenv("YOLOV5_NAS_START", raising=False)
     made = []
@@ -598,33 +603,33 @@ def test_a_supernet_trains_is_resumed_and_scores_its_slices(elastic, host, tmp_p
 
     with patched(SharedTraining, _end_epoch=kill), pytest.raises(KeyboardInterrupt):
         train_shared(default, elastic, 5, tmp_path)
-    assert (tmp_path / LAST).exists()
+    assert (tmp_path / "last.pt").exists()
     result = train_shared(default, elastic, 5, tmp_path)
     assert [point["epoch"] for point in result.curve] == [1, 2]
     assert all(math.isfinite(value) for point in result.curve for value in point.values())
-    state = torch.load(tmp_path / WEIGHTS, map_location="cpu", weights_only=True)["state"]
+    state = torch.load(tmp_path / "weights.pt", map_location="cpu", weights_only=True)["state"]
     assert all(value.isfinite().all() for value in state.values())
-    scoring = replace(elastic, weights=str(tmp_path / WEIGHTS))
+    scoring = replace(elastic, weights=str(tmp_path / "weights.pt"))
     architecture = elastic.space.sample(random.Random(3))
     first, again = (score_trial(architecture, scoring).metrics for _ in range(2))
     assert first == pytest.approx(again, abs=0.01)
     child = run_trial(architecture, replace(scoring, epochs=1), 0, tmp_path / "child", COSTS)
     assert child.state == "complete"
-    assert "batch norm estimated again" in (tmp_path / "child" / LOG).read_text()
+    assert "batch norm estimated again" in (tmp_path / "child" / "log.txt").read_text()
 
 
 def prepared(host, settings, architecture):
     """A training that has inherited its weights, before its first step."""
     cfg = derive(settings.space, architecture)
     training = Training(host, cfg, settings, 64, 16, torch.device(settings.device), 0)
-    training.is_settled, training.parent = _load_weights(training.model, settings.space, architecture, settings, host)
+    training.is_settled, training.parent = load_weights(training.model, settings.space, architecture, settings, host)
     training._prepare()
     return training
 
 
 def test_weights_are_inherited_exactly_by_the_architecture_they_are_of(host, settings, trained):
-    settings = replace(settings, weights=str(trained.folder / WEIGHTS))
-    parent, images = host.load_checkpoint(trained.folder / WEIGHTS).to(DEVICE).eval(), torch.rand(2, 3, 64, 64)
+    settings = replace(settings, weights=str(trained.folder / "weights.pt"))
+    parent, images = host.load_checkpoint(trained.folder / "weights.pt").to(DEVICE).eval(), torch.rand(2, 3, 64, 64)
     with global_state_kept(), torch.no_grad():
         training = prepared(host, settings, settings.space.default())
         assert training.is_settled
@@ -634,7 +639,7 @@ def test_weights_are_inherited_exactly_by_the_architecture_they_are_of(host, set
 
 
 def test_what_is_not_inherited_exactly_is_refitted(host, settings, trained, tmp_path):
-    weights = trained.folder / WEIGHTS
+    weights = trained.folder / "weights.pt"
     settings = replace(settings, weights=str(weights))
     parent, images = host.load_checkpoint(weights).to(DEVICE).eval(), torch.rand(8, 3, 64, 64).to(DEVICE)
     default = settings.space.default()
@@ -650,4 +655,4 @@ def test_what_is_not_inherited_exactly_is_refitted(host, settings, trained, tmp_
             missed.append(sum(float((a - b).square().mean()) for a, b in pairs))
     assert missed[1] < 0.8 * missed[0]
     assert run_trial(bent, replace(settings, epochs=1), 0, tmp_path, COSTS).state == "complete"
-    assert f"from {weights}, refitted to them" in (tmp_path / LOG).read_text()
+    assert f"from {weights}, refitted to them" in (tmp_path / "log.txt").read_text()

@@ -5,11 +5,11 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from yolov5_nas.host.yolov5.dataset import check_data, find_data, read_data, resolve_data, take_subset
 
 from yolov5_nas.digits import HARD_SPLITS, SPLITS, render, render_hard
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import find_file, increment_path, make_folder, shipped
+from yolov5_nas.host.dataset import check_data, find_data, read_data, resolve_data, take_subset
 
 
 def write_data(folder, labels=("0 0.5 0.5 0.2 0.2",), **entries):

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from yolov5_nas.host.yolov5.yolov5 import Host
-from yolov5_nas.space.space.compile import derive, stock_lines, weight_names
-from yolov5_nas.space.space.space import Space
 
 from yolov5_nas import derive as package_derive
 from yolov5_nas.errors import UserError
+from yolov5_nas.host.yolov5 import Host
+from yolov5_nas.space.compile import derive, stock_lines, weight_names
+from yolov5_nas.space.space import Space
 
 MODELS = Path(__file__).parents[1] / "models"
 YAML = """\

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from yolov5_nas.cost import device_lock
-from yolov5_nas.cost.device_lock import NOTICE, DeviceLock, TakingTurns, own_folder
+from yolov5_nas.cost.device_lock import NOTICE, DeviceLock, LockedLoader, own_folder
 
 TRAINS = """
 import sys, time
-from yolov5_nas.cost.device_lock import DeviceLock, TakingTurns
-for batch in TakingTurns(range(10**6), DeviceLock(sys.argv[1], patience=float(sys.argv[2]))):
+from yolov5_nas.cost.device_lock import DeviceLock, LockedLoader
+for batch in LockedLoader(range(10**6), DeviceLock(sys.argv[1], patience=float(sys.argv[2]))):
     start = time.monotonic()
     time.sleep(0.01)
     print(start, time.monotonic(), flush=True)
@@ -142,7 +142,7 @@ def test_who_waits_for_longer_than_a_minute_says_so_once(device, capsys):
 
 
 def test_a_loader_left_in_the_middle_gives_its_turn_back(device):
-    loader = TakingTurns([1, 2, 3], DeviceLock(device))
+    loader = LockedLoader([1, 2, 3], DeviceLock(device))
     for batch in loader:
         if batch == 2:
             break

@@ -29,14 +29,14 @@ import pytest
 import yaml
 from inline import inline, untrained
 from nbclient import NotebookClient
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space
 
 import yolov5_nas
 from yolov5_nas import cli
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import read_journal
 from yolov5_nas.records.options import REMOVED, Options
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
 from yolov5_nas.weights.elastic import unregister
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from yolov5_nas.engines.nni.engine.engine import has_nni
 
 from yolov5_nas import cli, doctor
 from yolov5_nas.doctor import ABSENT, BROKEN, OK, Check, lines
+from yolov5_nas.engines.nni.engine import has_nni
 from yolov5_nas.errors import UserError
 from yolov5_nas.records import metrics
 
@@ -221,7 +221,7 @@ def test_a_yolov5_that_may_not_be_read(monkeypatch):
     def find(_):
         raise PermissionError(13, "Permission denied", "/root/yolov5")
 
-    monkeypatch.setattr(doctor.hosts, "find", find)
+    monkeypatch.setattr(doctor, "find", find)
     location, check = doctor._host("/root/yolov5")
     assert (location, check.mark) == (None, BROKEN)
     assert check.text == "PermissionError: [Errno 13] Permission denied: '/root/yolov5'"
@@ -245,7 +245,7 @@ def test_a_yolov5_that_breaks_while_a_model_is_built(host, monkeypatch):
     def load(_):
         raise SystemExit("no way")
 
-    monkeypatch.setattr(doctor.hosts, "load", load)
+    monkeypatch.setattr(doctor, "load", load)
     tried = check.tried()
     assert (tried.mark, tried.text) == (BROKEN, f"{location} is broken: SystemExit: no way")
 

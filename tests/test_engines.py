@@ -10,18 +10,18 @@ import fake_trials
 import psutil
 import pytest
 from lent import MINUTES, Lender
-from yolov5_nas.engines.contract.contract import Job
-from yolov5_nas.engines.ray.engine.engine import RayEngine
-from yolov5_nas.run.api.loop import Loop
-from yolov5_nas.space.space.space import Space
-from yolov5_nas.strategies.strategies.early_stopping import LEAST, Curves
-from yolov5_nas.strategies.strategies.strategies import RandomSearch
 
+from yolov5_nas.engines.contract import Job
 from yolov5_nas.engines.local import LocalEngine, device_indices
+from yolov5_nas.engines.ray.engine import RayEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import REASONS, Journal
 from yolov5_nas.records.reward import SoftReward, Target
+from yolov5_nas.run.loop import Loop
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.early_stopping import LEAST, Curves
+from yolov5_nas.strategies.random_search import RandomSearch
 
 NEEDS_NNI = pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed")
 NEEDS_RAY = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")

@@ -21,7 +21,6 @@ import pytest
 import torch
 import yaml
 from inline import inline
-from yolov5_nas.run.api.api import _resumed_options, _same_hook, settings_of
 
 from yolov5_nas.cli import main
 from yolov5_nas.errors import TrialError, UserError
@@ -29,6 +28,8 @@ from yolov5_nas.files import shipped
 from yolov5_nas.records import hooks as module
 from yolov5_nas.records.hooks import POINTS, Hooks, as_given, find_hook, keep_hooks, kept_hooks, read_hook, split
 from yolov5_nas.records.journal import read_journal
+from yolov5_nas.run.prepare import settings_of
+from yolov5_nas.run.resume import _same_hook, resumed_options
 from yolov5_nas.training.trial import measure_architecture
 
 DOCS = Path(__file__).parents[1] / "docs" / "hooks.md"
@@ -141,7 +142,7 @@ def test_a_resumed_run_has_its_hooks_and_says_if_a_file_changed(run, tmp_path, c
     assert f"relus.py has changed since the search began; it goes on with its copy, {folder}" in capsys.readouterr().out
     given = yaml.safe_load((folder / "search.yaml").read_text())["hook"]
     for same in (given, [Path(given[0]).name, *given[1:]]):
-        options = _resumed_options(folder, {"hook": same})
+        options = resumed_options(folder, {"hook": same})
         assert list(options.hook) == given
         assert settings_of(folder, options).hooks[0].text == example()[0]
     other = write(tmp_path, "other.py", "def on_trial_end(): pass")

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from yolov5_nas.host.yolov5.yolov5 import Host, Location, find, load
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space
 
 from yolov5_nas.errors import UserError
-from yolov5_nas.host.yolov5 import yolov5 as host_module
+from yolov5_nas.host import yolov5 as host_module
+from yolov5_nas.host.locate import Location, find
+from yolov5_nas.host.yolov5 import Host, load
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
 
 MODELS = Path(__file__).parents[1] / "models"
 CLONE = os.environ.get("YOLOV5_ROOT", "")
@@ -379,7 +380,7 @@ def test_the_first_boxes_that_nms_keeps_are_the_same_when_it_ends_early() -> Non
     corners = torch.rand(6000, 2, generator=generator) * 100
     boxes = torch.cat([corners, corners + 5 + 20 * torch.rand(6000, 2, generator=generator)], 1)
     scores = torch.rand(6000, generator=generator).round(decimals=2).sort(descending=True)[0]  # with ties
-    first = host_module._first_kept(nms, 50)
+    first = host_module.first_kept(nms, 50)
     for count in (1, 150, 6000):
         assert first(boxes[:count], scores[:count], 0.6)[:50].equal(nms(boxes[:count], scores[:count], 0.6)[:50])
     assert len(first(boxes, scores, 0.6)) < len(nms(boxes, scores, 0.6))

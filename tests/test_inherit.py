@@ -6,26 +6,19 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space, load_yaml, parse_kernel
 
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.space.arithmetic import parse_kernel
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.model_yaml import load_yaml
+from yolov5_nas.space.space import Space
 from yolov5_nas.weights import supernet
+from yolov5_nas.weights.batch_norm import estimate_batch_norm
 from yolov5_nas.weights.elastic import extract
-from yolov5_nas.weights.mapping import (
-    ConvWeights,
-    _choose,
-    _reading,
-    _writing,
-    estimate_batch_norm,
-    fitting,
-    inherit,
-    map_conv,
-    read_source,
-    shared_state,
-)
+from yolov5_nas.weights.mapping import _choose, _reading, _writing, fitting, inherit, map_conv, shared_state
+from yolov5_nas.weights.source import ConvWeights, read_source
 
 # In double precision, so that what is exact is told from what is nearly so; a real one is in test_trial.py.
 IMAGES = torch.rand(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

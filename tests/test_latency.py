@@ -5,13 +5,13 @@ from importlib.util import find_spec
 import pytest
 import torch
 from torch import nn
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space
 
 from yolov5_nas.cost.latency import Runtime, latency, prepare
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.metrics import PACKAGES
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
 
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
 

@@ -1,12 +1,12 @@
 import pytest
 import torch
 from torch import nn
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space
 
 from yolov5_nas.cost.latency import ERROR_BOUND, Runtime, compare
 from yolov5_nas.cost.measure import gflops, measure, parameters
 from yolov5_nas.files import shipped
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
 
 
 @pytest.fixture(scope="module")

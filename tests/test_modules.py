@@ -10,12 +10,12 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from yolov5_nas.host.yolov5.yolov5 import Host
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space
 
 from yolov5_nas.errors import UserError
+from yolov5_nas.host.yolov5 import Host
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
 from yolov5_nas.weights.elastic import NASC3, NASConv, extract, register, set_architecture, unregister
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -27,22 +27,24 @@ import nni
 import nni.nas.strategy as nas_strategies
 import requests
 from nni.mutable import SampleValidationError
-from yolov5_nas.engines.contract.contract import EngineError, Job
-from yolov5_nas.engines.nni.engine.client import SOCKET
-from yolov5_nas.engines.nni.engine.engine import NNIEngine
-from yolov5_nas.engines.nni.engine.strategy import NNIStrategy
-from yolov5_nas.run.api.loop import Loop, replay
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.space.space.space import Space
-from yolov5_nas.strategies.strategies.strategies import Evolution, RandomSearch, SpaceExhausted
 
 from yolov5_nas.cli import main
-from yolov5_nas.engines.contract import contract as engines
-from yolov5_nas.engines.nni.engine import engine as engine_module
+from yolov5_nas.engines import contract as engines
+from yolov5_nas.engines.contract import EngineError, Job
+from yolov5_nas.engines.nni import engine as engine_module
+from yolov5_nas.engines.nni.client import SOCKET
+from yolov5_nas.engines.nni.engine import NNIEngine
+from yolov5_nas.engines.nni.strategy import NNIStrategy
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, TrialRecord, read_journal
 from yolov5_nas.records.reward import SoftReward, Target
+from yolov5_nas.run.loop import Loop, replay
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.evolution import Evolution
+from yolov5_nas.strategies.random_search import RandomSearch
+from yolov5_nas.strategies.strategy import SpaceExhausted
 
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 TINY = Space.from_dict(

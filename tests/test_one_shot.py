@@ -7,20 +7,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from yolov5_nas.engines.contract.contract import Job, Outcome
-from yolov5_nas.host.yolov5.yolov5 import load, patched
-from yolov5_nas.run.api.stages import StageError, finalists, from_scratch, scores, shared_network
-from yolov5_nas.space.space.space import Space, read_model_yaml
-from yolov5_nas.strategies.strategies.strategies import Plan
 
+from yolov5_nas.engines.contract import Job, Outcome
 from yolov5_nas.errors import TrialError, UserError
-from yolov5_nas.files import WEIGHTS, shipped
+from yolov5_nas.files import shipped
+from yolov5_nas.host.compat import patched
+from yolov5_nas.host.yolov5 import load
 from yolov5_nas.records.journal import TrialRecord, TrialResult, read_journal
-from yolov5_nas.training.shared import LAST, SharedTraining, distillation, score_trial, train_shared
-from yolov5_nas.training.trial import check_weights, global_state_kept, run_trial
+from yolov5_nas.run.stages import StageError, finalists, from_scratch, scores, shared_network
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.plan import Plan
+from yolov5_nas.training.initial import check_weights
+from yolov5_nas.training.process import global_state_kept
+from yolov5_nas.training.scoring import score_trial
+from yolov5_nas.training.shared import SharedTraining, distillation, train_shared
+from yolov5_nas.training.trial import run_trial
 from yolov5_nas.weights import supernet
+from yolov5_nas.weights.batch_norm import estimate_batch_norm
 from yolov5_nas.weights.elastic import extract
-from yolov5_nas.weights.mapping import estimate_batch_norm
 
 NAMES = ("map50", "map50_95", "precision", "recall")
 
@@ -47,7 +52,7 @@ def assert_equal(one, other):
 
 
 def state(folder):
-    return torch.load(folder / WEIGHTS, weights_only=True)["state"]
+    return torch.load(folder / "weights.pt", weights_only=True)["state"]
 
 
 def test_a_full_training_takes_no_weights_and_freezes_nothing(settings):
@@ -69,7 +74,7 @@ def test_the_extremes_of_a_space(settings):
 def test_a_training_learns_and_leaves_a_network_that_is_read_again(shared, settings, host):
     folder, result = shared
     assert result.curve[1]["box_loss"] < result.curve[0]["box_loss"]
-    read = supernet.load(folder / WEIGHTS, settings.model, settings.nc, host)
+    read = supernet.load(folder / "weights.pt", settings.model, settings.nc, host)
     assert_equal(read.state_dict(), state(folder))
 
 
@@ -83,7 +88,7 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(shared, settings, t
         pytest.raises(KeyboardInterrupt),
     ):
         train_shared(settings.space.default(), settings, 5, tmp_path)
-    assert (tmp_path / LAST).exists() and not (tmp_path / WEIGHTS).exists()
+    assert (tmp_path / "last.pt").exists() and not (tmp_path / "weights.pt").exists()
     result = train_shared(settings.space.default(), settings, 5, tmp_path)
     assert result.metrics == shared[1].metrics
     assert [p["epoch"] for p in result.curve] == [1, 2]
@@ -101,22 +106,22 @@ def test_it_goes_on_with_any_optimizer_anchors_input_size_and_frozen_layers(sett
     keep = SharedTraining._end_epoch
     with patched(SharedTraining, _end_epoch=kill), pytest.raises(KeyboardInterrupt):
         train_shared(own.space.default(), own, 5, tmp_path)
-    before = torch.load(tmp_path / LAST, weights_only=True)["model"]
+    before = torch.load(tmp_path / "last.pt", weights_only=True)["model"]
     assert [p["epoch"] for p in train_shared(own.space.default(), own, 5, tmp_path).curve] == [1, 2]
     after = state(tmp_path)
     weights = [name for name in before if name.endswith("conv.weight")]
     moved = {name.split(".")[1] for name in weights if not torch.allclose(before[name], after[name], atol=1e-6)}
     assert "2" not in moved and {"1", "4"} < moved
     architecture = {**own.space.sample(random.Random(3)), "imgsz": 96}
-    child = replace(own, weights=str(tmp_path / WEIGHTS), epochs=1)
+    child = replace(own, weights=str(tmp_path / "weights.pt"), epochs=1)
     assert set(score_trial(architecture, child).metrics) == {*NAMES, "params", "gflops"}
     run_trial(architecture, child, 0, tmp_path / "child")
-    assert host.load_checkpoint(tmp_path / "child" / WEIGHTS).model[-1].na == 4
+    assert host.load_checkpoint(tmp_path / "child" / "weights.pt").model[-1].na == 4
     assert "tensors from" in (tmp_path / "child/log.txt").read_text()
 
 
 def test_a_training_that_was_killed_after_its_last_epoch_gives_the_same_network(shared, settings, tmp_path):
-    (tmp_path / LAST).write_bytes((shared[0] / LAST).read_bytes())
+    (tmp_path / "last.pt").write_bytes((shared[0] / "last.pt").read_bytes())
     result = train_shared(settings.space.default(), settings, 5, tmp_path)
     assert result.metrics == shared[1].metrics
     assert_equal(state(tmp_path), state(shared[0]))
@@ -132,7 +137,7 @@ def test_a_shared_network_whose_training_failed_is_tried_again(settings, tmp_pat
 
     with pytest.raises(StageError, match="the training of the shared network has failed: over time"):
         network({"reason": "timeout", "message": "over time"})
-    assert network() == tmp_path / "shared/trials/0" / WEIGHTS
+    assert network() == tmp_path / "shared/trials/0" / "weights.pt"
     assert [r.state for r in read_journal(tmp_path / "shared")] == ["complete"]
 
 
@@ -157,7 +162,7 @@ def test_a_seed_of_any_size_is_good_for_all_epochs(settings):
 
 
 def test_a_score_is_that_of_the_slice_and_the_same_again(shared, settings, host):
-    weights = shared[0] / WEIGHTS
+    weights = shared[0] / "weights.pt"
     architecture = settings.space.sample(random.Random(3))
     scoring = replace(settings, weights=str(weights))
     first, other, again = (score_trial(a, scoring) for a in (architecture, settings.space.default(), architecture))
@@ -171,11 +176,14 @@ def test_a_score_is_that_of_the_slice_and_the_same_again(shared, settings, host)
 def test_a_trial_starts_from_its_slice(shared, settings, host, tmp_path):
     architecture = settings.space.sample(random.Random(3))
     child = replace(
-        settings, weights=str(shared[0] / WEIGHTS), epochs=1, hyp={**settings.hyp, "lr0": 0.0, "warmup_bias_lr": 0.0}
+        settings,
+        weights=str(shared[0] / "weights.pt"),
+        epochs=1,
+        hyp={**settings.hyp, "lr0": 0.0, "warmup_bias_lr": 0.0},
     )
     run_trial(architecture, child, 0, tmp_path)
-    slice_ = extract(supernet.load(shared[0] / WEIGHTS, settings.model, settings.nc, host), architecture, host)
-    trained = host.load_checkpoint(tmp_path / WEIGHTS).state_dict()
+    slice_ = extract(supernet.load(shared[0] / "weights.pt", settings.model, settings.nc, host), architecture, host)
+    trained = host.load_checkpoint(tmp_path / "weights.pt").state_dict()
     for name, value in slice_.state_dict().items():
         if "running" not in name and "num_batches" not in name:
             assert torch.allclose(trained[name], value, atol=2e-3), name  # half precision
@@ -184,10 +192,10 @@ def test_a_trial_starts_from_its_slice(shared, settings, host, tmp_path):
 def test_it_starts_from_the_weights_of_stock_yolov5(settings, host, tmp_path):
     default = settings.space.default()
     run_trial(default, settings, 5, tmp_path)
-    own = replace(settings, weights=str(tmp_path / WEIGHTS))
+    own = replace(settings, weights=str(tmp_path / "weights.pt"))
     training = SharedTraining(host, own, 5)
     training._prepare()
-    stock = host.load_checkpoint(tmp_path / WEIGHTS).float()
+    stock = host.load_checkpoint(tmp_path / "weights.pt").float()
     slice_ = extract(training.model, default, host)
     images = next(iter(training._some_images())).float() / 255
     for model in (stock, slice_):
@@ -217,7 +225,7 @@ def test_a_student_like_its_teacher_is_nearer_than_another():
 
 
 def test_a_shared_network_of_something_else_is_refused(shared, settings, host, tmp_path):
-    weights = shared[0] / WEIGHTS
+    weights = shared[0] / "weights.pt"
     other, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")
     with pytest.raises(UserError, match="trained for another space"):
         check_weights(weights, Space.from_dict(other, nc=10), 10, host)

@@ -7,11 +7,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from inline import InlineEngine, inline, untrained
-from yolov5_nas.run.api.api import settings_of
-from yolov5_nas.space.space.compile import derive, dump_model
-from yolov5_nas.space.space.space import Space, read_model_yaml
 
-from yolov5_nas import prove
 from yolov5_nas.cli import main
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
@@ -19,6 +15,11 @@ from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult, read_j
 from yolov5_nas.records.options import Options
 from yolov5_nas.results import proof
 from yolov5_nas.results.proof import RESCALED, STOCK, Contestant, compare, contestants, holm, verdict
+from yolov5_nas.run import prove
+from yolov5_nas.run.prepare import settings_of
+from yolov5_nas.space.compile import derive, dump_model
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.space.space import Space
 
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
 

@@ -8,13 +8,13 @@ import fake_trials
 import pytest
 from fake_trials import EPOCHS
 from test_search import SPACE, loop
-from yolov5_nas.engines.contract.contract import Job, Outcome, call_trial
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.strategies.strategies.early_stopping import LEAST, Curves, best_so_far
-from yolov5_nas.strategies.strategies.strategies import RandomSearch
 
+from yolov5_nas.engines.contract import Job, Outcome, call_trial
 from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult
 from yolov5_nas.records.reward import SoftReward, Target, accuracy, make_reward
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.strategies.early_stopping import LEAST, Curves, best_so_far
+from yolov5_nas.strategies.random_search import RandomSearch
 
 SCORES = [0.1 + 0.05 * n for n in range(9)]
 
@@ -101,7 +101,7 @@ class Engine:
         self.job = pickle.loads(pickle.dumps(job))
 
     def wait(self, timeout=None):
-        from yolov5_nas.engines.contract.contract import Outcome
+        from yolov5_nas.engines.contract import Outcome
 
         return [
             Outcome(

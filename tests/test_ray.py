@@ -9,18 +9,19 @@ import fake_trials
 import psutil
 import pytest
 from processes import own_processes
-from yolov5_nas.engines.contract.contract import Job, trial_folder
-from yolov5_nas.engines.ray.engine.engine import LOOPBACK, RayEngine
-from yolov5_nas.run.api.loop import Loop
-from yolov5_nas.space.space.space import Space
-from yolov5_nas.strategies.strategies.strategies import RandomSearch
 
 from yolov5_nas.cli import main
+from yolov5_nas.engines.contract import Job
+from yolov5_nas.engines.ray.engine import LOOPBACK, RayEngine
 from yolov5_nas.errors import UserError
-from yolov5_nas.files import WEIGHTS, shipped
+from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, best, front, read_journal
 from yolov5_nas.records.options import Options, load_options
 from yolov5_nas.records.reward import SoftReward, Target
+from yolov5_nas.records.run_folder import RunFolder
+from yolov5_nas.run.loop import Loop
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.random_search import RandomSearch
 
 pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
@@ -56,15 +57,15 @@ def run_one(engine, number):
 def test_files_come_back_and_weights_when_they_are_fetched(make_engine, tmp_path):
     engine = make_engine(concurrency=1)
     engine.start(fake_trials.with_weights, None, tmp_path)
-    folders = [trial_folder(tmp_path, number) for number in range(3)]
+    folders = [RunFolder(tmp_path).trial(number).path for number in range(3)]
     run_one(engine, 0)
     engine.fetch(0)
     run_one(engine, 1)
     run_one(engine, 2)
     engine.fetch(1)  # too late: it was for as long as the outcome was new
     assert [(folder / "log.txt").read_text() for folder in folders] == ["a line\n"] * 3
-    assert [(folder / WEIGHTS).exists() for folder in folders] == [True, False, False]
-    assert (folders[0] / WEIGHTS).stat().st_size == 300_000
+    assert [(folder / "weights.pt").exists() for folder in folders] == [True, False, False]
+    assert (folders[0] / "weights.pt").stat().st_size == 300_000
 
 
 def test_a_slot_that_is_killed_is_replaced_and_its_trial_has_failed(make_engine, tmp_path):

@@ -4,10 +4,12 @@ import pytest
 import torch
 from test_inherit import chosen, depth, kernel, space_of, stock, width
 from torch import nn
-from yolov5_nas.space.space.compile import derive
 
-from yolov5_nas.weights.mapping import estimate_batch_norm, inherit, read_source
+from yolov5_nas.space.compile import derive
+from yolov5_nas.weights.batch_norm import estimate_batch_norm
+from yolov5_nas.weights.mapping import inherit
 from yolov5_nas.weights.reconstruction import _ridge, refit
+from yolov5_nas.weights.source import read_source
 
 IMAGES = torch.rand(96, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 

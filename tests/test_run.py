@@ -14,19 +14,19 @@ import psutil
 import pytest
 import yaml
 from inline import inline, untrained
-from yolov5_nas.host.yolov5.yolov5 import patched
-from yolov5_nas.run.api.api import _prepare, frozen_layers
-from yolov5_nas.space.space.space import read_model_yaml
-from yolov5_nas.strategies.strategies.early_stopping import LEAST
 
 from yolov5_nas.cli import main
 from yolov5_nas.cost import latency
 from yolov5_nas.files import shipped
+from yolov5_nas.host.compat import patched
 from yolov5_nas.records.journal import front, read_journal
 from yolov5_nas.records.options import Options
 from yolov5_nas.results.export import export
-from yolov5_nas.run.api import api as run_module
-from yolov5_nas.run.api import stages
+from yolov5_nas.run import api as run_module
+from yolov5_nas.run import stages
+from yolov5_nas.run.prepare import frozen_layers, prepare
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.strategies.early_stopping import LEAST
 from yolov5_nas.training.shared import SharedTraining
 from yolov5_nas.weights import supernet
 
@@ -126,9 +126,8 @@ def test_the_winner_builds_loads_and_detects_without_the_plugin(host, run, digit
 
 
 def test_export_gives_any_trial(host, run, tmp_path):
-    from yolov5_nas.space.space.compile import derive
-
     from yolov5_nas.results.export import load_space
+    from yolov5_nas.space.compile import derive
 
     for record in read_journal(run):
         folder = export(run, record.number, tmp_path / str(record.number))
@@ -187,7 +186,7 @@ def test_freeze_means_what_it_means_in_yolov5():
 def test_a_yaml_with_several_input_sizes_is_trained_at_one_of_them(host, digits_yaml, tmp_path, given, size):
     cfg = tmp_path / "sizes.yaml"
     cfg.write_text((shipped("models") / "yolov5n_nas.yaml").read_text() + "imgsz: [256, 320]\n")
-    assert _prepare(Options(cfg=str(cfg), data=str(digits_yaml), device="cpu", imgsz=given)).options.imgsz == size
+    assert prepare(Options(cfg=str(cfg), data=str(digits_yaml), device="cpu", imgsz=given)).options.imgsz == size
 
 
 QUICKLY = """

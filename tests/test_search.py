@@ -4,16 +4,19 @@ from collections import deque
 
 import fake_trials
 import pytest
-from yolov5_nas.engines.contract.contract import Job, Outcome, trial_folder
-from yolov5_nas.run.api.loop import Loop, judge, replay
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.space.space.space import Space
-from yolov5_nas.strategies.strategies.strategies import Evolution, RandomSearch, make_strategy
 
+from yolov5_nas.engines.contract import Job, Outcome
 from yolov5_nas.errors import TrialError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult, best, front
 from yolov5_nas.records.reward import Constraint, SoftReward, Target, broken
+from yolov5_nas.records.run_folder import RunFolder
+from yolov5_nas.run.loop import Loop, judge, replay
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.evolution import Evolution
+from yolov5_nas.strategies.named import make_strategy
+from yolov5_nas.strategies.random_search import RandomSearch
 
 REWARD = SoftReward([Target("latency_ratio", 1.0)])
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
@@ -32,7 +35,7 @@ class InlineEngine:
     def wait(self, timeout=None):
         job = self.jobs.pop()
         try:
-            result = self.trial(job.architecture, None, job.seed, trial_folder(self.folder, job.number))
+            result = self.trial(job.architecture, None, job.seed, RunFolder(self.folder).trial(job.number).path)
             return [Outcome(job.number, 1.0, result=result)]
         except TrialError as e:
             return [Outcome(job.number, 1.0, error={"reason": e.reason, "message": e.message})]
@@ -292,7 +295,7 @@ def test_a_resume_repeats_the_parent_that_the_journal_has(tmp_path):
     submit = again.engine.submit
     again.engine.submit = lambda job: (seen.append(job), submit(job))
     again.run()
-    weights = str(trial_folder(tmp_path, 0) / "weights.pt")
+    weights = str(RunFolder(tmp_path).trial(0).path / "weights.pt")
     assert [(job.number, job.overrides) for job in seen] == [(7, {"weights": weights, "base_epochs": None})]
     assert (again.journal.trials[7].parent, again.journal.trials[7].attempt) == (0, 2)
 

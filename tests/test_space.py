@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from yolov5_nas.space.space.space import C3Layer, Space
 
 from yolov5_nas.errors import UserError
-from yolov5_nas.space.space import space
+from yolov5_nas.space import arithmetic, space
+from yolov5_nas.space.choices import C3Layer
+from yolov5_nas.space.space import Space
 
 MODELS = Path(__file__).parents[1] / "models"
 TINY = """\
@@ -105,7 +106,7 @@ def test_a_kernel_keeps_the_output_size_of_the_given_one(tmp_path: Path) -> None
 def test_the_kernel_options_keep_the_output_size_for_real(tmp_path: Path) -> None:
     for k, s, p in ((6, 2, 2), (3, 2, None), (3, 1, 0), (5, 1, None), (4, 4, 0), (7, 2, 3), (2, 2, 0)):
         sizes = {
-            (64 + 2 * p_ - k_) // s + 1 for k_, p_ in map(space.parse_kernel, space.plain_kernels(k, s, p))
+            (64 + 2 * p_ - k_) // s + 1 for k_, p_ in map(arithmetic.parse_kernel, arithmetic.plain_kernels(k, s, p))
         }  # fmt: skip
         assert len(sizes) == 1
 
@@ -211,8 +212,9 @@ def test_reading_and_sampling_take_milliseconds() -> None:
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
-    result = doctest.testmod(space)
-    assert result.attempted and not result.failed
+    for module in (arithmetic, space):
+        result = doctest.testmod(module)
+        assert result.attempted and not result.failed
 
 
 # Bad input: one clear line, with the file and the line ----------------------------------------------------------------

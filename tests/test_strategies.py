@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 from fake_trials import score
-from yolov5_nas.space.space.space import Space
-from yolov5_nas.strategies.strategies.strategies import STRATEGIES, Evolution, SpaceExhausted, make_strategy
 
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import TrialRecord, front
 from yolov5_nas.records.reward import Constraint, broken
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.evolution import Evolution
+from yolov5_nas.strategies.named import STRATEGIES, make_strategy
+from yolov5_nas.strategies.strategy import SpaceExhausted
 
 SMALL = {  # 3 kernels x 3 activations x 2 x 3 = 54 architectures
     "nc": 10,

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import fake_trials
 import pytest
-from yolov5_nas.space.space.space import Space, read_model_yaml
 
 from yolov5_nas.engines.local import LocalEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.training.trial import Settings
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.space.space import Space
+from yolov5_nas.training.settings import Settings
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks/tables/make_table.py"
 spec = importlib.util.spec_from_file_location("make_table", SCRIPT)

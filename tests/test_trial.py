@@ -11,25 +11,20 @@ import pytest
 import torch
 import yaml
 from hungry import Hungry
-from yolov5_nas.host.yolov5.yolov5 import patched
-from yolov5_nas.space.space.architecture import Architecture
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space
-from yolov5_nas.strategies.strategies.early_stopping import Pruner
 
 from yolov5_nas.errors import TrialError, UserError
-from yolov5_nas.files import MODEL, WEIGHTS, shipped
+from yolov5_nas.files import shipped
+from yolov5_nas.host.compat import patched
 from yolov5_nas.records.reward import Constraint, accuracy
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.early_stopping import Pruner
 from yolov5_nas.training import trial
-from yolov5_nas.training.trial import (
-    LOG,
-    Training,
-    _load_weights,
-    check_weights,
-    global_state_kept,
-    measure_architecture,
-    run_trial,
-)
+from yolov5_nas.training.initial import check_weights, load_weights
+from yolov5_nas.training.process import global_state_kept
+from yolov5_nas.training.trainer import Training
+from yolov5_nas.training.trial import measure_architecture, run_trial
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +51,9 @@ def test_a_trial_gives_metrics_a_curve_and_files(stock_result):
     assert set(result.metrics) >= {*ACCURACIES, "params", "gflops", "latency_ms", "latency_ratio", "batch_size"}
     assert [point["epoch"] for point in result.curve] == [1, 2]
     assert result.curve[1]["box_loss"] < result.curve[0]["box_loss"]
-    assert (folder / WEIGHTS).stat().st_size > 1e6
-    assert yaml.safe_load((folder / MODEL).read_text())["width_multiple"] == 1.0
-    assert "Class" in (folder / LOG).read_text()  # the host's validation table
+    assert (folder / "weights.pt").stat().st_size > 1e6
+    assert yaml.safe_load((folder / "model.yaml").read_text())["width_multiple"] == 1.0
+    assert "Class" in (folder / "log.txt").read_text()  # the host's validation table
 
 
 def test_the_same_seed_gives_the_same_metrics_also_with_images_that_an_earlier_trial_loaded(settings, stock_result):
@@ -86,8 +81,8 @@ def test_a_loss_that_is_nan_ends_the_trial_with_its_reason(settings, tmp_path):
         run_trial(settings.space.default(), replace(settings, hyp=hyp), 0, tmp_path)
     assert error.value.reason == "nan"
     assert "the loss became" in error.value.message
-    assert "the loss became" in (tmp_path / LOG).read_text()
-    assert not (tmp_path / WEIGHTS).exists()
+    assert "the loss became" in (tmp_path / "log.txt").read_text()
+    assert not (tmp_path / "weights.pt").exists()
 
 
 def no_memory():
@@ -98,7 +93,7 @@ def test_out_of_memory_goes_on_at_half_the_batch_with_the_same_images_in_a_step(
     with patched(host, ComputeLoss=Hungry(host, 8, no_memory)):
         result = run_trial(settings.space.default(), replace(settings, epochs=1), 0, tmp_path)
     assert result.metrics["batch_size"] == 8
-    assert "out of memory at batch 16" in (tmp_path / LOG).read_text()
+    assert "out of memory at batch 16" in (tmp_path / "log.txt").read_text()
 
 
 def test_out_of_memory_at_half_the_batch_too(host, settings):
@@ -119,11 +114,11 @@ def test_half_the_batch_accumulates_twice_as_often(host, settings):
 
 
 def test_weights_are_inherited_and_frozen_layers_stay(host, settings, stock_result, tmp_path):
-    weights = stock_result[1] / WEIGHTS
+    weights = stock_result[1] / "weights.pt"
     frozen = replace(settings, epochs=1, weights=str(weights), freeze=(0, 1, 2))
     run_trial(settings.space.default(), frozen, 0, tmp_path)
-    assert f"inherited 349/349 tensors from {weights}, exactly" in (tmp_path / LOG).read_text()
-    before, after = (host.load_checkpoint(f / WEIGHTS).state_dict() for f in (stock_result[1], tmp_path))
+    assert f"inherited 349/349 tensors from {weights}, exactly" in (tmp_path / "log.txt").read_text()
+    before, after = (host.load_checkpoint(f / "weights.pt").state_dict() for f in (stock_result[1], tmp_path))
     kept = [name for name, value in before.items() if "weight" in name and torch.equal(value, after[name])]
     assert {".".join(name.split(".")[:2]) for name in kept} == {"model.0", "model.1", "model.2"}
 
@@ -131,9 +126,9 @@ def test_weights_are_inherited_and_frozen_layers_stay(host, settings, stock_resu
 def test_weights_reach_a_layer_that_is_written_out(host, settings, stock_result, tmp_path):
     default = settings.space.default()
     architecture = default.with_value("nasconv_2-1_act", "ReLU")  # layer 2 becomes six lines
-    loaded = replace(settings, epochs=1, weights=str(stock_result[1] / WEIGHTS), freeze=(2,))
+    loaded = replace(settings, epochs=1, weights=str(stock_result[1] / "weights.pt"), freeze=(2,))
     run_trial(architecture, loaded, 0, tmp_path)
-    before, after = (host.load_checkpoint(f / WEIGHTS).state_dict() for f in (stock_result[1], tmp_path))
+    before, after = (host.load_checkpoint(f / "weights.pt").state_dict() for f in (stock_result[1], tmp_path))
     assert torch.equal(before["model.2.cv2.conv.weight"], after["model.4.conv.weight"])
 
 
@@ -152,13 +147,13 @@ def test_validation_takes_its_time_on_a_busy_machine(host, settings):
 def prepared(host, settings, architecture):
     """A training that has inherited its weights, before its first step."""
     training = Training(host, derive(settings.space, architecture), settings, 64, 16, torch.device("cpu"), 0)
-    training.is_settled, training.parent = _load_weights(training.model, settings.space, architecture, settings, host)
+    training.is_settled, training.parent = load_weights(training.model, settings.space, architecture, settings, host)
     training._prepare()
     return training
 
 
 def test_before_the_first_step_outputs_are_the_checkpoints(host, settings, stock_result):
-    weights = stock_result[1] / WEIGHTS
+    weights = stock_result[1] / "weights.pt"
     settings = replace(settings, weights=str(weights))
     trained, default = host.load_checkpoint(weights).eval(), settings.space.default()
     widths = {label: 1.5 for label in default if label.startswith("c3_")}
@@ -173,7 +168,7 @@ def test_before_the_first_step_outputs_are_the_checkpoints(host, settings, stock
 
 
 def test_batch_norm_is_estimated_again_without_a_change_to_the_random_numbers(host, settings, stock_result):
-    settings = replace(settings, weights=str(stock_result[1] / WEIGHTS))
+    settings = replace(settings, weights=str(stock_result[1] / "weights.pt"))
     architecture = settings.space.default().with_value("nasconv_1_act", "ReLU")
     with global_state_kept():
         training = prepared(host, settings, architecture)
@@ -190,7 +185,7 @@ def test_batch_norm_is_estimated_again_without_a_change_to_the_random_numbers(ho
 
 @pytest.mark.parametrize("rect", [False, True])
 def test_what_is_not_inherited_exactly_is_refitted(host, settings, stock_result, tmp_path, rect):
-    weights = stock_result[1] / WEIGHTS
+    weights = stock_result[1] / "weights.pt"
     settings = replace(settings, weights=str(weights), rect=rect)
     parent, images = host.load_checkpoint(weights).eval(), torch.rand(8, 3, 64, 64)
     default = settings.space.default()
@@ -207,7 +202,7 @@ def test_what_is_not_inherited_exactly_is_refitted(host, settings, stock_result,
             missed.append(sum(float((a - b).square().mean()) for a, b in pairs))
     assert missed[1] < 0.8 * missed[0]
     run_trial(bent, replace(settings, epochs=1), 0, tmp_path)
-    assert f"from {weights}, refitted to them" in (tmp_path / LOG).read_text()
+    assert f"from {weights}, refitted to them" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_child_has_its_own_hyper_parameters_and_the_base_its_own_epochs(host, settings, tmp_path):
@@ -215,16 +210,16 @@ def test_a_child_has_its_own_hyper_parameters_and_the_base_its_own_epochs(host, 
     settings = replace(settings, epochs=1, base_epochs=3, inherit_hyp=still)
     base = run_trial(settings.space.default(), settings, 0, tmp_path / "0")
     assert [p["epoch"] for p in base.curve] == [1, 2, 3]
-    inheriting = replace(settings, weights=str(tmp_path / "0" / WEIGHTS), base_epochs=None)
+    inheriting = replace(settings, weights=str(tmp_path / "0" / "weights.pt"), base_epochs=None)
     child = run_trial(settings.space.default(), inheriting, 0, tmp_path / "1")
     assert [p["epoch"] for p in child.curve] == [1]
-    before, after = (host.load_checkpoint(tmp_path / n / WEIGHTS) for n in ("0", "1"))
+    before, after = (host.load_checkpoint(tmp_path / n / "weights.pt") for n in ("0", "1"))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters()))
 
 
 def test_a_child_has_its_own_optimizer_too(host, settings, stock_result):
     child = replace(settings, optimizer="SGD", inherit_hyp={**settings.hyp, "optimizer": "AdamW"})
-    child = replace(child, weights=str(stock_result[1] / WEIGHTS))
+    child = replace(child, weights=str(stock_result[1] / "weights.pt"))
     for given, name in ((settings, "SGD"), (child, "AdamW")):
         cfg = derive(given.space, given.space.default())
         training = Training(host, cfg, replace(given, optimizer="SGD"), 64, 16, torch.device("cpu"), 0)
@@ -232,7 +227,7 @@ def test_a_child_has_its_own_optimizer_too(host, settings, stock_result):
 
 
 def test_weights_for_other_classes_or_of_another_space_or_size(host, settings, stock_result, tmp_path):
-    weights, space = stock_result[1] / WEIGHTS, settings.space
+    weights, space = stock_result[1] / "weights.pt", settings.space
     assert check_weights(weights, space, 10, host) == f"{weights}: 349 of 349 tensors are inherited"
     assert check_weights(weights, space, 3, host) == (
         f"{weights}: 342 of 349 tensors are inherited;"
@@ -244,7 +239,7 @@ def test_weights_for_other_classes_or_of_another_space_or_size(host, settings, s
     ):
         check_weights(weights, small, 10, host)
     result = run_trial(space.default(), replace(settings, epochs=1, single_cls=True, weights=str(weights)), 0, tmp_path)
-    assert "inherited 342/349" in (tmp_path / LOG).read_text()
+    assert "inherited 342/349" in (tmp_path / "log.txt").read_text()
     assert result.state == "complete"
 
 
@@ -258,7 +253,7 @@ def test_processes_that_load_images_end_with_the_training(settings):
     """At once: those that the garbage collector ends wait for 5 s each."""
     seen = []
     free = lambda: seen.extend(multiprocessing.active_children())  # noqa: E731
-    with patched(trial, _free_memory=free):
+    with patched(trial, free_memory=free):
         run_trial(settings.space.default(), replace(settings, epochs=1, workers=1), 0)
     assert seen == []
 
@@ -293,7 +288,7 @@ def test_what_breaks_a_constraint_is_not_trained_and_cheap_costs_are_looked_at_f
     assert result.why.startswith("params is ")
     assert set(result.metrics) == {"params", "gflops"}
     assert result.curve == ()
-    assert not (tmp_path / WEIGHTS).exists()
+    assert not (tmp_path / "weights.pt").exists()
 
 
 def test_the_default_architecture_is_trained_all_the_same(settings):
@@ -351,4 +346,4 @@ def test_a_pruner_ends_a_training_and_its_result_says_why(settings, tmp_path):
     assert result.why.endswith("the median 2.0000")
     assert [point["epoch"] for point in result.curve] == [1, 2]
     assert set(result.metrics) >= {"map50_95", "params", "latency_ratio"}
-    assert not (tmp_path / WEIGHTS).exists()
+    assert not (tmp_path / "weights.pt").exists()

@@ -17,7 +17,7 @@ from .errors import UserError
 from .records.metrics import BACKENDS, COSTS
 from .records.options import ENGINES, MAY_CHANGE, REMOVED, Options, load_options
 from .records.reward import REWARDS
-from .strategies.strategies import STRATEGIES
+from .strategies.named import STRATEGIES
 
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143

@@ -29,10 +29,13 @@ from packaging.requirements import Requirement
 from .engines.nni.engine import check_nni, has_nni
 from .errors import UserError
 from .files import shipped
-from .host import yolov5 as hosts
+from .host.compat import MODULES
+from .host.locate import GET_YOLOV5, Location, find
+from .host.yolov5 import load
 from .records.metrics import BACKENDS, PACKAGES
 from .space.compile import derive
-from .space.space import Space, load_yaml
+from .space.model_yaml import load_yaml
+from .space.space import Space
 
 OK, ABSENT, BROKEN = "✓", "-", "✗"
 PLAIN = {OK: "ok", BROKEN: "!!"}  # for terminals that have no such characters
@@ -212,29 +215,29 @@ def _cuda_of_torch() -> str:
     return found[1] if found else ""
 
 
-def _host(yolov5: str | None) -> tuple[hosts.Location | None, Check]:
+def _host(yolov5: str | None) -> tuple[Location | None, Check]:
     """Where YOLOv5 is, and what there is to say of it."""
     name = "YOLOv5"
     try:
-        location = hosts.find(yolov5)
+        location = find(yolov5)
         damage = _damage(location.root)
     except UserError as e:
         problem = f": {e.got} {_damage(Path(str(e.got)))}" if e.got else ""
-        return None, Check(name, BROKEN, e.rule.split(":")[0] + problem, hosts.GET_YOLOV5)
+        return None, Check(name, BROKEN, e.rule.split(":")[0] + problem, GET_YOLOV5)
     except OSError as e:  # it may not be read
-        return None, Check(name, BROKEN, _line(e), hosts.GET_YOLOV5)
+        return None, Check(name, BROKEN, _line(e), GET_YOLOV5)
     if damage:
-        return location, Check(name, BROKEN, f"{location} {damage}", hosts.GET_YOLOV5)
+        return location, Check(name, BROKEN, f"{location} {damage}", GET_YOLOV5)
     if location.kind == "package" and (problem := _problem("yolov5")):
         return location, Check(name, BROKEN, problem, "pip install 'yolov5-nas[yolov5]'")
     text = f"{_host_version(location)}, {location}"
-    return location, Check(name, OK, text, hosts.GET_YOLOV5, partial(_try_host, location))
+    return location, Check(name, OK, text, GET_YOLOV5, partial(_try_host, location))
 
 
-def _try_host(location: hosts.Location, check: Check) -> Check:
+def _try_host(location: Location, check: Check) -> Check:
     os.environ.setdefault("YOLO_VERBOSE", "False")  # Ultralytics greets where it makes its settings
     try:
-        hosts.load(location).build(_model())
+        load(location).build(_model())
     except UserError as e:
         if not isinstance(e.__cause__, ImportError):
             raise
@@ -248,7 +251,7 @@ def _try_host(location: hosts.Location, check: Check) -> Check:
 
 def _damage(root: Path) -> str:
     """What is wrong with YOLOv5's files, as far as that shows without importing them; "" for nothing."""
-    files = [f"{name.replace('.', '/')}.py" for name in hosts.MODULES if name != "models"]
+    files = [f"{name.replace('.', '/')}.py" for name in MODULES if name != "models"]
     if missing := [file for file in files if not (root / file).is_file()]:
         return f"lacks {missing[0]}" + (f" and {len(missing) - 1} more files" if missing[1:] else "")
     for file in files:
@@ -263,7 +266,7 @@ def _damage(root: Path) -> str:
     return "" if conv and " d=" in conv[1] else "must be v7.0 or newer (its Conv has no dilation)"
 
 
-def _host_version(location: hosts.Location) -> str:
+def _host_version(location: Location) -> str:
     if location.kind == "package":
         return _version("yolov5") or "version unknown"
     unknown = "version unknown (git does not say)"
@@ -292,7 +295,7 @@ def _ray() -> Check:
     return _packages("engine ray", ("ray",), "pip install 'yolov5-nas[ray]'", ABSENT, _imported("ray"))
 
 
-def _backend(backend: str, gpu: bool, location: hosts.Location | None) -> Check:
+def _backend(backend: str, gpu: bool, location: Location | None) -> Check:
     """Whether latency can be measured on a backend."""
     name, packages = f"latency on {backend}", PACKAGES[backend] or ("torch",)
     if backend == "engine" and not gpu:
@@ -301,7 +304,7 @@ def _backend(backend: str, gpu: bool, location: hosts.Location | None) -> Check:
     return _packages(name, packages, f"pip install {' '.join(packages)}", ABSENT, attempt)
 
 
-def _try_backend(backend: str, gpu: bool, location: hosts.Location | None, check: Check) -> Check:
+def _try_backend(backend: str, gpu: bool, location: Location | None, check: Check) -> Check:
     """One forward pass of a small model."""
     if location is None:
         return replace(check, mark=ABSENT, text="can't be tried without YOLOv5", fix="")
@@ -309,7 +312,7 @@ def _try_backend(backend: str, gpu: bool, location: hosts.Location | None, check
 
     from .cost.latency import Runtime, prepare
 
-    host, runtime = hosts.load(location), Runtime(backend, device="cuda:0" if gpu else "cpu")
+    host, runtime = load(location), Runtime(backend, device="cuda:0" if gpu else "cpu")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), host.quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepare(host.build(_model()), IMGSZ, runtime, host, Path(folder, "model"))()

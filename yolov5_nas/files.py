@@ -9,7 +9,6 @@ from pathlib import Path
 from .errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
-WEIGHTS, MODEL = "weights.pt", "model.yaml"  # what a trial leaves in its folder
 
 
 def shipped(folder: str) -> Path:

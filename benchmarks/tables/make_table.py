@@ -29,19 +29,22 @@ import cv2
 import numpy as np
 import torch
 import yaml
-from yolov5_nas.engines.contract.contract import Engine, Job, Outcome
-from yolov5_nas.host.yolov5.dataset import check_data, find_data, resolve_data
-from yolov5_nas.space.space.architecture import Architecture, Value
-from yolov5_nas.space.space.compile import derive
-from yolov5_nas.space.space.space import Space, read_model_yaml
 
 from yolov5_nas.cost.measure import gflops
+from yolov5_nas.engines.contract import Engine, Job, Outcome
 from yolov5_nas.engines.local import LocalEngine, device_indices
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import find_file, shipped, write_whole
-from yolov5_nas.host.yolov5 import yolov5 as hosts
+from yolov5_nas.host import yolov5 as hosts
+from yolov5_nas.host.dataset import check_data, find_data, resolve_data
+from yolov5_nas.host.locate import Location, find
 from yolov5_nas.records.journal import TrialResult
-from yolov5_nas.training.trial import Settings, measure_architecture, run_trial
+from yolov5_nas.space.architecture import Architecture, Value
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.space.space import Space
+from yolov5_nas.training.settings import Settings
+from yolov5_nas.training.trial import measure_architecture, run_trial
 from yolov5_nas.weights.supernet import extreme
 
 VERSION = 1
@@ -90,7 +93,7 @@ def parse() -> argparse.Namespace:
 
 def make_settings(args: argparse.Namespace) -> Settings:
     """What a search's trial gets, but validated after every epoch."""
-    host = hosts.load(hosts.find(args.yolov5))
+    host = hosts.load(find(args.yolov5))
     model, _ = read_model_yaml(find_file(args.cfg, [shipped("models")], "model YAML (--cfg)"))
     hyp = read_hyp(args)
     file = find_data(args.data, host.location.root)
@@ -316,7 +319,7 @@ def sha1(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()[:10]
 
 
-def yolov5_version(location: hosts.Location) -> str:
+def yolov5_version(location: Location) -> str:
     """The package's version, or the clone's commit."""
     if location.kind == "package":
         return f"package {metadata.version('yolov5')}"

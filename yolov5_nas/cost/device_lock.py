@@ -172,7 +172,7 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-class TakingTurns:
+class LockedLoader:
     """A data loader whose batches are loaded and used in turns with measurements; else as the loader itself."""
 
     def __init__(self, loader: Any, lock: DeviceLock):

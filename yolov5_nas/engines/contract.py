@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import TrialError, UserError
-from ..files import WEIGHTS
 from ..records.journal import TrialResult
+from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture, Value
 
 # (architecture, settings, seed, folder) -> result; raises TrialError. Importable by name, since processes pickle it.
 Trial = Callable[[Mapping[str, Value], Any, int, Path], TrialResult]
-
-CURVE, ONNX = "curve.jsonl", "model.onnx"  # in a trial's folder: its validations so far; its model, where asked for
-HEAVY = (WEIGHTS, ONNX)
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,8 @@ class Engine(Protocol):
     exactly one outcome, whatever happens to its process. `close` stops what still runs; it may come at any time, twice
     too.
 
-    By then a trial's files are in its folder (`trial_folder`). An engine whose trials run elsewhere may leave the heavy
-    ones (`HEAVY`) there, and then has `fetch(number)`, which brings them; it may be called until the next `wait`.
+    By then a trial's files are in its folder (`TrialFolder`). An engine whose trials run elsewhere may leave the heavy
+    ones there, and then has `fetch(number)`, which brings them; it may be called until the next `wait`.
     """
 
     slots: int
@@ -75,11 +72,6 @@ class Engine(Protocol):
     def wait(self, timeout: float | None = None) -> list[Outcome]: ...
 
     def close(self) -> None: ...
-
-
-def trial_folder(run: Path, number: int) -> Path:
-    """Where a trial's files go."""
-    return run / "trials" / str(number)
 
 
 # What engines share -----------------------------------------------------------------------------------------------
@@ -125,7 +117,7 @@ def call_trial(trial: Trial, job: Job, settings: Any, run: Path) -> TrialResult:
     try:
         if job.overrides:
             settings = replace(settings, **job.overrides)
-        result = trial(job.architecture, settings, job.seed, trial_folder(run, job.number))
+        result = trial(job.architecture, settings, job.seed, RunFolder(run).trial(job.number).path)
     except TrialError:
         raise
     except MemoryError as e:

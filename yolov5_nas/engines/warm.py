@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from multiprocessing.connection import Connection, wait
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrialError
-from .contract import Job, Outcome, Trial, call_trial, outcome_from_json, outcome_to_json, pin, trial_folder
+from ..records.run_folder import RunFolder, TrialFolder
+from .contract import Job, Outcome, Trial, call_trial, outcome_from_json, outcome_to_json, pin
 
-OUTCOME = "outcome.json"
 PROCESSES = "processes.txt"  # in the engine's folder: a line `pid start kind` for each process of a run
 
 
@@ -33,9 +32,8 @@ def serve(search: Connection, threads: int, folder: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the search ends its trials itself
     pin(0, os.environ.get("CUDA_VISIBLE_DEVICES"), threads)  # the threads, before torch is imported
     trial, settings = search.recv()
-    preload = getattr(sys.modules[trial.__module__], "preload", None)
-    if preload:
-        preload(settings)
+    if hasattr(settings, "preload"):
+        settings.preload()
     method = os.environ.get("YOLOV5_NAS_START") or ("fork" if is_forkable() else "spawn")  # the variable is for tests
     context: Any = multiprocessing.get_context(method)
     running: dict[int, BaseProcess] = {}
@@ -96,7 +94,7 @@ def _run(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pin(slot, device or "", threads)
     start = time.monotonic()
-    own = trial_folder(folder.parent, job.number)
+    own = RunFolder(folder.parent).trial(job.number)
     result, error = None, None
     try:
         result = call_trial(trial, job, settings, folder.parent)
@@ -108,21 +106,21 @@ def _run(
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def write_outcome(folder: Path, job: Job, outcome: Outcome) -> None:
+def write_outcome(folder: TrialFolder, job: Job, outcome: Outcome) -> None:
     """Keep how a trial ended in its folder, so that it isn't lost with the search; whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (OUTCOME + ".tmp")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    temporary = folder.outcome.with_suffix(".json.tmp")
     with temporary.open("w") as file:
         file.write(outcome_to_json(job, outcome))
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / OUTCOME)
+    temporary.replace(folder.outcome)
 
 
-def read_outcome(folder: Path, job: Job) -> Outcome | None:
+def read_outcome(folder: TrialFolder, job: Job) -> Outcome | None:
     """The outcome that a process of this run left for exactly this job, if any."""
     try:
-        return outcome_from_json((folder / OUTCOME).read_text(), job)
+        return outcome_from_json(folder.outcome.read_text(), job)
     except (OSError, ValueError):
         return None
 

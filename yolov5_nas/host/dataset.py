@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import find_file, shipped
-from ..space.space import load_yaml
+from ..space.model_yaml import load_yaml
 from .yolov5 import Host
 
 SPLITS = ("train", "val")

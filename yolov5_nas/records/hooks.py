@@ -27,6 +27,7 @@ from ..errors import UserError
 from ..files import find_file, make_folder, shipped
 from .journal import TrialRecord
 from .metrics import is_own
+from .run_folder import RunFolder
 
 # By point: what its functions may take. Each takes those of them that it names.
 POINTS = {
@@ -38,7 +39,6 @@ POINTS = {
     "on_search_end": ("run", "trials"),
     "measure": ("model", "imgsz", "device"),
 }
-FOLDER, LOG = "hooks", "hooks.log"  # in a run's
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def split(given: str) -> list[str]:
 def keep_hooks(folder: Path, hooks: Iterable[Hook]) -> None:
     """Copy the hook files into a run's folder."""
     for hook in hooks:
-        (make_folder(folder / FOLDER) / hook.name).write_text(hook.text, encoding="utf-8")
+        (make_folder(RunFolder(folder).hooks) / hook.name).write_text(hook.text, encoding="utf-8")
 
 
 def kept_hooks(folder: Path, given: Iterable[str]) -> tuple[Hook, ...]:
@@ -164,7 +164,7 @@ def kept_hooks(folder: Path, given: Iterable[str]) -> tuple[Hook, ...]:
 
 
 def _kept(folder: Path, file: str, *settings: str) -> Hook:
-    copy, original = folder / FOLDER / Path(file).name, Path(file)
+    copy, original = RunFolder(folder).hooks / Path(file).name, Path(file)
     if original.is_file() and original.read_text(errors="replace") != copy.read_text(errors="replace"):
         print(f"{original} has changed since the search began; it goes on with its copy, {copy}")
     return read_hook(copy, settings)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from ..errors import UserError
 from ..space.architecture import Architecture, Value
 from .metrics import is_maximised
+from .run_folder import REFERENCE, RunFolder
 
 if TYPE_CHECKING:
     import pandas
@@ -82,6 +83,11 @@ class TrialRecord:
     def id(self) -> str:
         """The architecture's id."""
         return Architecture(self.architecture).id
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the one that all others are compared with: stock YOLOv5."""
+        return self.number == REFERENCE
 
     @property
     def done(self) -> bool:
@@ -206,7 +212,7 @@ def read_journal(path: str | Path, frame: bool = False) -> list[TrialRecord] | p
         UserError: there is no journal, or a line of it can't be read.
     """
     path = Path(path)
-    path = path / "trials.jsonl" if path.is_dir() else path
+    path = RunFolder(path).journal if path.is_dir() else path
     if not path.exists():
         raise UserError("no journal (trials.jsonl) there: is it the folder of a run?", file=path)
     records = [record for _, record in sorted(latest(read_lines(path)).items())]
@@ -220,6 +226,11 @@ def read_journal(path: str | Path, frame: bool = False) -> list[TrialRecord] | p
 def complete(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """The trials that have a result."""
     return [record for record in records if record.state == "complete"]
+
+
+def reference(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The trial that all others are compared with, where it is complete."""
+    return next((record for record in complete(records) if record.is_reference), None)
 
 
 def eligible(records: Iterable[TrialRecord]) -> list[TrialRecord]:

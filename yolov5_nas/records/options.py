@@ -11,7 +11,7 @@ import yaml
 
 from ..errors import UserError
 from ..files import write_whole
-from ..space.space import load_yaml
+from ..space.model_yaml import load_yaml
 from .metrics import BACKENDS, check_objectives, is_maximised
 from .reward import Constraint, Target
 

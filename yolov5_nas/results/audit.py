@@ -14,12 +14,12 @@ from pathlib import Path
 
 from ..records.journal import TrialRecord, complete, latest, read_lines
 from ..records.options import Options
+from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
 from ..strategies.early_stopping import best_so_far
 from .ranking import html_table
 from .statistics import Tau, tau
 
-FOLDER = "audit"  # in a run's folder: the journal of the full trainings
 COSTS = {"GFLOPs": "gflops", "latency": "latency_ratio"}
 
 
@@ -61,7 +61,7 @@ def read(run: Path, o: Options) -> Audit | None:
     if not (proxy := o.shortcut):
         return None
     records = scored(run, o)
-    truths = {r.id: r.metrics["map50_95"] for r in complete(_lines(run / FOLDER))}
+    truths = {r.id: r.metrics["map50_95"] for r in complete(_lines(RunFolder(run).audit))}
     if o.only_prunes:  # what was not ended early was trained in full
         truths |= {r.id: r.metrics["map50_95"] for r in records if r.state == "complete"}
     scores = _scores(records, o)
@@ -74,16 +74,17 @@ def read(run: Path, o: Options) -> Audit | None:
 def scored(run: Path, o: Options) -> list[TrialRecord]:
     """The trials that have the shortcut's score, by number, without the first, which is the base: those that it ended
     early only if that is all it does, since a score of fewer epochs compares with no other."""
-    lines = _lines(run / "scores" if o.one_shot is not None else run)
+    files = RunFolder(run)
+    lines = _lines(files.scores if o.one_shot is not None else files)
     states = ("complete", "pruned") if o.only_prunes else ("complete",)
-    return [r for r in sorted(lines, key=lambda r: r.number) if r.number and r.state in states]
+    return [r for r in sorted(lines, key=lambda r: r.number) if not r.is_reference and r.state in states]
 
 
 def sample(run: Path, o: Options) -> list[Architecture]:
     """What to train in full: what a run has begun to, then a random draw of all that were scored; of those that only
     early stopping may have cut, the ones that it has."""
     records = {r.id: r for r in scored(run, o) if r.state == "pruned" or not o.only_prunes}
-    begun = [r.id for r in sorted(_lines(run / FOLDER), key=lambda r: r.number) if r.id in records]
+    begun = [r.id for r in sorted(_lines(RunFolder(run).audit), key=lambda r: r.number) if r.id in records]
     drawn = list(records)
     random.Random(o.seed).shuffle(drawn)
     names = list(dict.fromkeys([*begun, *drawn]))
@@ -113,7 +114,7 @@ def verdict(found: Audit | None) -> str:
 
 def sections(run: Path, o: Options) -> list[tuple[str, str]]:
     """For the report: title and HTML; [] where nothing was audited."""
-    if not _lines(run / FOLDER) or (found := read(run, o)) is None:
+    if not _lines(RunFolder(run).audit) or (found := read(run, o)) is None:
         return []
     taus = [["score", "Kendall's tau", "95 % interval"]]
     taus += [[name, f"{t.value:.2f}", f"{t.low:.2f} to {t.high:.2f}"] for name, t in found.taus.items()]
@@ -136,5 +137,5 @@ def _ended(records: Iterable[TrialRecord]) -> list[float]:
     return [r.curve[-1]["epoch"] for r in records if r.state == "pruned" and r.curve]
 
 
-def _lines(folder: Path) -> Iterable[TrialRecord]:
-    return latest(read_lines(folder / "trials.jsonl")).values()
+def _lines(run: RunFolder) -> Iterable[TrialRecord]:
+    return latest(read_lines(run.journal)).values()

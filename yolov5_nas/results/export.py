@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from ..engines.contract import trial_folder
 from ..errors import UserError
-from ..files import MODEL, WEIGHTS, write_whole
+from ..files import write_whole
 from ..records.journal import TrialRecord, best, complete, front, read_journal
+from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
 from ..space.compile import derive, dump_model
-from ..space.space import Space, load_yaml
+from ..space.model_yaml import load_yaml
+from ..space.space import Space
 
 
 def export(run: str | Path, number: int | None = None, out: str | Path | None = None) -> Path:
@@ -39,7 +40,7 @@ def export(run: str | Path, number: int | None = None, out: str | Path | None = 
     record = best(records) if number is None else next((r for r in records if r.number == number), None)
     if record is None:
         raise UserError("no such trial in the run", got=number, accepted=[r.number for r in records], file=run)
-    folder = Path(out) if out else run / "export" / str(record.number)
+    folder = Path(out) if out else RunFolder(run).exported / str(record.number)
     try:
         write_trial(run, record, folder)
     except OSError as e:
@@ -49,19 +50,19 @@ def export(run: str | Path, number: int | None = None, out: str | Path | None = 
 
 def write_trial(run: Path, record: TrialRecord, folder: Path) -> None:
     """A trial's model YAML, architecture and weights into a folder; each file appears whole or not at all."""
-    source = trial_folder(run, record.number)
+    source = RunFolder(run).trial(record.number)
     architecture = Architecture(record.architecture)
     folder.mkdir(parents=True, exist_ok=True)
-    trained = source / MODEL  # has the anchors that it was trained with
+    trained = source.model  # has the anchors that it was trained with
     text = trained.read_text() if trained.exists() else dump_model(derive(load_space(run), architecture))
     comment = f"# Trial {record.number} of {run.resolve()}, found by yolov5-nas. Input size {_imgsz(run, record)}.\n"
     write_whole(folder / "architecture.json", architecture.to_json() + "\n")
     write_whole(folder / "model.yaml", comment + text)
     weights = folder / "weights" / "best.pt"
-    if (source / WEIGHTS).exists():
+    if source.weights.exists():
         weights.parent.mkdir(exist_ok=True)
         temporary = weights.with_suffix(".tmp")
-        shutil.copyfile(source / WEIGHTS, temporary)
+        shutil.copyfile(source.weights, temporary)
         temporary.replace(weights)
     else:
         weights.unlink(missing_ok=True)  # another trial's
@@ -69,7 +70,7 @@ def write_trial(run: Path, record: TrialRecord, folder: Path) -> None:
 
 def load_space(run: Path) -> Space:
     """The search space of a run, as it was when the run began."""
-    return Space.from_yaml(run / "space.yaml")
+    return Space.from_yaml(RunFolder(run).space)
 
 
 def keep_weights(
@@ -85,9 +86,9 @@ def keep_weights(
         kept[winner.number] = winner
     for record in complete(records):
         if record.number not in kept:
-            (trial_folder(run, record.number) / WEIGHTS).unlink(missing_ok=True)
+            RunFolder(run).trial(record.number).weights.unlink(missing_ok=True)
     return list(kept.values())
 
 
 def _imgsz(run: Path, record: TrialRecord) -> object:
-    return record.architecture.get("imgsz") or load_yaml(run / "search.yaml")[0]["imgsz"]
+    return record.architecture.get("imgsz") or load_yaml(RunFolder(run).options)[0]["imgsz"]

@@ -160,7 +160,7 @@ def _choices(records: Sequence[TrialRecord], options: Options) -> Figure:
 def _reference(records: Sequence[TrialRecord], metric: str) -> float | None:
     """The stock architecture's value, else the middle one."""
     values = sorted(r.metrics[metric] for r in records)
-    return next((r.metrics[metric] for r in records if r.number == 0), values[len(values) // 2] if values else None)
+    return next((r.metrics[metric] for r in records if r.is_reference), values[len(values) // 2] if values else None)
 
 
 def _words(name: str, found: Sequence[Effect], form: Callable[[float], str]) -> str:
@@ -238,7 +238,7 @@ def _reason(record: TrialRecord) -> str:
 
 def _default(records: Iterable[TrialRecord]) -> dict[str, Any]:
     """The stock architecture, which every search begins with."""
-    return next((dict(r.architecture) for r in records if r.number == 0), {})
+    return next((dict(r.architecture) for r in records if r.is_reference), {})
 
 
 def _changed(record: TrialRecord, default: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -257,7 +257,7 @@ def _state(record: TrialRecord, winner: TrialRecord | None, on_front: Sequence[T
         return "running or cut off" if record.state == "started" else record.state
     words = {
         "best": record is winner,
-        "stock": record.number == 0,
+        "stock": record.is_reference,
         "front": record in on_front,
         "infeasible": record.error is not None,
     }
@@ -268,7 +268,7 @@ def _row(
     record: TrialRecord, columns: Iterable[tuple[str, str, str]], state: str, default: dict[str, Any]
 ) -> dict[str, Any]:
     """A trial as a row: of each cell what is shown, and the value that sorts."""
-    is_stock = record.number == 0 and record.state == "complete"
+    is_stock = record.is_reference and record.state == "complete"
     kind = "best" if state.startswith("best") else "stock" if is_stock else record.state
     message = (record.error or {}).get("message", "")
     differences = "\n".join(f"{k}: {old} → {new}" for k, old, new in _changed(record, default))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
-from ..records.journal import TrialRecord, best, complete, eligible, front
+from ..records.journal import TrialRecord, best, complete, eligible, front, reference
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.reward import Constraint
 from .effects import Effect, fence, strongest
@@ -26,11 +26,6 @@ GREY, BLUE, ORANGE, GREEN, RED = "#9aa0a6", "#0072b2", "#e69f00", "#009e73", "#d
 LEGEND_INCHES = 1.9  # that an entry of a legend takes
 OPTIONS_SHOWN = 20
 SHORT = 3600.0  # seconds; a search below is shown in minutes
-
-
-def stock_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The trial of the stock architecture, if it has a result."""
-    return next((r for r in records if r.number == 0 and r.state == "complete"), None)
 
 
 def axes_of(objectives: Sequence[str], records: Iterable[TrialRecord]) -> tuple[str, str]:
@@ -56,7 +51,7 @@ def pareto(records: Sequence[TrialRecord], x: str, y: str, constraints: Iterable
     if not shown:
         return None
     figure, (axes,) = _axes(8.5, 5.2)
-    best_ones, stock, winner = front(shown, x, y), stock_of(shown), best(shown)
+    best_ones, stock, winner = front(shown, x, y), reference(shown), best(shown)
     own = {r.number for r in (*best_ones, stock, winner) if r}  # which have marks of their own
     _scatter(axes, [r for r in shown if r.number not in own], x, y, GREY, alpha=0.75, label="trial")
     _steps(axes, best_ones, x, y)
@@ -205,7 +200,7 @@ def _progress(axes: Any, ended: Sequence[TrialRecord], at: Sequence[float]) -> N
     having, good = complete(ended), eligible(ended)
     x, y = [place[r.number] for r in having], [r.reward or 0.0 for r in having]
     sns.scatterplot(x=x, y=y, ax=axes, color=GREY, s=26, label="trial", legend=False)
-    if stock := stock_of(ended):
+    if stock := reference(ended):
         axes.axhline(stock.reward or 0.0, color=ORANGE, linestyle="--", linewidth=1.2, label="stock YOLOv5")
     if winner := best(ended):
         highest = list(accumulate((r.reward or 0.0 for r in good), max))

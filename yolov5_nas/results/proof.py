@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 
 from ..records.journal import TrialRecord, complete, latest, read_lines
+from ..records.run_folder import RunFolder
 from .ranking import html_table
 
-FOLDER = "prove"  # in a run's folder
 STOCK, RESCALED = "stock", "stock rescaled"
 RIVALS = {STOCK: "stock YOLOv5", RESCALED: "stock YOLOv5 rescaled"}  # in words
 LEVEL = 0.05  # of the tests
@@ -83,7 +83,7 @@ class Comparison:
 
 def read(run: Path) -> list[TrialRecord]:
     """The trainings of a run's proof so far; [] where there is none."""
-    return list(latest(read_lines(run / FOLDER / "trials.jsonl")).values())
+    return list(latest(read_lines(RunFolder(run).proof.journal)).values())
 
 
 def contestants(records: Iterable[TrialRecord], cost: str) -> list[Contestant]:

@@ -7,9 +7,8 @@ from html import escape
 from pathlib import Path
 
 from ..records.journal import TrialRecord, eligible, read_journal, read_lines
+from ..records.run_folder import RunFolder
 from .statistics import kendall
-
-FOLDER = "remeasured"  # in a run's folder: a journal for each runtime
 
 
 def ranking(before: Sequence[TrialRecord], after: Sequence[TrialRecord]) -> list[list[str]]:
@@ -34,7 +33,7 @@ def tau(before: Sequence[TrialRecord], after: Sequence[TrialRecord]) -> float:
 def sections(run: Path) -> list[tuple[str, str]]:
     """What `report --remeasure` found so far, for the report: titles and HTML."""
     found = []
-    for path in sorted((run / FOLDER).glob("*.jsonl")):
+    for path in sorted(RunFolder(run).remeasured.glob("*.jsonl")):
         after = read_lines(path)
         numbers = {r.number for r in after}
         before = [r for r in eligible(read_journal(run)) if r.number in numbers]

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..records.journal import TrialRecord, best, complete, read_journal, to_dict
+from ..records.journal import TrialRecord, best, complete, read_journal, reference, to_dict
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.options import Options, load_options
+from ..records.run_folder import RunFolder
 from . import audit, proof, ranking
 from .page import COMPARED, Row, figures, page
-from .plots import stock_of, trusted
+from .plots import trusted
 
 LEARNT = 0.01  # mAP50-95 below which a model detects nothing to speak of
 FOUND_NOTHING = "The search found nothing better than the stock architecture."
@@ -31,9 +32,9 @@ def report(run: str | Path) -> Path:
     Raises:
         UserError: there is no run, or its `search.yaml` can't be read.
     """
-    run = Path(run)
+    run, files = Path(run), RunFolder(run)
     records, options = read_journal(run), options_of(run)
-    _write_csv(records, run / "results.csv")
+    _write_csv(records, files.table)
     drawn = figures(records, options)
     for figure in drawn:
         if figure.png:
@@ -41,12 +42,12 @@ def report(run: str | Path) -> Path:
         else:
             (run / figure.file).unlink(missing_ok=True)  # of an earlier report, which would mislead
     winner = best(records)
-    files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
+    model_files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
     sections = [*audit.sections(run, options), *proof.sections(run, options.cost), *ranking.sections(run)]
     words = summary(records, options.inherits)
-    html = page(run, records, options, drawn, sections, words, _compared(records), files)
-    (run / "report.html").write_text(html, encoding="utf-8")
-    return run / "report.html"
+    html = page(run, records, options, drawn, sections, words, _compared(records), model_files)
+    files.report.write_text(html, encoding="utf-8")
+    return files.report
 
 
 def options_of(run: Path) -> Options:
@@ -55,13 +56,13 @@ def options_of(run: Path) -> Options:
     Raises:
         UserError: the file can't be read.
     """
-    path = run / "search.yaml"
+    path = RunFolder(run).options
     return Options().with_given(load_options(path)) if path.exists() else Options()
 
 
 def summary(records: Sequence[TrialRecord], stock_leads: bool = False) -> str:
     """In words: what the search found, or that it found nothing better than stock YOLOv5, or could not tell."""
-    winner, stock = best(records), stock_of(records)
+    winner, stock = best(records), reference(records)
     count = Counter(r.state for r in records)
     others = "".join(f", {count[state]} {state}" for state in ("failed", "infeasible", "pruned") if count[state])
     ended = f"{count['complete']} trials complete{others}. "
@@ -96,7 +97,7 @@ def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
 def usage(run: Path, winner: TrialRecord) -> str:
     """Where the winner's files are, and how stock YOLOv5 takes them at the input size that it was found at."""
     options = options_of(run)
-    folder, size = run.resolve() / "best", winner.architecture.get("imgsz") or options.imgsz
+    folder, size = RunFolder(run.resolve()).best, winner.architecture.get("imgsz") or options.imgsz
     imgsz = f" --imgsz {size}" if size else ""
     weights = folder / "weights" / "best.pt"
     return (
@@ -125,7 +126,7 @@ def _against(winner: TrialRecord, stock: TrialRecord) -> str:
 
 def _compared(records: Sequence[TrialRecord]) -> list[Row]:
     """The rows that compare the winner with the stock architecture."""
-    winner, stock = best(records), stock_of(records)
+    winner, stock = best(records), reference(records)
     rows = []
     for kind, record in (("stock", stock), ("best", winner)):
         if record is not None:

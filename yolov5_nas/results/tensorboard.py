@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..engines.contract import trial_folder
 from ..records.journal import TrialRecord
 from ..records.options import Options
+from ..records.run_folder import RunFolder
 from ..space.architecture import Value
 from ..space.space import Space
 from .plots import axes_of, pareto
@@ -93,7 +93,7 @@ class TensorBoardLogger:
         """A trial's curve and choices into its own folder."""
         from torch.utils.tensorboard.summary import hparams
 
-        writer = _writer(trial_folder(self.run, record.number))
+        writer = _writer(RunFolder(self.run).trial(record.number).path)
         for point in record.curve:
             for name, value in point.items():
                 if name != "epoch":

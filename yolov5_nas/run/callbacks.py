@@ -9,15 +9,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..engines.contract import trial_folder
 from ..records.journal import Journal, TrialRecord, best, complete
 from ..records.metrics import is_own
 from ..records.options import Options
+from ..records.run_folder import RunFolder
 from ..results.export import keep_weights, write_trial
 from ..results.page import COMPARED
 
 
-class Keeper:
+class Checkpoints:
     """Keeps `best/` at the best trial so far, and weights only of trials on the front and of those to inherit from.
 
     Args:
@@ -50,7 +50,7 @@ class Keeper:
             if self.fetch and record in self.kept:
                 self.fetch(record.number)
         if (winner := best(self.kept)) is not None and winner.number != self.written:
-            write_trial(self.folder, winner, self.folder / "best")
+            write_trial(self.folder, winner, RunFolder(self.folder).best)
             self.written = winner.number
 
 
@@ -71,9 +71,9 @@ class Estimate:
         if record.state != "complete" or len(complete(trials)) > 1 or left < 1:
             return
         seconds = record.seconds or 0.0
-        if record.number == 0 and self.o.base_epochs:  # which the others don't train
+        if record.is_reference and self.o.base_epochs:  # which the others don't train
             seconds *= self.o.epochs / self.o.base_epochs
-        files = [f for f in trial_folder(self.folder, record.number).rglob("*") if f.is_file()]
+        files = [f for f in RunFolder(self.folder).trial(record.number).path.rglob("*") if f.is_file()]
         most, free = left * sum(f.stat().st_size for f in files), shutil.disk_usage(self.folder).free
         took = duration(-(-left // self.slots) * seconds)
         text = f"estimate for {left} more: about {took} ({min(self.slots, left)} at a time)"
@@ -139,7 +139,7 @@ class Progress:
             mark += f"  {record.conditions['error']}"
         elif not record.conditions.get("trusted", True):
             mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
-        name = "stock" if record.number == 0 else record.id
+        name = "stock" if record.is_reference else record.id
         figures = [f"{heading} {form.format(m[key])}" for key, heading, form in COMPARED if key in m]
         figures += [f"{metric} {value:.4g}" for metric, value in m.items() if is_own(metric)]
         shown = "  ".join(figures)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ..engines.contract import Engine, Job, Outcome, trial_folder
-from ..files import WEIGHTS
+from ..engines.contract import Engine, Job, Outcome
 from ..records.journal import Journal, TrialRecord
 from ..records.metrics import LATENCIES
 from ..records.reward import Reward
+from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
 from ..strategies.early_stopping import Curves, Pruner
-from ..strategies.strategies import SpaceExhausted
+from ..strategies.strategy import SpaceExhausted
 
 Listener = Callable[[TrialRecord], None]
 REFUSED_IN_A_ROW = 100  # architectures that break a constraint, one after the other: then the search gives up
@@ -149,7 +149,7 @@ class Loop:
         """The settings that are this trial's own."""
         overrides: dict[str, Any] = {}
         if record.parent is not None:
-            weights = trial_folder(self.journal.path.parent, record.parent) / WEIGHTS
+            weights = RunFolder(self.journal.path.parent).trial(record.parent).weights
             overrides |= {"weights": str(weights), "base_epochs": None}
         if pruner := self.pruners.get(record.number):
             overrides["pruner"] = pruner

@@ -17,19 +17,22 @@ from ..files import write_whole
 from ..records.journal import Journal, TrialRecord, TrialResult, best, eligible, front, read_journal
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
-from ..results.proof import EQUAL, FOLDER, RESCALED, STOCK, compare, contestants, read, table, verdict
+from ..records.run_folder import RunFolder
+from ..results.proof import EQUAL, RESCALED, STOCK, compare, contestants, read, table, verdict
 from ..results.report import report
 from ..space.architecture import Architecture, Value
-from ..space.space import ConvLayer, Layer, load_yaml
-from ..strategies.strategies import Plan
-from ..training.trial import Settings, measure_architecture, preload, run_trial  # noqa: F401  # preload: engines look for it here
-from .api import engine_of, hold, settings_of
+from ..space.choices import ConvLayer, Layer
+from ..space.model_yaml import load_yaml
+from ..strategies.plan import Plan
+from ..training.settings import Settings
+from ..training.trial import measure_architecture, run_trial
 from .loop import Listener
+from .prepare import engine_of, settings_of
+from .resume import hold
 from .stages import from_scratch, run_stage
 
 FAMILY = ((0.25, 0.5, 0.75, 1.0, 1.25), (0.33, 0.33, 0.67, 1.0, 1.33))  # YOLOv5's n, s, m, l, x: width, depth multiple
 STEPS = 8  # of the search for a scale
-PLAN = "prove.yaml"
 
 
 def prove(
@@ -55,16 +58,17 @@ def prove(
         UserError: there is no such run, nothing to prove in it, or a proof of other epochs or candidates was begun.
     """
     run = Path(run)
+    files = RunFolder(run)
     records = read_journal(run)
-    o = Options().with_given(load_options(run / "search.yaml")).with_given(options)
+    o = Options().with_given(load_options(files.options)).with_given(options)
     least = o.full_epochs if o.shortcut else 1  # what inherited weights need is too little from scratch
     settings = from_scratch(settings_of(run, o), epochs or max(least, 3 * (o.base_epochs or o.epochs)))
     engine = engine or engine_of(replace(o, measure_on=None))
-    folder = run / FOLDER
+    folder = files.proof
     cost = o.cost
     candidates = _candidates(records, o, o.inherits, top)
     with hold(run):
-        folder.mkdir(exist_ok=True)
+        folder.path.mkdir(exist_ok=True)
         plan = _plan(folder, candidates, settings, cost, seeds)
         _train(folder, plan, settings, engine)
     found = contestants(read(run), cost)
@@ -112,31 +116,33 @@ def _candidates(records: list[TrialRecord], o: Options, stock_leads: bool, top: 
     likely = [*([winner] if winner else []), *front(records, *o.front)]
     if stock_leads:  # which keeps good ones off the front
         likely = eligible(records)
-    found = {r.number: r for r in likely if r.number != 0}
+    found = {r.number: r for r in likely if not r.is_reference}
     if not found:
         raise UserError("there is nothing to prove: the search found nothing better than the stock architecture")
     return sorted(found.values(), key=lambda r: -(r.reward or 0.0))[:top]
 
 
-def _plan(folder: Path, candidates: list[TrialRecord], settings: Settings, cost: str, seeds: int) -> list[Architecture]:
+def _plan(
+    folder: RunFolder, candidates: list[TrialRecord], settings: Settings, cost: str, seeds: int
+) -> list[Architecture]:
     """What to train, seed by seed; as it was begun, where it was.
 
     Raises:
         UserError: it was begun with other epochs or candidates.
     """
     numbers = [r.number for r in candidates]
-    if (folder / PLAN).exists():
-        begun, _ = load_yaml(folder / PLAN)
+    if folder.plan.exists():
+        begun, _ = load_yaml(folder.plan)
         if (begun["epochs"], begun["candidates"]) != (settings.epochs, numbers):
             raise UserError(
                 f"a proof of {begun['epochs']} epochs of the trials {begun['candidates']} was begun: give the same"
                 " --epochs and --top (--seeds may grow), or delete the folder",
                 got=(settings.epochs, numbers),
-                file=folder,
+                file=folder.path,
             )
     else:
         begun = {"epochs": settings.epochs, "candidates": numbers, "rescaled": _rescale(candidates[0], settings, cost)}
-        write_whole(folder / PLAN, yaml.safe_dump(begun, sort_keys=False))
+        write_whole(folder.plan, yaml.safe_dump(begun, sort_keys=False))
     entries: list[tuple[str, Mapping[str, Value]]] = [(STOCK, settings.space.default())]
     if begun["rescaled"]:
         entries.append((RESCALED, begun["rescaled"]))
@@ -174,7 +180,7 @@ def depth_of(width: float, settings: Settings) -> float:
     return round(base_depth * float(np.interp(width, *FAMILY) / np.interp(base_width, *FAMILY)), 4)
 
 
-def _train(folder: Path, plan: list[Architecture], settings: Settings, engine: Engine) -> None:
+def _train(folder: RunFolder, plan: list[Architecture], settings: Settings, engine: Engine) -> None:
     def listeners(journal: Journal) -> list[Listener]:
         def tell(record: TrialRecord) -> None:
             done = sum(r.done for r in journal.trials.values())

@@ -11,10 +11,11 @@ from ..errors import TrialError, UserError
 from ..files import write_whole
 from ..records.journal import eligible, read_journal
 from ..records.options import Options, load_options
-from ..results.ranking import FOLDER, ranking, tau
+from ..records.run_folder import RunFolder
+from ..results.ranking import ranking, tau
 from ..results.report import report
 from ..training.trial import measure_architecture
-from .api import reward_of, settings_of
+from .prepare import reward_of, settings_of
 
 
 def remeasure(
@@ -30,11 +31,11 @@ def remeasure(
     Raises:
         UserError: there is no such run, nothing in it to rank, or the machine can't measure so.
     """
-    run = Path(run)
+    run, files = Path(run), RunFolder(run)
     records = eligible(read_journal(run))
     if len(records) < 2:
         raise UserError("a ranking needs two complete trials at least", got=len(records), file=run)
-    o = Options().with_given(load_options(run / "search.yaml"))
+    o = Options().with_given(load_options(files.options))
     o = replace(o, device=device, latency_backend=backend, latency_batch=batch, half=half)
     settings = settings_of(run, o)
     settings = replace(settings, constraints=(), needed=("latency_ratio",), device=own_device(device))
@@ -49,9 +50,9 @@ def remeasure(
         metrics = {**record.metrics, **costs.metrics}
         found.append(replace(record, metrics=metrics, reward=reward(metrics), conditions=costs.conditions))
         print(f"[{i}/{len(records)}] trial {record.number}: x stock {metrics['latency_ratio']:.3f}", flush=True)
-    (run / FOLDER).mkdir(exist_ok=True)
+    files.remeasured.mkdir(exist_ok=True)
     text = "".join(record.to_json() + "\n" for record in found)
-    write_whole(run / FOLDER / f"{backend}-{device.replace(',', '-')}.jsonl", text)
+    write_whole(files.remeasured / f"{backend}-{device.replace(',', '-')}.jsonl", text)
     report(run)
     lines = ["".join(f"{cell:>10}" for cell in row) for row in ranking(records, found)]
     return "\n".join([*lines, "", f"Kendall's tau between the two rankings: {tau(records, found):.2f}"])

@@ -10,19 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..engines.contract import Engine, Trial, trial_folder
-from ..engines.warm import OUTCOME
-from ..files import WEIGHTS
+from ..engines.contract import Engine, Trial
 from ..records.journal import Journal, TrialRecord, eligible, front, latest, read_lines
 from ..records.reward import Reward, accuracy
-from ..results import audit
+from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
-from ..strategies.strategies import Plan
-from ..training.shared import LAST, score_trial, train_shared
-from ..training.trial import Settings, run_trial
+from ..strategies.plan import Plan
+from ..training.scoring import score_trial
+from ..training.settings import Settings
+from ..training.shared import train_shared
+from ..training.trial import run_trial
 from .loop import AskTell, Listener, Loop
-
-SHARED, SCORES = "shared", "scores"  # folders in a run's
 
 
 class StageError(Exception):
@@ -39,18 +37,18 @@ def shared_network(run: Path, settings: Settings, epochs: int, **stage: Any) -> 
         StageError: the training has failed, or the time is over.
     """
     settings = replace(settings, epochs=epochs, val_period=max(1, epochs // 8), constraints=())
-    plan, own = Plan([settings.space.default()]), trial_folder(run / SHARED, 0)
-    lines = run / SHARED / "trials.jsonl"
-    if any(r.state == "failed" for r in latest(read_lines(lines)).values()):  # a resume tries it again
-        for path in (lines, own / OUTCOME):
+    plan, files = Plan([settings.space.default()]), RunFolder(run).supernet
+    own = files.trial(0)
+    if any(r.state == "failed" for r in latest(read_lines(files.journal)).values()):  # a resume tries it again
+        for path in (files.journal, own.outcome):
             path.unlink(missing_ok=True)
-    (record,) = run_stage(run / SHARED, train_shared, settings, plan, reward=accuracy, count=1, **stage)
+    (record,) = run_stage(files, train_shared, settings, plan, reward=accuracy, count=1, **stage)
     if record.state != "complete":
         raise StageError(
             f"the training of the shared network has {record.state}: {(record.error or {}).get('message')}"
         )
-    (own / LAST).unlink(missing_ok=True)  # only now nothing goes on from it
-    return own / WEIGHTS
+    own.last.unlink(missing_ok=True)  # only now nothing goes on from it
+    return own.weights
 
 
 def scores(run: Path, settings: Settings, strategy: AskTell, **stage: Any) -> list[TrialRecord]:
@@ -59,7 +57,7 @@ def scores(run: Path, settings: Settings, strategy: AskTell, **stage: Any) -> li
     Raises:
         StageError: all have failed, or the time is over.
     """
-    found = run_stage(run / SCORES, score_trial, settings, strategy, **stage)
+    found = run_stage(RunFolder(run).scores, score_trial, settings, strategy, **stage)
     if all(record.state == "failed" for record in found):
         raise StageError(f"all scores have failed, the last: {(found[-1].error or {}).get('message')}")
     return found
@@ -67,8 +65,8 @@ def scores(run: Path, settings: Settings, strategy: AskTell, **stage: Any) -> li
 
 def full_trainings(run: Path, settings: Settings, architectures: Sequence[Architecture], **stage: Any) -> None:
     """Train some architectures in full, for an audit."""
-    folder, count = run / audit.FOLDER, len(architectures)
-    run_stage(folder, run_trial, settings, Plan(architectures), reward=accuracy, count=count, **stage)
+    count = len(architectures)
+    run_stage(RunFolder(run).audit, run_trial, settings, Plan(architectures), reward=accuracy, count=count, **stage)
 
 
 def from_scratch(settings: Settings, epochs: int) -> Settings:
@@ -94,7 +92,7 @@ def finalists(records: Sequence[TrialRecord], stock: Architecture, objectives: S
 
 
 def run_stage(
-    folder: Path,
+    files: RunFolder,
     trial: Trial,
     settings: Any,
     strategy: AskTell,
@@ -112,14 +110,14 @@ def run_stage(
     Raises:
         StageError: the time is over.
     """
-    folder.mkdir(exist_ok=True)
-    journal = Journal(folder / "trials.jsonl")
+    files.path.mkdir(exist_ok=True)
+    journal = Journal(files.journal)
     if sum(r.counts for r in journal.trials.values()) < count:
         running = engine()
         fetch = getattr(running, "fetch", None)
         fetching = [lambda record: fetch(record.number)] if fetch else []
         try:
-            running.start(trial, settings, folder)
+            running.start(trial, settings, files.path)
             stage = Loop(strategy, running, journal, reward, count, listeners=[*fetching, *listeners(journal)], **loop)
             stage.run()
         finally:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from .architecture import Architecture, Value
-from .space import SCALED_MODULES, C3Layer, ConvLayer, Multiples, Space, parse_kernel
+from .arithmetic import SCALED_MODULES, Multiples, parse_kernel
+from .choices import C3Layer, ConvLayer
+from .space import Space
 
 
 class StockLine(NamedTuple):

@@ -82,7 +82,7 @@ class Curves:
 
     def observe(self, record: TrialRecord) -> None:
         """Learn the curve of a trial that ended; only complete ones tell."""
-        if record.state != "complete" or not record.curve or (self.inherits and record.number == 0):
+        if record.state != "complete" or not record.curve or (self.inherits and record.is_reference):
             return
         self.count += 1
         if self.objectives:

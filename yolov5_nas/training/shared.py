@@ -9,65 +9,28 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from ..files import WEIGHTS, write_whole
+from ..files import write_whole
 from ..host.yolov5 import Host
 from ..records.journal import TrialResult
-from ..records.metrics import LATENCIES
-from ..space.architecture import Architecture, Value
+from ..records.run_folder import TrialFolder
+from ..space.architecture import Value
 from ..weights import supernet
-from ..weights.elastic import extract, set_architecture
-from ..weights.mapping import fitting, read_source, shared_state
-from .trial import Settings, Training, accuracies, as_trial, freeze, global_state_kept, measure_architecture
-from .trial import preload as preload  # engines look for it here
+from ..weights.elastic import set_architecture
+from ..weights.mapping import fitting, shared_state
+from ..weights.source import read_source
+from .initial import freeze
+from .process import as_trial
+from .scoring import Scorer
+from .settings import Settings
+from .trainer import accuracies
 
 STUDENTS = 2  # drawn at random in each step, besides the smallest (Yu et al. 2020)
-LAST = "last.pt"  # where the training of the shared network goes on after a kill
-
-
-class Scorer(Training):
-    """A shared network with the images that score its slices.
-
-    Args:
-        weights: of a trained one; else it starts at random.
-        imgsz: input size in pixels.
-    """
-
-    def __init__(self, host: Host, s: Settings, imgsz: int, seed: int, folder: Path | None, weights: Path | None):
-        self.weights = weights
-        super().__init__(host, {}, s, imgsz, s.batch_size, torch.device(s.device), seed, folder)
-        self.amp = self.device.type == "cuda"
-
-    def _build(self, cfg: Mapping[str, Any]) -> Any:
-        s = self.settings
-        if self.weights:
-            return supernet.load(self.weights, s.model, s.nc, self.host)
-        return supernet.build(self.host, s.model, s.nc, self.hyp.get("anchors"))
-
-    def open(self) -> None:
-        """Load the images, without what only a training needs."""
-        self.loader, self.dataset = self._loader("train")
-        self.val_loader, _ = self._loader("val")
-        self.compute_loss = None
-
-    def score(self, architecture: Architecture, shared: Any) -> dict[str, float]:
-        """Validation of an architecture's slice of a shared network, with batch norm estimated for it."""
-        model = extract(shared, architecture, self.host).to(self.device)
-        self._estimate(model, self._calibration())
-        return self._validate_model(model.eval())
-
-    def _calibration(self) -> list[torch.Tensor]:
-        if not hasattr(self, "calibration"):
-            with global_state_kept():
-                self.host.general.init_seeds(self.seed, deterministic=True)  # of the augmentation
-                self.calibration = list(self._some_images())
-        return self.calibration
 
 
 class SharedTraining(Scorer):
@@ -99,8 +62,8 @@ class SharedTraining(Scorer):
     def _prepare(self) -> None:
         freeze(self.model, self.settings.freeze)
         super()._prepare()
-        if self.folder and (self.folder / LAST).exists():
-            self._go_on(torch.load(self.folder / LAST, map_location="cpu", weights_only=True))
+        if self.folder and (last := TrialFolder(self.folder).last).exists():
+            self._go_on(torch.load(last, map_location="cpu", weights_only=True))
 
     def _go_on(self, kept: Mapping[str, Any]) -> None:
         self.model.load_state_dict(kept["model"])
@@ -140,7 +103,7 @@ class SharedTraining(Scorer):
         parts = {n: getattr(self, n).state_dict() for n in ("model", "optimizer", "scheduler", "scaler")}
         parts |= {"epoch": epoch + 1, "last_step": self.last_step, "accumulate": float(self.accumulate)}
         parts |= {"updates": self.ema.updates, "curve": self.curve}
-        supernet.save(self.ema.ema, self.settings.model, self.folder / LAST, **parts)
+        supernet.save(self.ema.ema, self.settings.model, TrialFolder(self.folder).last, **parts)
 
     def _backward(self, images: torch.Tensor, targets: torch.Tensor, iteration: int) -> tuple[float, torch.Tensor]:
         rng = random.Random(f"{self.seed} {iteration}")
@@ -198,42 +161,5 @@ def train_shared(
         training = SharedTraining(host, settings, seed, folder)
         training.run()
         if folder:
-            supernet.save(training.best, settings.model, folder / WEIGHTS)
+            supernet.save(training.best, settings.model, TrialFolder(folder).weights)
         return TrialResult(training.results, tuple(training.curve))
-
-
-def score_trial(
-    architecture: Mapping[str, Value],
-    settings: Settings,
-    seed: int = 0,
-    folder: Path | None = None,
-    costs: TrialResult | None = None,
-) -> TrialResult:
-    """Score an architecture by its slice of the shared network in `settings.weights`; nothing is trained.
-
-    Latency is measured only where `settings.needed` names it, or with `settings.measure_all`.
-
-    Raises:
-        TrialError: as `run_trial`.
-    """
-    with as_trial(settings, folder) as host:
-        with_latency = settings.measure_all or bool(set(settings.needed) & set(LATENCIES))
-        costs = costs or measure_architecture(architecture, settings, with_latency)
-        if costs.state == "infeasible":
-            return costs
-        scorer = _scorer(settings, host, settings.imgsz_of(architecture), seed)
-        point = scorer.score(Architecture(architecture), scorer.model)
-        return replace(costs, metrics={**costs.metrics, **accuracies(point)})
-
-
-_scorers: dict[Any, Scorer] = {}
-
-
-def _scorer(settings: Settings, host: Host, imgsz: int, seed: int) -> Scorer:
-    """The one of this process, with the images and weights in memory."""
-    path = Path(settings.weights or "")
-    key = (path, path.stat().st_mtime_ns if path.exists() else 0, imgsz, seed)
-    if key not in _scorers:
-        _scorers[key] = Scorer(host, settings, imgsz, seed, None, path)
-        _scorers[key].open()
-    return _scorers[key]

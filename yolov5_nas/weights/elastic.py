@@ -19,8 +19,11 @@ from torch.nn import functional as F
 from ..errors import UserError
 from ..host.yolov5 import Host, load
 from ..space.architecture import Architecture, Value
+from ..space.arithmetic import parse_kernel
+from ..space.choices import C3Layer, ConvLayer, Layer
 from ..space.compile import derive, weight_names
-from ..space.space import SEARCHABLE, C3Layer, ConvLayer, Layer, Space, parse_kernel
+from ..space.model_yaml import SEARCHABLE
+from ..space.space import Space
 
 State = dict[str, torch.Tensor]
 

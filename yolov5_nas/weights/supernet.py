@@ -12,7 +12,9 @@ import torch
 from ..errors import UserError
 from ..host.yolov5 import Host
 from ..space.architecture import Architecture, Value
-from ..space.space import Choice, Space, parse_kernel
+from ..space.arithmetic import parse_kernel
+from ..space.choices import Choice
+from ..space.space import Space
 from .elastic import anchor_count, register, unregister
 
 KIND = "yolov5-nas shared network"

@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...records.run_folder import RunFolder
 from ...space.architecture import Architecture
 from .. import warm
-from ..contract import CURVE, ONNX, EngineError, Job, Outcome, Trial, check_slots, cores, trial_folder
+from ..contract import EngineError, Job, Outcome, Trial, check_slots, cores
 from . import client as nni_client
 
 PORT, HOST = 8083, "127.0.0.1"
@@ -172,7 +173,7 @@ class NNIEngine:
 
     def submit(self, job: Job) -> None:
         """Hand NNI a job; one whose outcome an earlier process of this run left is not run again."""
-        if outcome := warm.read_outcome(trial_folder(self.run, job.number), job):
+        if outcome := warm.read_outcome(RunFolder(self.run).trial(job.number), job):
             self._ended.append(outcome)
             return
         slot = min(set(range(self.slots)) - {r.slot for r in self._running.values()})
@@ -279,16 +280,16 @@ class NNIEngine:
 
     def _end(self, running: _Running, code: int) -> None:
         """A trial's process ended: take its outcome, report it to NNI, let the stand-in go."""
-        folder = trial_folder(self.run, running.job.number)
+        folder = RunFolder(self.run).trial(running.job.number)
         outcome = warm.read_outcome(folder, running.job)
         if outcome is None:
             outcome = Outcome(running.job.number, time.monotonic() - running.since, error=_why(running, code))
         self._report_curve(running)
         done = self._report(running, outcome)
-        if running.hello and (folder / ONNX).exists():
-            shown = Path(running.hello["output"]) / ONNX  # where NNI's visualization looks for it
+        if running.hello and folder.onnx.exists():
+            shown = Path(running.hello["output"]) / folder.onnx.name  # where NNI's visualization looks for it
             shown.unlink(missing_ok=True)
-            shown.symlink_to((folder / ONNX).resolve())
+            shown.symlink_to(folder.onnx.resolve())
         del self._running[running.job.number]
         if running.client:
             with contextlib.suppress(OSError):
@@ -303,7 +304,7 @@ class NNIEngine:
         if not running.client:
             return
         try:
-            lines = (trial_folder(self.run, running.job.number) / CURVE).read_text().split("\n")[:-1]
+            lines = RunFolder(self.run).trial(running.job.number).curve.read_text().split("\n")[:-1]
         except OSError:
             return
         for line in lines[running.reported :]:

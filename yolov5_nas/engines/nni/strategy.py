@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...records.journal import TrialRecord
 from ...space.architecture import Architecture
 from ...space.space import Space
-from ...strategies.strategies import TRIES, SpaceExhausted
+from ...strategies.strategy import TRIES, SpaceExhausted
 from .space import SymbolicSpace, symbolic
 
 

@@ -28,7 +28,8 @@ import psutil
 
 from ...errors import UserError
 from ...files import PACKAGE
-from ..contract import EngineError, Job, Outcome, Trial, cores, outcome_from_json, trial_folder
+from ...records.run_folder import RunFolder
+from ..contract import EngineError, Job, Outcome, Trial, cores, outcome_from_json
 from . import node as ray_node
 from .shipping import content_hash, files_of, pack
 
@@ -455,7 +456,7 @@ class RayEngine:
                 self._write(number, self.ray.get(heavy))
 
     def _write(self, number: int, files: Mapping[str, bytes]) -> None:
-        folder = trial_folder(self.folder, number)
+        folder = RunFolder(self.folder).trial(number).path
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             temporary = folder / (Path(name).name + ".tmp")

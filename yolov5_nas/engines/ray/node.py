@@ -23,17 +23,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ...files import PACKAGE
 from ...errors import UserError
-from ...files import write_whole
+from ...files import PACKAGE, write_whole
 from ...records.journal import TrialResult
+from ...records.run_folder import RunFolder
 from ...space.architecture import Value
-from ..contract import HEAVY, Job, Trial, call_trial, outcome_from_json, outcome_to_json, trial_folder
+from ..contract import Job, Trial, call_trial, outcome_from_json, outcome_to_json
 from ..local import LocalEngine, end_with
 from .shipping import SPLITS, files_of, images_of, listed, size_hash, unpack
 
 JOB = "job.pkl"  # in a trial's folder on the node: the job, and the outcome of its measuring as JSON
-FOLDER = "yolov5-nas-slot-"  # of a slot, in the node's folder for temporary files
+SLOT = "yolov5-nas-slot-"  # of a slot, in the node's folder for temporary files
 ROOT = PACKAGE.parent  # on a node the folder that Ray unpacked, with what was sent along
 
 
@@ -110,11 +110,11 @@ def cache() -> Path:
 
 def _location(driver: Any) -> Any:
     """YOLOv5 here: the clone that was sent along, or the package that is installed."""
-    from ...host import yolov5 as hosts
+    from ...host.locate import find
 
     if driver.kind == "clone":
         return replace(driver, root=ROOT / driver.root.name)
-    return hosts.find()
+    return find()
 
 
 # The check ------------------------------------------------------------------------------------------------------------
@@ -155,9 +155,9 @@ def versions(settings: Any) -> dict[str, str]:
     if location := getattr(settings, "location", None):
         from importlib.metadata import version
 
-        from ...host import yolov5 as hosts
+        from ...host.yolov5 import load
 
-        host = hosts.load(location)
+        host = load(location)
         found["torch"] = str(host.torch_utils.torch.__version__).partition("+")[0]
         if location.kind == "package":
             found["yolov5"] = version("yolov5")
@@ -189,8 +189,8 @@ def _finds_gpu(settings: Any) -> bool:
 
 def _check_data(parcel: Parcel, settings: Any) -> None:
     """The data is there and as the driver's. Reading its labels here also writes YOLOv5's caches by one process."""
-    from ...host import yolov5 as hosts
     from ...host.dataset import check_data
+    from ...host.yolov5 import load
 
     root = Path(str(settings.data.get("path") or settings.data["train"]))
     try:
@@ -199,7 +199,7 @@ def _check_data(parcel: Parcel, settings: Any) -> None:
         raise UserError(f"the data is missing ({e.strerror}): {e.filename}") from None
     if not same:
         raise UserError("the data is missing or not as the driver's", got=str(root))
-    check_data(settings.data, hosts.load(settings.location), settings.imgsz, root, settings.single_cls)
+    check_data(settings.data, load(settings.location), settings.imgsz, root, settings.single_cls)
 
 
 # The slots ------------------------------------------------------------------------------------------------------------
@@ -227,7 +227,8 @@ class Slot:
         Args:
             costs: the outcome of its measuring, where that was done elsewhere.
         """
-        folder = trial_folder(self.folder, job.number)
+        own = RunFolder(self.folder).trial(job.number)
+        folder = own.path
         folder.mkdir(parents=True)
         (folder / JOB).write_bytes(pickle.dumps((job, costs)))
         self.engine.submit(replace(job, overrides={}))  # which are for the settings in the parcel
@@ -235,7 +236,7 @@ class Slot:
         (folder / JOB).unlink(missing_ok=True)
         found = {f.name: f.read_bytes() for f in folder.glob("*") if f.is_file() and f.suffix != ".tmp"}
         shutil.rmtree(folder, ignore_errors=True)
-        heavy = {name: found.pop(name) for name in HEAVY if name in found}
+        heavy = {path.name: found.pop(path.name) for path in own.heavy if path.name in found}
         return outcome_to_json(job, outcome), found, heavy
 
     def close(self) -> None:
@@ -247,10 +248,10 @@ class Slot:
 def _own_folder() -> tuple[Path, FileLock]:
     """A folder, and a lock that tells that its slot is alive; those of slots that were killed are removed."""
     temporary = Path(tempfile.gettempdir())
-    for folder in temporary.glob(FOLDER + "?" * 32):
+    for folder in temporary.glob(SLOT + "?" * 32):
         with contextlib.suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
             _remove(folder)
-    folder = temporary / (FOLDER + uuid.uuid4().hex)
+    folder = temporary / (SLOT + uuid.uuid4().hex)
     lock = FileLock(f"{folder}.lock")
     lock.acquire()  # before there is a folder that another slot might find unlocked
     folder.mkdir(mode=0o700)

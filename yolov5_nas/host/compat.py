@@ -1,0 +1,145 @@
+"""What smooths YOLOv5's versions: patches for the length of a `with` block, stand-ins for what they miss."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .locate import Location
+
+# Read by the hosts when they are imported: no pip call, no network, no prompt.
+OFFLINE = {
+    "YOLOv5_AUTOINSTALL": "false",
+    "YOLOV5_AUTOINSTALL": "false",
+    "YOLO_AUTOINSTALL": "false",
+    "YOLO_OFFLINE": "true",
+    "WANDB_MODE": "disabled",
+    "COMET_MODE": "DISABLED",
+}
+
+MODULES = (
+    *("models", "models.common", "models.experimental", "models.yolo", "utils.general", "utils.dataloaders"),
+    *("utils.loss", "utils.torch_utils", "utils.autoanchor", "utils.plots", "val"),
+)
+
+
+def first_kept(nms: Callable[..., Any], most: int = 300) -> Callable[..., Any]:
+    """An `nms` of boxes that come with falling scores, which may end after the first `most` that it keeps.
+
+    These are the same, since a box is dropped for an earlier one only. YOLOv5's validation takes 300 an image, and
+    spends most of its time on the others while a network is new.
+    """
+
+    def first(boxes: Any, scores: Any, iou: float) -> Any:
+        count = 4 * most
+        while len(kept := nms(boxes[:count], scores[:count], iou)) < most and count < len(boxes):
+            count *= 4
+        return kept
+
+    return first
+
+
+def on_cpu(model: Any) -> Any:
+    """A model whose tensors are all on the CPU, also those that are no parameters or buffers."""
+    import torch
+
+    if not next(model.parameters()).is_cuda:
+        return model
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, map_location="cpu", weights_only=False)
+
+
+@contextlib.contextmanager
+def patched(target: Any, **attributes: Any) -> Iterator[None]:
+    """Attributes set on an object for the length of a `with` block."""
+    missing = object()
+    old = {name: vars(target).get(name, missing) for name in attributes}
+    for name, value in attributes.items():
+        setattr(target, name, value)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            delattr(target, name) if value is missing else setattr(target, name, value)
+
+
+@contextlib.contextmanager
+def module_entry(name: str, module: types.ModuleType) -> Iterator[None]:
+    old = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        yield
+    finally:
+        if old is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = old
+
+
+@contextlib.contextmanager
+def importable(location: Location) -> Iterator[None]:
+    """The host can be imported: offline, from the front of `sys.path`, with stand-ins for what v7.0 misses today."""
+    # The hosts set the threads for every child process; the loggers are the user's own, and those of hooks.
+    names = ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "WANDB_MODE", "COMET_MODE")
+    kept = {name: os.environ.get(name) for name in names}
+    os.environ.update(OFFLINE)
+    if location.kind == "clone":
+        if str(location.root) in sys.path:
+            sys.path.remove(str(location.root))
+        sys.path.insert(0, str(location.root))
+        _drop_foreign_packages(location.root)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+            for name, stand_in in (("IPython", _ipython), ("pkg_resources", _pkg_resources)):
+                if importlib.util.find_spec(name) is None:
+                    for module_name, module in stand_in().items():
+                        stack.enter_context(module_entry(module_name, module))
+            yield
+    except ImportError as e:
+        raise UserError(f"{location} can't be imported: {e}") from e
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _drop_foreign_packages(root: Path) -> None:
+    """Forget `models` and `utils` of somebody else that were imported before the clone's."""
+    for name in [n for n in sys.modules if n.split(".")[0] in ("models", "utils", "val")]:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is None or root not in Path(file).resolve().parents:
+            del sys.modules[name]
+
+
+def _ipython() -> dict[str, types.ModuleType]:
+    """v7.0 imports IPython for notebooks only."""
+    ipython, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    ipython.get_ipython = lambda: None  # type: ignore[attr-defined]
+    display.display = print  # type: ignore[attr-defined]
+    ipython.display = display  # type: ignore[attr-defined]
+    return {"IPython": ipython, "IPython.display": display}
+
+
+def _pkg_resources() -> dict[str, types.ModuleType]:
+    """v7.0 and the package use it to compare versions; setuptools 81 dropped it."""
+    from packaging.version import parse
+
+    module = types.ModuleType("pkg_resources")
+    module.parse_version = parse  # type: ignore[attr-defined]
+    return {"pkg_resources": module}

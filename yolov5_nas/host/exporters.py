@@ -1,0 +1,72 @@
+"""YOLOv5's exporters and exported models, on today's runtimes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .compat import module_entry, patched
+
+
+class ExportFailures(logging.Handler):
+    """Collects what the host's exporters, which raise nothing, say of a failure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "export failure" in text:
+            self.lines.append(" ".join(text.split("export failure", 1)[1].split(": ", 1)[-1].split())[:300])
+
+
+@contextlib.contextmanager
+def onnxruntime_threads() -> Iterator[None]:
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession
+
+    def with_threads(*args: Any, **kwargs: Any) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        return session(*args, sess_options=options, **kwargs)
+
+    with patched(onnxruntime, InferenceSession=with_threads):
+        yield
+
+
+@contextlib.contextmanager
+def openvino_threads() -> Iterator[None]:
+    import openvino
+    import torch
+
+    compile_model = openvino.Core.compile_model
+
+    def with_threads(core: Any, model: Any, device_name: str) -> Any:
+        # The newest hosts say AUTO, which may take another device than the one that is asked for.
+        return compile_model(core, model, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+
+    with contextlib.ExitStack() as stack:
+        if not importlib.util.find_spec("openvino.runtime"):  # where the older hosts look
+            stack.enter_context(module_entry("openvino.runtime", openvino))
+        stack.enter_context(patched(openvino.Core, compile_model=with_threads))
+        yield
+
+
+def export_openvino(file: Path, metadata: Mapping[str, Any], half: bool, *_: Any, **__: Any) -> tuple[str, None]:
+    """In place of v7.0's and the package's: as the newest clone does it."""
+    import openvino
+    import yaml
+
+    folder = Path(str(file).replace(".pt", "_openvino_model"))
+    xml = folder / file.with_suffix(".xml").name
+    openvino.save_model(openvino.convert_model(file.with_suffix(".onnx")), xml, compress_to_fp16=half)
+    (folder / file.with_suffix(".yaml").name).write_text(yaml.safe_dump(dict(metadata)))
+    return str(folder), None

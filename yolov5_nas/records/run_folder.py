@@ -1,0 +1,86 @@
+"""The files of a run. Each of their names stands here, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REFERENCE = 0  # number of the trial that all others are compared with: stock YOLOv5, trained the same way
+
+
+class TrialFolder:
+    """The files of a trial.
+
+    Args:
+        path: `<run>/trials/<number>`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.log = path / "log.txt"  # what YOLOv5 prints
+        self.curve = path / "curve.jsonl"  # its validations so far, one line each
+        self.model = path / "model.yaml"  # stock YAML, with the anchors that it was trained with
+        self.weights = path / "weights.pt"  # stock checkpoint, or a supernet's weights
+        self.onnx = path / "model.onnx"
+        self.outcome = path / "outcome.json"  # how it ended, written by its own process
+        self.last = path / "last.pt"  # where the training of a supernet goes on after a kill
+
+    @property
+    def heavy(self) -> tuple[Path, ...]:
+        """What an engine whose trials run elsewhere brings only where it is wanted."""
+        return self.weights, self.onnx
+
+
+class RunFolder:
+    """The files of a run, or of one of its stages, which are small runs of their own.
+
+    Args:
+        path: `runs/nas/exp`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path = Path(path)
+        self.options = path / "search.yaml"
+        self.space = path / "space.yaml"  # the searchable model YAML, with the data's number of classes
+        self.hyp = path / "hyp.yaml"
+        self.inherit_hyp = path / "hyp.inherit.yaml"
+        self.journal = path / "trials.jsonl"
+        self.trials = path / "trials"
+        self.lock = path / ".lock"
+        self.best = path / "best"  # the winner: model.yaml, architecture.json, weights/best.pt
+        self.exported = path / "export"  # the same of other trials, by their numbers
+        self.table = path / "results.csv"
+        self.report = path / "report.html"
+        self.hooks = path / "hooks"  # copies of the hook files
+        self.hooks_log = path / "hooks.log"
+        self.remeasured = path / "remeasured"  # a journal for each runtime
+        self.plan = path / "prove.yaml"  # of a proof: what it trains
+
+    def trial(self, number: int) -> TrialFolder:
+        """The files of a trial."""
+        return TrialFolder(self.trials / str(number))
+
+    @property
+    def supernet(self) -> RunFolder:
+        """The stage that trains the supernet; trial 0 is that training."""
+        return RunFolder(self.path / "shared")
+
+    @property
+    def scores(self) -> RunFolder:
+        """The stage that scores architectures by the supernet."""
+        return RunFolder(self.path / "scores")
+
+    @property
+    def audit(self) -> RunFolder:
+        """The stage that trains some architectures in full."""
+        return RunFolder(self.path / "audit")
+
+    @property
+    def proof(self) -> RunFolder:
+        """The trainings of `yolov5-nas prove`."""
+        return RunFolder(self.path / "prove")
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a run in it, of which one that was killed may have any of these."""
+        stages = (self.supernet, self.scores, self.audit)
+        return any(path.exists() for path in (self.journal, self.trials, *(stage.path for stage in stages)))

@@ -1,0 +1,249 @@
+"""All that a run does, stage by stage, from the options to the report."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..engines.contract import Engine, EngineError
+from ..engines.nni.engine import NNIEngine
+from ..errors import UserError
+from ..records.hooks import Hooks
+from ..records.journal import Journal, TrialRecord, best, read_journal, read_lines
+from ..records.options import Options
+from ..records.reward import REWARDS, Reward
+from ..records.run_folder import RunFolder
+from ..results import audit
+from ..results.report import closing_table, report
+from ..results.tensorboard import TensorBoardLogger
+from ..space.space import Space
+from ..strategies.early_stopping import Curves
+from ..strategies.named import make_strategy
+from ..strategies.plan import Plan
+from ..strategies.strategy import Strategy
+from ..training.settings import Settings
+from ..training.trial import run_trial, run_trial_with_onnx
+from .callbacks import Checkpoints, Estimate, Progress
+from .loop import AskTell, Loop
+from .prepare import engine_of, reward_of
+from .stages import StageError, finalists, from_scratch, full_trainings, scores, shared_network
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search leaves: its folder, its trials by number, and why it ended."""
+
+    folder: Path
+    trials: tuple[TrialRecord, ...]
+    ending: str
+    interrupted: bool = False
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial with the highest reward."""
+        return best(self.trials)
+
+    def table(self) -> str:
+        """The closing table."""
+        return closing_table(self.folder, self.trials)
+
+
+def _strategy(o: Options, settings: Settings) -> Strategy:
+    name, population = o.strategy or "evolution", o.population or 16
+    return make_strategy(name, settings.space, o.seed, population, o.objectives, settings.constraints)
+
+
+def asked_of(strategy: Any, space: Space) -> AskTell:
+    """A strategy with ask and tell; NNI's own have neither."""
+    if hasattr(strategy, "ask"):
+        return strategy
+    from ..engines.nni.strategy import NNIStrategy
+
+    return NNIStrategy(strategy, space)
+
+
+class Pipeline:
+    """All that a run does, from where the folder's journals end: a shared network, an audit, the trials.
+
+    Args:
+        first: an engine as the options name it or in its place, not started; it is good for one start only.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        o: Options,
+        settings: Settings,
+        strategy: AskTell | None,
+        reward: Reward | None,
+        first: Engine,
+    ):
+        self.folder, self.options, self.settings, self.strategy = folder, o, settings, strategy
+        self.first: Engine | None = first
+        self.reward, self.hooks = reward or reward_of(o), Hooks(settings.hooks, RunFolder(folder).hooks_log)
+        self.loop: dict[str, Any] = {"seed": o.seed, "hours": o.hours, "since": time.monotonic()}
+
+    def run(self) -> SearchResult:
+        """Go through it, and write the report."""
+        ending, interrupted = "interrupted", True
+        self.hooks.call("on_search_start", run=self.folder, options=asdict(self.options))
+        try:
+            ending = self._stages()
+            interrupted = False
+        except StageError as e:
+            ending, interrupted = str(e), False
+        except EngineError as e:
+            raise EngineError(f"{e}; go on with: yolov5-nas search --resume {self.folder}") from e
+        except KeyboardInterrupt:
+            pass  # as the result says
+        finally:
+            if self.first:
+                self.first.close()
+        trials: tuple[TrialRecord, ...] = ()
+        if RunFolder(self.folder).journal.exists():
+            trials = tuple(read_journal(self.folder))
+            report(self.folder)
+        self.hooks.call("on_search_end", run=self.folder, trials=trials)
+        return SearchResult(self.folder, trials, ending, interrupted)
+
+    def _stages(self) -> str:
+        """Returns why the search ended."""
+        o, settings, strategy = self.options, self.settings, self.strategy
+        if o.one_shot is not None:
+            o, settings, strategy = self._one_shot(o.scores)
+        ending = self._trials(o, settings, strategy, o.trials)
+        if self._audit():
+            print(audit.verdict(audit.read(self.folder, self.options)))
+            if o.keep_portal:
+                print("the portal is closed; --resume with --keep-portal opens it again")
+        return ending
+
+    def _engine(self, o: Options) -> Engine:
+        """A fresh engine for a stage with these options."""
+        first, self.first = self.first, None
+        if first and o == self.options:
+            return first
+        if first:
+            first.close()
+        return engine_of(o)
+
+    # Whether the proxy is any good --------------------------------------------------------------------------------
+
+    def _is_audit_left(self) -> bool:
+        done = {r.id for r in read_lines(RunFolder(self.folder).audit.journal) if r.done}
+        return any(a.id not in done for a in audit.sample(self.folder, self.options))
+
+    def _audit(self) -> bool:
+        """Train the sample in full; whether there was anything to do."""
+        if not self._is_audit_left():
+            return False
+        o, architectures = self.options, audit.sample(self.folder, self.options)
+        count, scores = len(architectures), {r.id: r.metrics["map50_95"] for r in audit.scored(self.folder, o)}
+        print(f"audit: {count} architectures are trained in full ({o.full_epochs} epochs), in {self.folder}/audit")
+
+        def tell(record: TrialRecord) -> None:
+            full = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
+            print(f"[audit {record.number + 1}/{count}] {record.id}: {full}, by the proxy {scores[record.id]:.4f}")
+
+        settings = self.settings if o.only_prunes else from_scratch(self.settings, o.full_epochs)
+        settings = replace(settings, constraints=())
+        alone = replace(_from_nothing(o), measure_on=None, trial_minutes=None)  # which is for trials
+        stage = {**self.loop, "engine": lambda: self._engine(alone), "listeners": lambda journal: [tell]}
+        full_trainings(self.folder, settings, architectures, **stage)
+        return True
+
+    # The trials, and what comes before them -----------------------------------------------------------------------
+
+    def _one_shot(self, count: int) -> tuple[Options, Settings, AskTell]:
+        """Train the shared network and score `count` architectures by it: what trials start from, and which."""
+        o, settings = self.options, self.settings
+        if o.one_shot:
+            alone = replace(o, concurrency=1, measure_on=None, trial_minutes=None)  # which is for trials
+            print(f"shared network: {o.one_shot} epochs, in {self.folder}/shared")
+            run = {**self.loop, "engine": lambda: self._engine(alone)}
+            weights = str(shared_network(self.folder, settings, o.one_shot, **run))
+            o, settings = replace(o, weights=weights, inherit="base"), replace(settings, weights=weights)
+        asked = asked_of(self.strategy or _strategy(o, settings), settings.space)
+        print(f"scores of {count} architectures, in {self.folder}/scores")
+        with contextlib.ExitStack() as stack:
+
+            def listeners(journal: Journal) -> list[Progress]:
+                return [stack.enter_context(Progress(count, journal, "scores", only_best=True))]
+
+            rest = {**self.loop, "engine": lambda: self._engine(o), "listeners": listeners}
+            everything = replace(settings, measure_all=o.reward not in REWARDS)
+            found = scores(self.folder, everything, asked, reward=self.reward, count=count, **rest)
+        return o, settings, Plan(finalists(found, settings.space.default(), o.objectives))
+
+    def _trials(self, o: Options, settings: Settings, strategy: AskTell | None, count: int) -> str:
+        """Run the loop, with the listeners that keep the folder up to date; why it ended.
+
+        Raises:
+            StageError: the time is over.
+        """
+        folder, journal = self.folder, Journal(RunFolder(self.folder).journal)
+        asked = asked_of(strategy or _strategy(o, settings), settings.space)
+        engine = self._engine(o)
+        has_base = bool(o.base_epochs)
+        keeper = Checkpoints(folder, journal, o.front, has_base, getattr(engine, "fetch", None))
+        logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
+        if isinstance(engine, NNIEngine):
+            engine.reward = engine.reward or self.reward
+        with Progress(count, journal) as progress:
+
+            def started(record: TrialRecord) -> None:
+                progress.started(record)
+                self.hooks.started(record)
+
+            try:
+                engine.start(run_trial_with_onnx if o.onnx else run_trial, settings, folder)
+                _check_device(journal, engine)
+                estimate = Estimate(folder, journal, o, engine.slots, progress.write)
+                loop = Loop(
+                    asked,
+                    engine,
+                    journal,
+                    self.reward,
+                    count,
+                    has_base=has_base,
+                    curves=Curves(self.reward, o.objectives, o.inherits) if o.prune else None,
+                    listeners=(keeper, logger, progress, estimate, self.hooks.ended),
+                    on_start=started,
+                    **self.loop,
+                )
+                ending = loop.run()
+                if o.keep_portal and isinstance(engine, NNIEngine) and not self._is_audit_left():
+                    report(folder)
+                    progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
+                    engine.linger()
+            finally:
+                engine.close()
+                logger.close()
+        if loop.is_out_of_time:
+            raise StageError(ending)
+        return ending
+
+
+def _from_nothing(o: Options) -> Options:
+    """Options of a search whose trials start from no weights."""
+    return replace(
+        o,
+        one_shot=None,
+        weights=None,
+        base_epochs=None,
+        inherit=None,
+        inherit_hyp=None,
+        audit=None,
+        audit_epochs=None,
+    )
+
+
+def _check_device(journal: Journal, engine: Engine) -> None:
+    """Raise a UserError where the run's latencies are those of another device than the engine's."""
+    device = getattr(engine, "device", None)
+    known = {r.conditions["device"] for r in journal.trials.values() if "device" in r.conditions}
+    if device and known - {device}:
+        raise UserError("latencies of unlike devices can't be compared", got=device, accepted=sorted(known))

@@ -1,0 +1,271 @@
+"""What a user named, found and checked: the options resolved, a new folder, the settings of its trials, the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..cost.latency import Runtime
+from ..engines.contract import Engine
+from ..engines.local import LocalEngine, device_indices
+from ..engines.nni.engine import NNIEngine, has_nni
+from ..engines.ray.engine import RayEngine
+from ..errors import UserError
+from ..files import find_file, increment_path, shipped
+from ..host.dataset import check_data, find_data, read_data, resolve_data, take_subset
+from ..host.locate import PACKAGE, Location, find
+from ..host.yolov5 import Host, load
+from ..records.hooks import Hook, as_given, find_hook, keep_hooks, kept_hooks
+from ..records.options import Options
+from ..records.reward import Reward, make_reward
+from ..records.run_folder import RunFolder
+from ..space.arithmetic import STRIDE, make_divisible
+from ..space.compile import dump_model
+from ..space.model_yaml import load_yaml, read_model_yaml
+from ..space.space import Space
+from ..training.initial import check_weights
+from ..training.settings import Settings
+from ..training.trial import measure_trial
+from ..weights import supernet
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is checked before a folder is made."""
+
+    options: Options  # every one resolved
+    model: dict[str, Any]
+    hyp: dict[str, Any]
+    inherit_hyp: dict[str, Any] | None
+    data: dict[str, Any]
+    host: Host
+    hooks: tuple[Hook, ...]
+
+
+def prepare(o: Options) -> Prepared:
+    """Find and check all that the user named."""
+    hooks = _find_hooks(o)  # before YOLOv5 is imported, for which loggers are told to stay offline
+    _ = reward_of(o), o.constraints  # raise what is wrong with them
+    strategy = o.strategy or ("nsga2" if o.objectives else "evolution")
+    if o.objectives and strategy in ("evolution", "tpe"):
+        accepted = ("nsga2", "random", "grid")
+        raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
+    if o.one_shot == 0 and o.weights and not supernet.read(Path(o.weights)):
+        raise UserError("--one-shot 0 scores by --weights of a shared network only", got=o.weights)
+    check_onnx(o)
+    location = find(o.yolov5)
+    cfg = find_file(o.cfg, [shipped("models"), location.root / "models"], "model YAML (--cfg)")
+    model, _ = read_model_yaml(cfg)
+    data_file = find_data(o.data, location.root)
+    space = Space.from_yaml(cfg, imgsz=o.imgsz)
+    wanted = space.imgsz.default if space.imgsz else o.imgsz or read_data(data_file).get("imgsz") or 640
+    imgsz = make_divisible(int(wanted), STRIDE)
+    if imgsz != wanted:
+        print(f"the input size must be a multiple of {STRIDE}: {imgsz} is taken for {wanted}")
+    hyp_file = _find_hyp(o.hyp or "hyp.short.yaml", "--hyp", location)
+    hyp = _read_hyp(hyp_file)
+    has_base = bool(o.weights or o.base_epochs)
+    from_weights = has_base or o.one_shot is not None
+    inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
+    inherit_hyp = _read_hyp(inherit_file) if from_weights else None
+    optimizer = o.optimizer or hyp.get("optimizer", "SGD")
+    if inherit_hyp:
+        inherit_hyp["optimizer"] = o.optimizer or inherit_hyp.get("optimizer", optimizer)
+    host = load(location)
+    print(f"{location}, torch {host.torch_utils.torch.__version__}")
+    data = resolve_data(data_file, host)
+    check_data(data, host, imgsz, data_file, o.single_cls)
+    if o.weights:
+        print(check_weights(Path(o.weights), space, 1 if o.single_cls else data["nc"], host))
+    device = _device(o)
+    Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
+    population = o.population or max(2, min(16, o.trials // 3))
+    options = replace(
+        o,
+        cfg=str(cfg),
+        data=str(data_file),
+        hyp=str(hyp_file) if o.hyp else None,
+        inherit=o.inherit or ("base" if has_base else None),
+        inherit_hyp=str(inherit_file) if o.inherit_hyp else None,
+        weights=str(Path(o.weights).resolve()) if o.weights else None,
+        yolov5=str(location.root) if location.kind == "clone" else PACKAGE,
+        imgsz=imgsz,
+        optimizer=optimizer,
+        val_period=o.val_period or max(1, -(-o.epochs // (12 if o.prune else 4))),
+        strategy=strategy,
+        population=population,
+        device=device,
+        engine=_engine_name(o.engine),
+        workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
+        hook=tuple(map(as_given, hooks)),
+    )
+    return Prepared(options, model, hyp, inherit_hyp, data, host, hooks)
+
+
+def check_onnx(o: Options) -> None:
+    if o.onnx and not find_spec("onnx"):
+        raise UserError("--onnx needs the package onnx: pip install onnx")
+
+
+def _find_hooks(o: Options) -> tuple[Hook, ...]:
+    hooks = tuple(map(find_hook, o.hook))
+    names = [hook.name for hook in hooks]
+    if len(set(names)) < len(names):
+        raise UserError("hook files must have different names", got=names)
+    if not any("measure" in hook.functions for hook in hooks):
+        _check_known(o)
+    return hooks
+
+
+def _check_known(o: Options) -> None:
+    """Raise a UserError where a target, constraint or objective is no metric of ours, and no hook measures any."""
+    plain = replace(o, hook=())  # looks at its objectives
+    _ = plain.targets, plain.constraints
+
+
+def _find_hyp(name: str, flag: str, location: Location) -> Path:
+    return find_file(name, [shipped("data"), location.root / "data"], f"hyper-parameter YAML ({flag})")
+
+
+def _read_hyp(path: Path) -> dict[str, Any]:
+    hyp, _ = load_yaml(path)
+    shipped_keys, _ = load_yaml(shipped("data") / "hyp.short.yaml")
+    needed = set(shipped_keys) - {"optimizer", "nominal_batch", "warmup_iterations"}  # ours alone
+    if not isinstance(hyp, dict) or not needed <= set(hyp):
+        raise UserError("a hyper-parameter YAML must have YOLOv5's keys", accepted=sorted(needed), file=path)
+    return hyp
+
+
+def _device(o: Options) -> str:
+    """`--device` resolved: "cpu", "mps" or GPU indices."""
+    unset = o.device in ("", "None")
+    if o.engine == "ray":
+        if not unset and (o.device != "cpu" or o.gpus_per_trial):
+            raise UserError("--engine ray gets its devices by --gpus-per-trial, not by --device", got=o.device)
+        return "0" if o.gpus_per_trial else "cpu"
+    if unset:
+        import torch
+
+        return "0" if torch.cuda.is_available() else "cpu"
+    device_indices(o.device)
+    return o.device
+
+
+def _torch_device(device: str) -> str:
+    """What a trial calls its device: the engine shows it one GPU only."""
+    return device if device in ("cpu", "mps") else "cuda:0"
+
+
+def new_folder(o: Options) -> Path:
+    folder = increment_path(Path(o.project) / o.name, o.exist_ok)
+    check_new(folder)
+    return folder
+
+
+def check_new(folder: Path) -> None:
+    """Raise a UserError where a folder holds a run."""
+    if RunFolder(folder).is_begun:
+        raise UserError("the folder holds a run already: go on with it by --resume, or give a new --name", file=folder)
+
+
+def write_run(folder: Path, prepared: Prepared) -> Settings:
+    """`search.yaml`, and the model and hyper-parameters as they are now, so that a resume does not depend on them."""
+    files = RunFolder(folder)
+    keep_hooks(folder, prepared.hooks)
+    files.space.write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}))
+    files.hyp.write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
+    if prepared.inherit_hyp:
+        files.inherit_hyp.write_text(yaml.safe_dump(prepared.inherit_hyp, sort_keys=False))
+    prepared.options.save(files.options)  # last: with it the folder can be resumed
+    return _settings(folder, prepared.options, prepared.data, prepared.host)
+
+
+def settings_of(folder: Path, o: Options) -> Settings:
+    """A trial's settings as a run's folder has them."""
+    host = load(find(o.yolov5))
+    data = resolve_data(Path(o.data), host)
+    return _settings(folder, o, data, host)
+
+
+def _settings(folder: Path, o: Options, data: dict[str, Any], host: Host) -> Settings:
+    if o.subset < 1:
+        data = take_subset(data, host, o.imgsz or 640, o.subset, o.seed, folder)
+        check_data(data, host, o.imgsz or 640, Path(o.data), o.single_cls)
+    files = RunFolder(folder)
+    model, _ = read_model_yaml(files.space)
+    names = {n for n in Settings.__dataclass_fields__ if n in Options.__dataclass_fields__} - {
+        "data",
+        "hyp",
+        "inherit_hyp",
+        "device",
+        "freeze",
+    }
+    data = {k: str(v) if isinstance(v, Path) else v for k, v in data.items() if k != "download"}
+    return Settings(
+        model=model,
+        data=data,
+        hyp={k: v for k, v in _saved_hyp(files.hyp).items() if k != "optimizer"},  # which is an option's
+        inherit_hyp=_saved_hyp(files.inherit_hyp) if files.inherit_hyp.exists() else None,
+        location=host.location,
+        device=_torch_device(o.device),
+        freeze=frozen_layers(o.freeze),
+        constraints=o.constraints,
+        hooks=kept_hooks(folder, o.hook),
+        needed=_needed(o),
+        **{name: getattr(o, name) for name in names},
+    )
+
+
+def _saved_hyp(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())  # type: ignore[no-any-return]
+
+
+def frozen_layers(freeze: tuple[int, ...]) -> tuple[int, ...]:
+    """The layers that `--freeze` means, as in YOLOv5: one number is how many of the first, several are the layers."""
+    return tuple(range(freeze[0])) if len(freeze) == 1 else freeze
+
+
+def engine_of(o: Options) -> Engine:
+    """The engine that the options name.
+
+    Raises:
+        UserError: it can't run so on this machine.
+    """
+    name = _engine_name(o.engine)
+    if name == "local":
+        return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
+    if name == "ray":
+        if o.base_epochs:
+            raise UserError(
+                "--base-epochs is not for --engine ray, whose nodes don't have the base's weights; --weights is"
+            )
+        gpus = float(o.device not in ("cpu", "mps")) if o.gpus_per_trial is None else o.gpus_per_trial
+        files = [path for path in (o.yolov5, o.weights) if path and path != PACKAGE]
+        numbers = o.cpus_per_trial, gpus, o.concurrency, o.trial_minutes
+        return RayEngine(o.address, *numbers, o.ship_data, files, o.measure_on, measure_trial)
+    return NNIEngine(device_indices(o.device), o.concurrency, o.trial_minutes, o.port, o.host)
+
+
+def _engine_name(given: str | None) -> str:
+    """`--engine` resolved, and said."""
+    if given:
+        return given
+    if has_nni():
+        return "nni"
+    print("engine: local (NNI is not installed: pip install 'yolov5-nas[nni]' for its web portal)")
+    return "local"
+
+
+def reward_of(o: Options) -> Reward:
+    """The reward that the options name."""
+    return make_reward(o.reward, o.targets, o.exponent)
+
+
+def _needed(o: Options) -> tuple[str, ...]:
+    """The metrics without which a trial is of no use; what a function of the user's needs is seen when it is called."""
+    targets = o.targets if o.reward in ("soft", "hard") else ()
+    return (*(t.metric for t in targets), *(c.metric for c in o.constraints), *o.objectives)

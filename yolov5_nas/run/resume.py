@@ -1,0 +1,76 @@
+"""A run that goes on: which options may change, and who holds its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import UserError
+from ..records.hooks import split
+from ..records.options import MAY_CHANGE, Options, load_options
+from ..records.run_folder import RunFolder
+from .prepare import check_onnx
+
+
+def resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
+    """The options of a run that goes on, with what may change taken from the user.
+
+    Raises:
+        UserError: the folder is no run, or an option is given that differs and may not.
+    """
+    if not RunFolder(folder).options.is_file():
+        raise UserError("--resume must name the folder of a run (with its search.yaml)", got=str(folder))
+    old = Options().with_given(load_options(RunFolder(folder).options))
+    new = old.with_given(given)
+    for name, value in given.items():
+        if name not in MAY_CHANGE and not _same(name, getattr(old, name), getattr(new, name)):
+            raise UserError(
+                f"a resumed run keeps its options: {name} is {getattr(old, name)!r} in {folder}/search.yaml",
+                got=value,
+                accepted="changes of " + ", ".join(MAY_CHANGE),
+            )
+    resumed = replace(old, **{name: getattr(new, name) for name in MAY_CHANGE})
+    check_onnx(resumed)
+    return resumed
+
+
+def _same(name: str, old: Any, new: Any) -> bool:
+    """Whether two values of an option mean the same; a file named bare is the one that was found by that name."""
+    if name == "hook":
+        return len(old) == len(new) and all(map(_same_hook, old, new))
+    if name in ("cfg", "data", "hyp", "inherit_hyp", "weights", "yolov5") and old and new:
+        return Path(old) == Path(new).expanduser().resolve() or Path(old).name == new
+    return bool(old == new)
+
+
+def _same_hook(old: str, new: str) -> bool:
+    (file, *settings), (new_file, *new_settings) = split(old), split(new)
+    same = _same("cfg", file, new_file) or Path(file).name == f"{new_file}.py"
+    return same and list(map(_setting, settings)) == list(map(_setting, new_settings))
+
+
+def _setting(text: str) -> tuple[str, str | float]:
+    """A hook's `NAME=value`, numbers as such: 5 is 5.0."""
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, value
+
+
+def hold(folder: Path) -> FileLock:
+    """Holds the run's folder against a second process.
+
+    Raises:
+        UserError: another search is writing to it.
+    """
+    lock = FileLock(RunFolder(folder).lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError("another search is running in this folder", file=folder) from None
+    return lock

@@ -1,0 +1,75 @@
+"""The choices of a search, and the searchable layers that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import UserError
+from .architecture import Value
+from .arithmetic import hidden_width
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision of the search: a label, its options in order, and the one that stock YOLOv5 takes."""
+
+    label: str
+    options: tuple[Value, ...]
+    default: Value
+
+    def __post_init__(self) -> None:
+        if not self.options or len(set(self.options)) != len(self.options):
+            raise UserError(f"the options of {self.label} must be at least one and all different", got=self.options)
+        if self.default not in self.options:
+            raise UserError(f"the default of {self.label} must be one of its options", got=self.default)
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """A NASConv line with everything scaled: `c2` channels out, stride `s`, groups `g`, dilation `d`."""
+
+    index: int
+    repeats: int
+    c2: int
+    s: int
+    g: int
+    d: int
+    kernel: Choice
+    act: Choice
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        return self.kernel, self.act
+
+
+@dataclass(frozen=True)
+class C3Layer:
+    """A NASC3 line with everything scaled: `c2` channels out, `repeats` bottlenecks in the stock layer."""
+
+    index: int
+    repeats: int
+    c2: int
+    shortcut: bool
+    g: int
+    e: float
+    width: Choice
+    depth: Choice | None
+    kernels: tuple[Choice, Choice]  # of cv1, cv2
+    acts: tuple[Choice, Choice]
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        depth = (self.depth,) if self.depth else ()
+        return (self.width, *depth, self.kernels[0], self.acts[0], self.kernels[1], self.acts[1])
+
+    def hidden(self, scale: float) -> int:
+        """Hidden channels at a width scale: stock at 1.0, else rounded up to a multiple of 8."""
+        return hidden_width(self.c2, self.e, scale)
+
+    def bottlenecks(self, architecture: Mapping[str, Value]) -> int:
+        """The number of bottlenecks that an architecture gives this layer."""
+        return int(architecture[self.depth.label]) if self.depth else self.repeats
+
+
+Layer = ConvLayer | C3Layer

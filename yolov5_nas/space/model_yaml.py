@@ -1,0 +1,288 @@
+"""A model YAML read and checked: its searchable lines become layers, what is wrong is said with file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from .architecture import Value
+from .arithmetic import (
+    ACTIVATIONS,
+    PLAIN_ACTS,
+    SCALED_MODULES,
+    STRIDE,
+    Multiples,
+    activation_name,
+    autopad,
+    hidden_width,
+    kernel_name,
+    plain_kernels,
+    same_output,
+)
+from .choices import C3Layer, Choice, ConvLayer, Layer
+
+WIDTH_SCALES = (1.0, 1.5, 2.0)  # plain NASC3: scale of the hidden width
+SEARCHABLE = ("NASConv", "NASC3")
+CONV_OPTIONS = ("kernel", "act")
+C3_OPTIONS = ("width", "depth", "kernel", "act")
+
+
+# Reading the YAML -----------------------------------------------------------------------------------------------------
+
+
+def load_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
+    """A YAML file's content and its node tree (which knows line numbers).
+
+    Raises:
+        UserError: the file is missing or unreadable, or is no YAML (with the line).
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="ignore")
+    except OSError as e:
+        raise UserError(f"the file can't be read ({e.strerror or e})", file=path) from None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        return (loader.construct_document(node) if node else None), node
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        problem = " ".join(str(getattr(e, "problem", None) or e).split())
+        raise UserError(f"no valid YAML: {problem}", file=path, line=mark.line + 1 if mark else None) from None
+
+
+def read_model_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
+    """A model YAML as a dict, and the line number of each of its layers.
+
+    Raises:
+        UserError: it has no backbone and head, or lacks a key that YOLOv5 needs.
+    """
+    model, node = load_yaml(path)
+    if not isinstance(model, dict) or not {"backbone", "head"} <= set(model):
+        hint = ""
+        if isinstance(model, dict) and {"train", "val", "names"} & set(model):
+            hint = " (this is a dataset YAML: were --cfg and --data mixed up?)"
+        raise UserError(f"a model YAML must have a backbone and a head{hint}", file=path)
+    assert isinstance(node, yaml.MappingNode)
+    nodes = {key.value: value for key, value in node.value}
+    for key in ("nc", "depth_multiple", "width_multiple", "anchors"):
+        if key not in model:
+            raise UserError(f"a model YAML must have the key {key}", file=path)
+        if rule := _top_level_rule(key, model[key]):
+            raise UserError(rule, got=model[key], file=path, line=nodes[key].start_mark.line + 1)
+    lines: list[int] = []
+    for part in ("backbone", "head"):
+        if not isinstance(model[part], list) or not model[part]:
+            raise UserError(f"{part} must be a list of layers", got=model[part], file=path)
+        for row, row_node in zip(model[part], nodes[part].value):
+            line = row_node.start_mark.line + 1
+            if not (isinstance(row, list) and len(row) == 4 and isinstance(row[2], str) and isinstance(row[3], list)):
+                raise UserError("a layer must be [from, number, module, args]", got=row, file=path, line=line)
+            lines.append(line)
+    return model, lines
+
+
+def _top_level_rule(key: str, value: Any) -> str | None:
+    """The rule that the value of a model YAML's key breaks, if it does."""
+    if isinstance(value, list) and key == "anchors":
+        pairs = value and all(isinstance(a, list) and a and len(a) % 2 == 0 for a in value)
+        return None if pairs else "anchors must be a list of widths and heights for each output"
+    whole = key in ("nc", "anchors")
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value <= 0:
+        return f"{key} must be a {'whole ' if whole else ''}number above 0"
+    return None
+
+
+class LayerParser:
+    """Turns NASConv and NASC3 lines into layers; knows the YAML's multiples and where each line stands."""
+
+    def __init__(self, model: Mapping[str, Any], source: str, lines: Sequence[int]):
+        self.multiples, self.source, self.lines = Multiples(model), source, lines
+        self.default_act = self.multiples.default_act
+        if not self.default_act:
+            rule = "activation must be an activation of torch.nn without weights"
+            raise UserError(rule, got=model["activation"], accepted=ACTIVATIONS, file=source)
+        if model.get("channel_multiple") not in (None, 8):
+            rule = "channel_multiple must be 8 (only the newest YOLOv5 reads it)"
+            raise UserError(rule, got=model["channel_multiple"], file=source)
+
+    def fail(self, i: int, rule: str, got: object = None, accepted: Any = None) -> UserError:
+        line = self.lines[i] if i < len(self.lines) else None
+        rule = rule if line else f"layer {i}: {rule}"
+        return UserError(rule, got=got, accepted=accepted, file=self.source, line=line)
+
+    def check(self, i: int, row: Sequence[Any]) -> None:
+        """Raise if a line, searchable or not, is one that YOLOv5 could not build."""
+        f, number, module, args = row
+        for x in f if isinstance(f, list) else [f]:
+            if not isinstance(x, int) or not (x == -1 or -i <= x < i):
+                raise self.fail(i, "from must be -1 or name earlier layers", got=f)
+        if not isinstance(number, int) or number < 1:
+            raise self.fail(i, f"{module} needs a number of repeats of at least 1", got=number)
+        if module in SCALED_MODULES and not (args and _is_number(args[0]) and args[0] > 0):
+            raise self.fail(i, f"{module} needs its output channels as first argument", got=args[:1])
+        if module in SEARCHABLE:
+            return
+        if str(module).lower().startswith("nas"):
+            raise self.fail(i, "unknown searchable layer", got=module, accepted=SEARCHABLE)
+        if args and isinstance(args[-1], Mapping):
+            raise self.fail(i, f"only searchable layers take options, {module} does not", got=args[-1])
+
+    def layer(self, i: int, row: Sequence[Any]) -> Layer:
+        f, number, module, args = row
+        if isinstance(f, list):
+            raise self.fail(i, f"{module} must read one layer", got=f)
+        options = {}
+        if args and isinstance(args[-1], Mapping):
+            args, options = args[:-1], args[-1]
+        args = [{"None": None, "True": True, "False": False}.get(a, a) if isinstance(a, str) else a for a in args]
+        accepted = CONV_OPTIONS if module == "NASConv" else C3_OPTIONS
+        for key, values in options.items():
+            if key not in accepted:
+                raise self.fail(i, f"unknown option of {module}", got=key, accepted=accepted)
+            if not isinstance(values, list) or not values:
+                raise self.fail(i, f"{module} {key} must be a list of options", got=values)
+        return (self._conv if module == "NASConv" else self._c3)(i, number, args, options)
+
+    def _conv(self, i: int, number: int, args: list[Any], options: Mapping[str, list[Any]]) -> ConvLayer:
+        if len(args) > 7:
+            raise self.fail(i, "NASConv takes [c2, k, s, p, g, d, act]", got=args)
+        c2, k, s, p, g, d, act = _filled(args, (0, 1, 1, None, 1, 1, True))
+        for name, value, least in (("k", k, 1), ("s", s, 1), ("g", g, 1), ("d", d, 1), ("p", 0 if p is None else p, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise self.fail(i, f"NASConv {name} must be a whole number of at least {least}", got=value)
+        c2 = self.multiples.channels(c2)
+        if c2 % g:
+            raise self.fail(i, f"NASConv output channels must be a multiple of its groups ({g})", got=c2)
+        default_act = {True: self.default_act, False: "Identity"}.get(act) if isinstance(act, bool) else None
+        default_act = default_act or self._act(i, "NASConv", act)
+        if "kernel" in options:
+            kernels = tuple(self._kernel(i, "NASConv", kk, (k, autopad(k, p, d)), s, d) for kk in options["kernel"])
+        else:
+            kernels = plain_kernels(k, s, p, d)
+        return ConvLayer(
+            index=i,
+            repeats=self.multiples.repeats(number),
+            c2=c2,
+            s=s,
+            g=g,
+            d=d,
+            kernel=self._choice(i, f"nasconv_{i}", kernels, kernel_name(k, autopad(k, p, d))),
+            act=self._act_choice(i, f"nasconv_{i}_act", "NASConv", options.get("act"), default_act),
+        )
+
+    def _c3(self, i: int, number: int, args: list[Any], options: Mapping[str, list[Any]]) -> C3Layer:
+        if i == 0:
+            raise self.fail(i, "NASC3 can't be the first layer (its branches both need a layer before it)")
+        if len(args) > 4:
+            raise self.fail(i, "NASC3 takes [c2, shortcut, g, e]", got=args)
+        c2, shortcut, g, e = _filled(args, (0, True, 1, 0.5))
+        c2 = self.multiples.channels(c2)
+        if not isinstance(g, int) or g < 1 or not _is_number(e) or e <= 0:
+            raise self.fail(i, "NASC3 needs groups of at least 1 and an expansion above 0", got=[g, e])
+        widths = self._widths(i, options.get("width", WIDTH_SCALES), c2, e, g)
+        repeats = self.multiples.repeats(number)
+        depths = options.get("depth", [])
+        for depth in depths:
+            if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+                raise self.fail(i, "NASC3 depth must be a whole number of bottlenecks of at least 1", got=depth)
+        kernels = tuple(self._kernel(i, "NASC3", k, (1, 0), 1, 1) for k in options.get("kernel", [1, 3]))
+        layer = C3Layer(
+            index=i,
+            repeats=repeats,
+            c2=c2,
+            shortcut=bool(shortcut),
+            g=g,
+            e=float(e),
+            width=self._choice(i, f"c3_{i}", widths, 1.0),
+            depth=self._choice(i, f"c3_{i}_depth", tuple(depths), repeats) if depths else None,
+            kernels=(
+                self._choice(i, f"nasconv_{i}-1", kernels, "k1p0"),
+                self._choice(i, f"nasconv_{i}-2", kernels, "k1p0"),
+            ),
+            acts=(
+                self._act_choice(i, f"nasconv_{i}-1_act", "NASC3", options.get("act"), self.default_act),
+                self._act_choice(i, f"nasconv_{i}-2_act", "NASC3", options.get("act"), self.default_act),
+            ),
+        )
+        plain = all(c.options == ("k1p0",) for c in layer.kernels)
+        plain = plain and all(c.options == (self.default_act,) for c in layer.acts)
+        odd = [h for h in map(layer.hidden, map(float, widths)) if h % 8]
+        if odd and not plain:
+            # Written out line by line, each hidden width goes through the parser, which rounds it up to 8.
+            raise self.fail(
+                i,
+                "NASC3 hidden width must be a multiple of 8 where kernels or activations are searched",
+                got=odd[0],
+                accepted="another c2 or e, or {kernel: [1], act: [" + self.default_act + "]}",
+            )
+        return layer
+
+    def _widths(self, i: int, scales: Sequence[Any], c2: int, e: float, g: int) -> tuple[float, ...]:
+        """The scales whose hidden widths differ; of those that round to the same width, stock's 1.0 or the first."""
+        for scale in scales:
+            if not _is_number(scale) or scale <= 0:
+                raise self.fail(i, "NASC3 width must be > 0", got=scale)
+        kept: dict[int, float] = {}
+        for scale in sorted(map(float, scales), key=lambda scale: scale != 1.0):
+            hidden = hidden_width(c2, e, scale)
+            if hidden < 1 or hidden % g:
+                raise self.fail(i, f"NASC3 hidden width must be a multiple of its groups ({g})", got=hidden)
+            kept.setdefault(hidden, scale)
+        return tuple(float(scale) for scale in scales if scale in kept.values())
+
+    def _choice(self, i: int, label: str, options: tuple[Value, ...], default: Value) -> Choice:
+        if len(set(options)) != len(options):
+            raise self.fail(i, f"the options of {label} must all be different", got=list(options))
+        return Choice(label, options, default if default in options else options[0])
+
+    def _kernel(self, i: int, module: str, k: Any, given: tuple[int, int], s: int, d: int) -> str:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise self.fail(i, f"{module} kernel must be a whole number of at least 1", got=k)
+        if k == given[0]:
+            return kernel_name(*given)
+        for p in range(d * k + given[1] + 1):
+            if same_output(k, p, given, s, d):
+                return kernel_name(k, p)
+        raise self.fail(
+            i,
+            f"{module} kernel must keep the output size of {kernel_name(*given)} at stride {s}; no padding does for it",
+            got=k,
+        )
+
+    def _act(self, i: int, module: str, act: Any) -> str:
+        name = activation_name(act)
+        if name is None:
+            rule = f"{module} act must be an activation of torch.nn without weights"
+            raise self.fail(i, rule, got=act, accepted=ACTIVATIONS)
+        return name
+
+    def _act_choice(self, i: int, label: str, module: str, given: list[Any] | None, default: str) -> Choice:
+        if given is not None:
+            options = tuple(self._act(i, module, a) for a in given)
+        else:
+            options = (default, *(a for a in PLAIN_ACTS if a != default))
+        return self._choice(i, label, options, default)
+
+
+def _filled(args: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments, the missing ones with their defaults."""
+    return (*args, *defaults[len(args) :])
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def imgsz_choice(sizes: Any, default: int | None, source: str) -> Choice | None:
+    if sizes is None:
+        return None
+    multiples = isinstance(sizes, list) and all(isinstance(s, int) and s > 0 and s % STRIDE == 0 for s in sizes)
+    if not sizes or not multiples or len(set(sizes)) < len(sizes):
+        raise UserError(f"imgsz must be a list of different multiples of {STRIDE}", got=sizes, file=source)
+    if default is not None and default not in sizes:
+        raise UserError("--imgsz must be one of the sizes that the model YAML lists", got=default, accepted=sizes)
+    return Choice("imgsz", tuple(sizes), default or max(sizes))

@@ -1,0 +1,94 @@
+"""The weights that a training starts from, and the layers that it freezes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import UserError
+from ..host.yolov5 import Host
+from ..space.architecture import Architecture
+from ..space.compile import derive, weight_names
+from ..space.space import Space
+from ..weights import supernet
+from ..weights.elastic import extract
+from ..weights.mapping import Inherited, fitting, inherit
+from ..weights.source import read_source
+from .settings import Settings
+
+
+def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
+    """What trials will inherit of a checkpoint, in words.
+
+    Args:
+        nc: number of classes of the data.
+
+    Raises:
+        UserError: there is no such file, or it is no checkpoint of this space.
+    """
+    if found := supernet.read(weights):
+        supernet.restore(found, space.yaml, nc, host, weights)
+        return f"{weights}: a shared network of this space; trials start from their slices of it"
+    model = host.load_checkpoint(weights)
+    source = read_source(model, space, weights)
+    own = host.build(derive(space, space.default()), nc=nc).state_dict()
+    taken, left = fitting(inherit(source, space, space.default()).state, own)
+    detection = f"model.{max(int(name.split('.')[1]) for name in own)}."
+    if any(not name.startswith(detection) for name in left):
+        raise UserError(
+            "the weights must be of a model of the same size and channels as --cfg", got=left[0], file=weights
+        )
+    said = f"{weights}: {len(taken)} of {len(own)} tensors are inherited"
+    return f"{said}; the detection layer is for {model.nc} classes, not {nc}, and starts anew" if left else said
+
+
+def load_weights(
+    model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host
+) -> tuple[bool, Any]:
+    """Inherit from a checkpoint where one is given, and freeze layers.
+
+    Returns:
+        Whether batch norm statistics belong to the weights, and the model that they came from (None if there is none).
+
+    Raises:
+        UserError: the checkpoint is none of the space.
+    """
+    exact, parent = True, None
+    if settings.weights:
+        inherited, parent = _inherited(Path(settings.weights), space, architecture, settings, host)
+        taken, left = fitting(inherited.state, model.state_dict())
+        if settings.hyp_used.get("anchors"):  # asks for new ones
+            taken = {name: value for name, value in taken.items() if "anchor" not in name}
+        model.load_state_dict(taken, strict=False)
+        exact = inherited.exact
+        how = "exactly" if exact else "refitted to them" if parent else "batch norm estimated again"
+        print(f"inherited {len(taken)}/{len(taken) + len(left)} tensors from {settings.weights}, {how}")
+    freeze(model, settings.freeze, weight_names(space, architecture))
+    return exact, None if exact else parent
+
+
+def freeze(model: nn.Module, layers: Iterable[int], names: Mapping[str, str] | None = None) -> None:
+    """Let all layers be trained but these, numbered as in the searchable YAML.
+
+    Args:
+        names: the layers of a derived model in it, from `derive.weight_names`.
+    """
+    frozen = {f"model.{i}" for i in layers}
+    for key, parameter in model.named_parameters():
+        layer = ".".join(key.split(".")[:2])
+        origin = names[layer] if names else layer
+        parameter.requires_grad = ".".join(origin.split(".")[:2]) not in frozen
+
+
+def _inherited(
+    weights: Path, space: Space, architecture: Architecture, settings: Settings, host: Host
+) -> tuple[Inherited, Any]:
+    """An architecture's weights of a checkpoint and the model in it, or its slice of a shared network."""
+    if found := supernet.read(weights):
+        shared = supernet.restore(found, settings.model, settings.nc, host, weights)
+        return Inherited(extract(shared, architecture, host).state_dict(), exact=False), None
+    model = host.load_checkpoint(weights)
+    return inherit(read_source(model, space, weights), space, architecture), model

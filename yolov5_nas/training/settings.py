@@ -1,0 +1,117 @@
+"""Everything that a trial needs but the architecture and the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..cost.latency import Runtime
+from ..host.locate import Location
+from ..host.yolov5 import load
+from ..records.hooks import Hook
+from ..records.reward import Constraint
+from ..space.architecture import Value
+from ..space.compile import derive
+from ..space.space import Space
+from ..strategies.early_stopping import Pruner
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a trial needs but the architecture and the seed. The options are YOLOv5's of the same names.
+
+    Args:
+        model: the searchable model YAML.
+        data: from `data.resolve_data`.
+        hyp: YOLOv5's hyper-parameters. Two more keys may stand in it, for short trainings: `nominal_batch` (64) and
+            `warmup_iterations` (max(warmup_epochs, 100 iterations)).
+        location: the host.
+        device: "cpu", "mps" or "cuda:0" (which GPU that is, is the engine's choice).
+        val_period: epochs between validations; the last epoch is always validated.
+        latency_backend, latency_batch, half: see `latency.Runtime`.
+        constraints: costs that must be met, or the architecture is not trained; the default one always is.
+        measure_all: a score by a shared network measures latency and calls hooks too, whether needed or not.
+        needed: metrics that rewards and the like name; a trial whose latency is among them and can't be measured fails.
+        pruner: ends the training early.
+        stock: the searchable YAML whose default architecture latency is compared with; by default `model`.
+        weights: a checkpoint to inherit from: stock YOLOv5 of the space, any architecture of it, or a shared network.
+        inherit_hyp: hyper-parameters where weights are given, in place of `hyp`; an `optimizer` among them comes before
+            that of the settings.
+        base_epochs: epochs of a trial that has no parent, where others start from its weights.
+        freeze: layers (in the searchable YAML's numbers) that are not trained.
+        hooks: what they measure becomes metrics; those of epochs are called in the training.
+    """
+
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    hyp: Mapping[str, float]
+    location: Location
+    epochs: int = 12
+    batch_size: int = 16
+    imgsz: int = 640
+    device: str = "cpu"
+    workers: int = 0
+    cache: str | None = None
+    optimizer: str = "SGD"
+    cos_lr: bool = False
+    label_smoothing: float = 0.0
+    single_cls: bool = False
+    rect: bool = False
+    multi_scale: bool = False
+    noautoanchor: bool = False
+    freeze: tuple[int, ...] = ()
+    weights: str | None = None
+    inherit_hyp: Mapping[str, Any] | None = None
+    base_epochs: int | None = None
+    val_period: int = 4
+    latency_backend: str = "pytorch"
+    latency_batch: int = 1
+    half: bool = False
+    constraints: tuple[Constraint, ...] = ()
+    needed: tuple[str, ...] = ()
+    measure_all: bool = False
+    pruner: Pruner | None = None
+    stock: Mapping[str, Any] | None = None
+    hooks: tuple[Hook, ...] = ()
+
+    @property
+    def nc(self) -> int:
+        """Number of classes."""
+        return 1 if self.single_cls else int(self.data["nc"])
+
+    @property
+    def space(self) -> Space:
+        """The search space of the model YAML."""
+        return self._space_of(self.model)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where latency is measured."""
+        return Runtime(self.latency_backend, self.latency_batch, self.half, self.device)
+
+    @property
+    def hyp_used(self) -> Mapping[str, Any]:
+        """The hyper-parameters that the training takes."""
+        return self.inherit_hyp if self.weights and self.inherit_hyp else self.hyp
+
+    def preload(self) -> None:
+        """Import what a trial needs, so that a process that is forked now has it."""
+        load(self.location)
+
+    def of_base(self) -> Settings:
+        """The settings of a trial that has no parent."""
+        epochs = self.base_epochs or self.epochs
+        return replace(self, epochs=epochs, val_period=max(self.val_period, -(-epochs // 4)), base_epochs=None)
+
+    def imgsz_of(self, architecture: Mapping[str, Value]) -> int:
+        """The input size of an architecture, in pixels."""
+        return int(architecture.get("imgsz", self.imgsz))
+
+    def reference(self) -> tuple[dict[str, Any], int]:
+        """The stock model whose latency others are compared with, and its input size."""
+        space = self._space_of(self.stock or self.model)
+        return derive(space, space.default()), self.imgsz_of(space.default())
+
+    def _space_of(self, model: Mapping[str, Any]) -> Space:
+        return Space.from_dict(model, nc=self.nc, imgsz=self.imgsz if "imgsz" in model else None)

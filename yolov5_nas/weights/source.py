@@ -1,0 +1,177 @@
+"""A trained model taken apart along the lines of a searchable YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..space.choices import C3Layer, Layer
+from ..space.space import Space
+from .elastic import State
+
+
+@dataclass(frozen=True)
+class ConvWeights:
+    """What YOLOv5's `Conv` holds.
+
+    Args:
+        weight: (c2, c1 / g, k, k).
+        bn: batch norm's parameters and statistics by name, (c2,) each but `num_batches_tracked`.
+        p, d, g: padding, dilation, groups.
+    """
+
+    weight: torch.Tensor
+    bn: State
+    act: nn.Module
+    p: int = 0
+    d: int = 1
+    g: int = 1
+    eps: float = 1e-3
+
+    @classmethod
+    def of(cls, module: Any) -> ConvWeights:
+        """Those of a `Conv`."""
+        conv, bn = module.conv, module.bn
+        state = {name: value.detach() for name, value in bn.state_dict().items()}
+        return cls(
+            conv.weight.detach(), state, module.act, conv.padding[0], conv.dilation[0], conv.groups, bn.eps
+        )  # fmt: skip
+
+    def state(self) -> State:
+        """Under the names that `Conv` has for them."""
+        return {"conv.weight": self.weight, **{f"bn.{name}": value for name, value in self.bn.items()}}
+
+
+@dataclass(frozen=True)
+class C3Weights:
+    """What YOLOv5's `C3` holds: `m` has the two convolutions of each bottleneck."""
+
+    cv1: ConvWeights
+    cv2: ConvWeights
+    cv3: ConvWeights
+    m: tuple[tuple[ConvWeights, ConvWeights], ...]
+
+    def convs(self) -> dict[str, ConvWeights]:
+        """All convolutions by name."""
+        inner = {f"m.{j}.cv{i + 1}": conv for j, pair in enumerate(self.m) for i, conv in enumerate(pair)}
+        return {"cv1": self.cv1, "cv2": self.cv2, "cv3": self.cv3, **inner}
+
+    def state(self) -> State:
+        """Under the names that `C3` has for them."""
+        return {f"{part}.{name}": v for part, conv in self.convs().items() for name, v in conv.state().items()}
+
+
+Part = C3Weights | tuple[ConvWeights, ...] | State  # of a NASC3, of a NASConv with its repeats, of any other layer
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained model, taken apart along the lines of a searchable YAML; see `read_source`.
+
+    Args:
+        parts: weights by layer.
+        ends: the last module of each layer.
+    """
+
+    parts: Mapping[int, Part]
+    ends: Mapping[int, nn.Module]
+
+    def writers(self) -> dict[int, Any]:
+        """The `Conv` that writes each layer's output, where there is one."""
+        found = {i: _writer(module) for i, module in self.ends.items()}
+        return {i: conv for i, conv in found.items() if conv is not None}
+
+
+# Taking a model apart -------------------------------------------------------------------------------------------------
+
+
+def read_source(model: Any, space: Space, file: str | Path) -> Source:
+    """A YOLOv5 model by the layers of a searchable YAML, whichever architecture it has.
+
+    It may be stock YOLOv5 or what `derive` gives: a C3 that is written out line by line is put together again.
+
+    Args:
+        model: from `Host.load_checkpoint`.
+        file: for messages.
+
+    Raises:
+        UserError: it is of another size, or another kind of model.
+    """
+    modules = list(model.model) if isinstance(getattr(model, "model", None), nn.Sequential) else []
+    every, parts, ends = list(modules), {}, {}
+    for i, row in enumerate([*space.yaml["backbone"], *space.yaml["head"]]):
+        try:
+            parts[i] = _take(modules, row[2], space.layers.get(i))
+            ends[i] = every[len(every) - len(modules) - 1]
+        except _MismatchError as e:
+            raise UserError(
+                f"the weights must be of {_name(space)} or its stock form: layer {i} {e}", file=file
+            ) from None
+    if modules:
+        raise UserError(f"the weights must be of {_name(space)} or its stock form: they have more layers", file=file)
+    return Source(parts, ends)
+
+
+class _MismatchError(Exception):
+    """Why a layer is not what the YAML says."""
+
+
+def _name(space: Space) -> str:
+    return Path(space.source).name
+
+
+def _take(modules: list[nn.Module], kind: str, layer: Layer | None) -> Part:
+    """Take a layer off the front of the modules."""
+    if isinstance(layer, C3Layer):
+        return _take_c3(modules, layer)
+    wanted = kind.removeprefix("NAS").split(".")[-1]
+    module: Any = _next(modules, wanted, "Sequential")
+    if layer is None:
+        return {name: value.detach() for name, value in module.state_dict().items()}
+    convs = list(module) if isinstance(module, nn.Sequential) else [module]
+    return tuple(_conv(conv, layer.c2) for conv in convs)
+
+
+def _writer(module: Any) -> Any:
+    """The `Conv` that writes a module's output: itself, the last of repeats, cv3 of a C3, cv2 of SPPF."""
+    last = module[-1] if isinstance(module, nn.Sequential) and len(module) else module
+    convs = [getattr(last, name, None) for name in ("cv3", "cv2")]
+    return next((m for m in (last, *convs) if hasattr(m, "conv") and hasattr(m, "bn")), None)
+
+
+def _take_c3(modules: list[nn.Module], layer: C3Layer) -> C3Weights:
+    first: Any = _next(modules, "C3", "Conv")
+    if type(first).__name__ == "C3":
+        cv1, cv2, cv3, inner = first.cv1, first.cv2, first.cv3, list(first.m)
+    else:  # written out, as `derive._c3_lines` does
+        inner = []
+        while modules and type(modules[0]).__name__ in ("Bottleneck", "Sequential"):
+            module: Any = modules.pop(0)
+            inner += list(module) if isinstance(module, nn.Sequential) else [module]
+        cv1, cv2, _, cv3 = first, *(_next(modules, name) for name in ("Conv", "Concat", "Conv"))
+    if not inner or any(type(b).__name__ != "Bottleneck" for b in inner):
+        raise _MismatchError("has no bottlenecks")
+    m = tuple((_conv(b.cv1), _conv(b.cv2)) for b in inner)
+    return C3Weights(_conv(cv1), _conv(cv2), _conv(cv3, layer.c2), m)
+
+
+def _next(modules: list[nn.Module], *names: str) -> nn.Module:
+    found = type(modules[0]).__name__ if modules else "nothing"
+    if found not in names:
+        raise _MismatchError(f"is {found} in them, not {names[0]}")
+    return modules.pop(0)
+
+
+def _conv(module: Any, c2: int | None = None) -> ConvWeights:
+    if not hasattr(module, "conv") or not hasattr(module, "bn"):
+        raise _MismatchError("has no batch norm in them (is it a fused model?)")
+    weights = ConvWeights.of(module)
+    if c2 is not None and len(weights.weight) != c2:
+        raise _MismatchError(f"has {len(weights.weight)} channels in them, not {c2} (is it of another size?)")
+    return weights
