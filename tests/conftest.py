@@ -53,8 +53,8 @@ atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 # What takes longest starts first, so that pytest's processes end together.
 LONGEST = (  # noqa: SIM905
-    "nni test_run ray test_docs test_trial test_one_shot test_modules test_latency test_host test_prove test_doctor"
-    " test_hooks test_api test_inherit test_engines test_strategies"
+    "nni test_search ray test_docs test_trial test_shared test_elastic test_latency test_yolov5 test_prove test_doctor"
+    " test_hooks test_api test_mapping test_contract test_strategies"
 ).split()
 
 

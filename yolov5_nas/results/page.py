@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from ..files import PACKAGE
 from ..records.journal import TrialRecord, best, complete, front
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.options import Options
@@ -72,7 +71,9 @@ def page(
     winner, on_front, default = best(records), front(records, *options.front), _default(records)
     known = {metric for metric, _, _ in COLUMNS}
     columns = (*COLUMNS, *((m, m, "{:.3f}") for m in options.front if m not in known))
-    template = Environment(autoescape=True).from_string((PACKAGE / "report.html").read_text(encoding="utf-8"))
+    template = Environment(autoescape=True).from_string(
+        Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    )
     return template.render(
         run=str(run),
         subject=f"{Path(options.cfg).name} on {Path(options.data).name}, {datetime.date.today():%Y-%m-%d}",

@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from yolov5_nas.cost import device_lock
 from yolov5_nas.cost.device_lock import NOTICE, DeviceLock, LockedLoader, own_folder
@@ -43,7 +43,7 @@ def start(device):
     processes = []
 
     def begin(script, patience=300):
-        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", script, device, str(patience)]
         processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         processes[-1].stdout.readline()

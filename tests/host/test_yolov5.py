@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from places import MODELS
 
 from yolov5_nas.errors import UserError
 from yolov5_nas.host import yolov5 as host_module
@@ -26,7 +27,6 @@ from yolov5_nas.host.yolov5 import Host, load
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 
-MODELS = Path(__file__).parents[1] / "models"
 CLONE = os.environ.get("YOLOV5_ROOT", "")
 HOSTS = [*(["package"] if importlib.util.find_spec("yolov5") else []), *(["clone"] if CLONE else [])]
 

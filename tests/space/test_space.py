@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from places import MODELS
 
 from yolov5_nas.errors import UserError
 from yolov5_nas.space import arithmetic, space
 from yolov5_nas.space.choices import C3Layer
 from yolov5_nas.space.space import Space
 
-MODELS = Path(__file__).parents[1] / "models"
 TINY = """\
 nc: 2
 depth_multiple: 1.0

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 from inline import inline, untrained
+from places import ROOT, TESTS
 
 from yolov5_nas.cli import main
 from yolov5_nas.cost import latency
@@ -203,7 +204,7 @@ def start(folder, *flags):
     journal, script = folder / "trials.jsonl", folder.parent / "quickly.py"
     script.write_text(QUICKLY)
     before = journal.read_bytes().count(b"\n") if journal.exists() else 0
-    env = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"}
+    env = {**os.environ, "PYTHONPATH": f"{TESTS}:{ROOT}"}
     process = subprocess.Popen(
         [sys.executable, str(script), "search", *map(str, flags)],
         **dict.fromkeys(("stdout", "stderr"), subprocess.PIPE),
@@ -414,9 +415,7 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
     (tmp_path / "file").touch()
     stock, space = tmp_path / "stock.yaml", tmp_path / "bad.yaml"
     stock.write_text((host.location.root / "models/yolov5n.yaml").read_text())
-    space.write_text(
-        (Path(__file__).parents[1] / "models/yolov5n_elastic.yaml").read_text().replace("width:", "wdith:", 1)
-    )
+    space.write_text((ROOT / "models/yolov5n_elastic.yaml").read_text().replace("width:", "wdith:", 1))
     (tmp_path / "broken.yaml").write_text("backbone: [\n  oops: {\n")
     (tmp_path / "weights.pt").write_text("no checkpoint")
     elastic, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks/search_efficiency.py"
+SCRIPT = ROOT / "benchmarks/search_efficiency.py"
 spec = importlib.util.spec_from_file_location("search_efficiency", SCRIPT)
 replay = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = replay  # where dataclasses look their annotations up

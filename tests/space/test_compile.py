@@ -3,12 +3,12 @@ from __future__ import annotations
 import random
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from places import MODELS
 
 from yolov5_nas import derive as package_derive
 from yolov5_nas.errors import UserError
@@ -16,7 +16,6 @@ from yolov5_nas.host.yolov5 import Host
 from yolov5_nas.space.compile import derive, stock_lines, weight_names
 from yolov5_nas.space.space import Space
 
-MODELS = Path(__file__).parents[1] / "models"
 YAML = """\
 nc: 2
 depth_multiple: 1.0

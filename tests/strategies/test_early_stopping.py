@@ -7,7 +7,7 @@ from dataclasses import replace
 import fake_trials
 import pytest
 from fake_trials import EPOCHS
-from test_search import SPACE, loop
+from loops import SPACE, loop
 
 from yolov5_nas.engines.contract import Job, Outcome, call_trial
 from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_inherit import chosen, depth, kernel, space_of, stock, width
+from test_mapping import chosen, depth, kernel, space_of, stock, width
 from torch import nn
 
 from yolov5_nas.space.compile import derive

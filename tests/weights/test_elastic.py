@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from places import MODELS
 from torch import nn
 
 from yolov5_nas.errors import UserError
@@ -18,7 +19,6 @@ from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 from yolov5_nas.weights.elastic import NASC3, NASConv, extract, register, set_architecture, unregister
 
-MODELS = Path(__file__).parents[1] / "models"
 ODD = """\
 nc: 2
 depth_multiple: 1.0

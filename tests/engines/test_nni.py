@@ -19,6 +19,7 @@ import fake_trials
 import psutil
 import pytest
 from inline import InlineEngine
+from places import ROOT, TESTS
 from processes import own_processes
 
 pytest.importorskip("nni")
@@ -210,7 +211,7 @@ def test_another_address_of_the_machine_is_refused_unless_asked_for(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(IN_NAMESPACE)
     command = f"ip link set lo up && ip addr add 10.99.0.1/32 dev lo && exec {sys.executable} {script} {tmp_path}"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT)])}
     done = subprocess.run(["unshare", "-rn", "sh", "-c", command], env=env, capture_output=True, text=True, timeout=120)
     closed, opened = done.stdout.split("0.0.0.0 127.0.0.1", 1)
     assert "127.0.0.1 127.0.0.1 0\n127.0.0.1 10.99.0.1 111\n" in closed, done.stderr  # 111: connection refused
@@ -362,7 +363,7 @@ def test_nni_missing_or_its_node_broken_is_said_in_one_line(monkeypatch, tmp_pat
 
 
 def test_when_the_search_is_killed_the_manager_ends_and_a_running_trial_leaves_its_outcome_for_a_resume(tmp_path):
-    script = Path(__file__).with_name("fake_search.py")
+    script = TESTS / "fake_search.py"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parent), str(script.parents[1])])}
     process = subprocess.Popen([sys.executable, script, tmp_path, "3", "1", "nni", "slow"], env=env)
     path = tmp_path / "nni" / "processes.txt"

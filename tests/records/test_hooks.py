@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 from inline import inline
+from places import ROOT
 
 from yolov5_nas.cli import main
 from yolov5_nas.errors import TrialError, UserError
@@ -32,7 +33,7 @@ from yolov5_nas.run.prepare import settings_of
 from yolov5_nas.run.resume import _same_hook, resumed_options
 from yolov5_nas.training.trial import measure_architecture
 
-DOCS = Path(__file__).parents[1] / "docs" / "hooks.md"
+DOCS = ROOT / "docs" / "hooks.md"
 FAST = ["--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
 RECORDER = """
 from pathlib import Path

@@ -33,7 +33,7 @@ def write(folder, records):
 def full(run, scores):
     """Write full trainings, by the number that the architecture has in the search."""
     records = [TrialRecord(i, {"a": n}, "complete", s, {"map50_95": s}) for i, (n, s) in enumerate(scores.items())]
-    write(run / audit.FOLDER, records)
+    write(run / "audit", records)
 
 
 def test_a_random_draw_of_the_scored_is_trained_in_full_but_not_the_base(tmp_path):

@@ -7,17 +7,17 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import fake_search
 import fake_trials
 import psutil
 import pytest
-from test_search import loop
+from loops import loop
+from places import TESTS
 
 from yolov5_nas.records.journal import Journal
 
-SCRIPT = Path(__file__).with_name("fake_search.py")
+SCRIPT = TESTS / "fake_search.py"
 TRIALS = 14
 ENGINES = [
     "local",

@@ -3,10 +3,10 @@
 import importlib.util
 import itertools
 import json
-from pathlib import Path
 
 import fake_trials
 import pytest
+from places import ROOT
 
 from yolov5_nas.engines.local import LocalEngine
 from yolov5_nas.errors import UserError
@@ -15,7 +15,7 @@ from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.space.space import Space
 from yolov5_nas.training.settings import Settings
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks/tables/make_table.py"
+SCRIPT = ROOT / "benchmarks/tables/make_table.py"
 spec = importlib.util.spec_from_file_location("make_table", SCRIPT)
 table = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(table)
