@@ -13,7 +13,7 @@ import fake_trials
 import pytest
 
 from yolov5_nas.cost import measure
-from yolov5_nas.engines.contract import Outcome, call_trial
+from yolov5_nas.engines.contract import Engine, Outcome, call_trial
 from yolov5_nas.errors import TrialError
 from yolov5_nas.records.journal import TrialResult
 from yolov5_nas.records.options import Options
@@ -22,7 +22,7 @@ from yolov5_nas.space.compile import derive, dump_model
 from yolov5_nas.training import trial
 
 
-class InlineEngine:
+class InlineEngine(Engine):
     """Runs trials in this process.
 
     Args:

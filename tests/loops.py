@@ -4,7 +4,7 @@ from collections import deque
 
 import fake_trials
 
-from yolov5_nas.engines.contract import Job, Outcome
+from yolov5_nas.engines.contract import Engine, Job, Outcome
 from yolov5_nas.errors import TrialError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal
@@ -18,7 +18,7 @@ REWARD = SoftReward([Target("latency_ratio", 1.0)])
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 
 
-class InlineEngine:
+class InlineEngine(Engine):
     """Runs a job when it is waited for; with several slots the last submitted ends first."""
 
     def __init__(self, trial, folder, slots=1):

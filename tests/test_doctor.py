@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from yolov5_nas import cli, doctor
-from yolov5_nas.doctor import ABSENT, BROKEN, OK, Check, lines
-from yolov5_nas.engines.nni.engine import has_nni
+from yolov5_nas import cli
+from yolov5_nas.doctor import doctor, packages
+from yolov5_nas.doctor.check import ABSENT, BROKEN, OK, Check, lines
+from yolov5_nas.engines.nni.checks import has_nni
 from yolov5_nas.errors import UserError
-from yolov5_nas.records import metrics
+from yolov5_nas.records.metrics import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "ultralytics", "yolov5", "models", "nni", "ray", "numpy", "pandas", "matplotlib")
@@ -44,8 +45,8 @@ def check_marks(found):
     assert {found[name] for name in ("Python", "torch", "YOLOv5", "font of the pictures", "disk for runs")} == {OK}
     assert found["engine nni"] == (OK if has_nni() else ABSENT)
     assert found["engine ray"] == (OK if find_spec("ray") else ABSENT)
-    for backend, packages in metrics.PACKAGES.items():
-        there = all(map(find_spec, packages)) and (backend != "engine" or found["CUDA"] == OK)
+    for backend, needed in PACKAGES.items():
+        there = all(map(find_spec, needed)) and (backend != "engine" or found["CUDA"] == OK)
         assert found[f"latency on {backend}"] == (OK if there else ABSENT)
 
 
@@ -121,11 +122,11 @@ def test_without_nni_and_without_yolov5_it_says_how_to_get_them(lean, tmp_path):
 
 
 def test_what_is_not_installed_is_named(monkeypatch):
-    folder_of = doctor._folder
+    folder_of = packages.folder_of
     missing = {"torchvision", "ray", "onnx", "matplotlib", "opencv-python", "pandas"}
-    monkeypatch.setattr(doctor, "_folder", lambda name: None if name in missing else folder_of(name))
+    monkeypatch.setattr(packages, "folder_of", lambda name: None if name in missing else folder_of(name))
     required = {name: Requirement(f"{name}>=1.4") for name in ("opencv-python", "pandas", "numpy")}
-    monkeypatch.setattr(doctor, "_required", lambda: required)
+    monkeypatch.setattr(packages, "required_packages", lambda: required)
     found = {check.name: check for check in doctor.doctor("package")}
     check = found["required packages"]
     assert (check.mark, check.text) == (BROKEN, "not installed: opencv-python, pandas")
@@ -138,31 +139,31 @@ def test_what_is_not_installed_is_named(monkeypatch):
 
 
 def test_a_version_that_is_not_taken_is_broken(monkeypatch):
-    monkeypatch.setattr(doctor, "_required", lambda: {"torch": Requirement("torch>=99")})
+    monkeypatch.setattr(packages, "required_packages", lambda: {"torch": Requirement("torch>=99")})
     check = doctor._torch()
     assert check.mark == BROKEN and check.text.startswith("torch must be >=99, is ")
-    monkeypatch.setattr(doctor, "_required", lambda: {"torch": Requirement("torch>=1.0")})
+    monkeypatch.setattr(packages, "required_packages", lambda: {"torch": Requirement("torch>=1.0")})
     assert doctor._torch().mark == OK
 
 
 def test_without_metadata_there_are_no_requirements(monkeypatch):
-    monkeypatch.setattr(doctor, "_required", dict)
+    monkeypatch.setattr(packages, "required_packages", dict)
     check = doctor._requirements()
     assert (check.mark, check.text) == (ABSENT, "not known, since yolov5-nas is not installed")
     assert doctor._torch().mark == OK
 
 
 def test_the_requirements_of_the_installed_package_are_read():
-    for name, required in doctor._required().items():
+    for name, required in packages.required_packages().items():
         assert required.name == name
         if not required.marker:
-            assert doctor._folder(name), f"{name} is imported as something else: say so in IMPORTED_AS"
+            assert packages.folder_of(name), f"{name} is imported as something else: say so in IMPORTED_AS"
 
 
 def test_a_mere_folder_is_no_package(tmp_path, monkeypatch):
     (tmp_path / "left_over").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert find_spec("left_over") and doctor._folder("left_over") is None
+    assert find_spec("left_over") and packages.folder_of("left_over") is None
 
 
 # YOLOv5 ---------------------------------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ def machine(tmp_path, monkeypatch):
             (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{smi}\n")
             (tmp_path / "nvidia-smi").chmod(0o755)
         monkeypatch.setattr(doctor, "DEVICES", tmp_path)
-        monkeypatch.setattr(doctor, "_folder", lambda name: tmp_path / name)
+        monkeypatch.setattr(packages, "folder_of", lambda name: tmp_path / name)
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -359,13 +360,13 @@ def test_a_node_program_that_does_not_start(monkeypatch):
 
 def test_a_module_that_does_not_import(monkeypatch):
     def tried(module):
-        return Check("engine", OK, "1.0", "install", doctor._imported(module)).tried()
+        return Check("engine", OK, "1.0", "install", packages.attempt_to_import(module)).tried()
 
     assert (tried("json").mark, tried("json").text) == (OK, "1.0")
     check = tried("no_such_module")
     assert (check.mark, check.fix) == (BROKEN, "install")
     assert check.text == "it can't be imported: ModuleNotFoundError: No module named 'no_such_module'"
-    monkeypatch.setattr(doctor, "PATIENCE", 0.001)
+    monkeypatch.setattr(packages, "PATIENCE", 0.001)
     assert tried("json").text == "its import takes longer than 0.001 s"
 
 

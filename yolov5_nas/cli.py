@@ -14,10 +14,8 @@ from typing import Any, NoReturn
 
 from .engines.contract import EngineError
 from .errors import UserError
-from .records.metrics import BACKENDS, COSTS
-from .records.options import ENGINES, MAY_CHANGE, REMOVED, Options, load_options
-from .records.reward import REWARDS
-from .strategies.named import STRATEGIES
+from .records.option import GROUPS, flag
+from .records.options import ENGINES, MAY_CHANGE, REMOVED, REPEATED, TABLE, TYPES, Options, load_options
 
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
@@ -93,7 +91,7 @@ def _search(args: argparse.Namespace) -> int:
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The options of a search among the arguments."""
-    return {k: v for k, v in vars(args).items() if k in {*Options.__dataclass_fields__, *REMOVED}}
+    return {k: v for k, v in vars(args).items() if k in {*TABLE, *REMOVED}}
 
 
 class _Terminated(KeyboardInterrupt):
@@ -168,7 +166,8 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from .doctor import BROKEN, doctor, lines
+    from .doctor.check import BROKEN, lines
+    from .doctor.doctor import doctor
 
     broken = []
     for check in doctor(args.yolov5, args.project, args.thorough):
@@ -197,7 +196,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and end with exit code 2."""
         _, _, unknown = message.partition("unrecognized arguments: ")
-        known = ["--" + name.replace("_", "-") for name in Options.__dataclass_fields__]
+        known = [*map(flag, TABLE), *(alias for option in TABLE.values() for alias in option.aliases)]
         near = difflib.get_close_matches(re.split("[ =]", unknown)[0], known, 1) if unknown else []
         super().error(message + (f" (did you mean {near[0]}?)" if near else ""))
 
@@ -234,102 +233,42 @@ def _search_texts() -> dict[str, Any]:
 
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags have no default of their own, so that what was given is known; `options.Options` has the defaults."""
+    """Flags have no default of their own, so that what was given is known; `Options` has the defaults."""
     parser.set_defaults(function=_search)
-
-    def add(group: Any, name: str, text: str, *aliases: str, **kwargs: Any) -> None:
-        default = getattr(Options(), name, None)
-        shown = f" (default: {_shown(default)})" if default not in (None, "", (), False) else ""
-        group.add_argument("--" + name.replace("_", "-"), *aliases, help=text + shown, dest=name, **kwargs)
-
-    group = parser.add_argument_group("model and data", "example: --cfg yolov5s_nas.yaml --data my.yaml")
-    add(group, "cfg", "model YAML with NASConv and NASC3 layers")
-    add(group, "data", "data YAML")
-    add(group, "weights", "checkpoint to inherit from: stock YOLOv5 of the same size, or a run's")
-    text = "train the stock architecture for so many epochs first; the others inherit its weights"
-    add(group, "base_epochs", text, type=int)
-    text = "base: trials start from the weights of --weights or --base-epochs, as they do by default"
-    add(group, "inherit", text, choices=["base", "none"])
-    text = "train one network that all architectures share for so many epochs, score architectures by it untrained,"
-    text += " and train the best of them on its weights; 0: --weights is such a network"
-    add(group, "one_shot", text, type=int)
-    add(group, "scores", "architectures that --one-shot scores", type=int)
-    text = "architectures to train in full too, to see how far inherited weights, scores or --prune can be trusted"
-    add(group, "audit", text + " (default: 5 with one of them; 0: none)", type=int)
-    text = "of each of those (default: --base-epochs or three times --epochs, at least 24)"
-    add(group, "audit_epochs", text, type=int)
+    groups = {name: parser.add_argument_group(name, f"example: {example}") for name, example in GROUPS.items()}
+    for name, known in TABLE.items():
+        shown = _shown(getattr(Options(), name))
+        text = known.help.replace("%", "%%") + (f" (default: {shown})" if shown else "")
+        groups[known.group].add_argument(flag(name), *known.aliases, dest=name, help=text, **_kind(name))
     for name in REMOVED:
-        group.add_argument(f"--{name}", dest=name, help=argparse.SUPPRESS)
-    add(group, "hyp", "hyper-parameter YAML (default: hyp.short.yaml)")
-    add(group, "inherit_hyp", "the same for what starts from weights (default: --hyp if given, else hyp.inherit.yaml)")
-    text = "a clone of ultralytics/yolov5, or 'package' (else YOLOV5_ROOT, the working directory, the package)"
-    add(group, "yolov5", text)
-    group = parser.add_argument_group("search", "example: --trials 40 --target latency_ratio=0.9")
-    add(group, "trials", "how many architectures to try, the stock one included", type=int)
-    text = "how to choose them (default: evolution; with --objectives, nsga2)"
-    add(group, "strategy", text, choices=STRATEGIES)
-    text = "of evolution and nsga2; random ones before tpe (default: a third of the trials, at most 16)"
-    add(group, "population", text, type=int)
-    add(group, "reward", f"{', '.join(REWARDS)}, or a function of yours as module:function or file.py:function")
-    text = f"cost at which the reward is mAP50-95 itself: one of {', '.join(COSTS)}; several multiply"
-    add(group, "target", text, nargs="+", metavar="COST=NUMBER")
-    add(group, "exponent", "w in the soft reward = mAP50-95 * (cost / target) ** w", type=float)
-    add(group, "objectives", "metrics whose Pareto front to search", nargs="+", metavar="METRIC")
-    text = 'what breaks this is not trained, such as "latency_ratio<=0.9"; may be given several times'
-    add(group, "constraint", text, action="append", metavar="COST<=NUMBER")
-    add(group, "seed", "of the strategy and of every training", type=int)
-    group = parser.add_argument_group("latency", "example: --latency-backend onnx --latency-batch 8")
-    add(group, "latency_backend", "runtime on which latency is measured", choices=BACKENDS)
-    add(group, "latency_batch", "images in a timed forward pass", type=int)
-    add(group, "half", "time in FP16 (on a GPU)", action="store_true")
-    group = parser.add_argument_group("training of a trial", "example: --epochs 20 --imgsz 640 --prune")
-    add(group, "epochs", "epochs of a trial", type=int)
-    add(group, "batch_size", "images in a batch", "--batch", type=int)
-    add(group, "imgsz", "image size in pixels (default: the data YAML's, else 640)", "--img", "--img-size", type=int)
-    add(group, "optimizer", "SGD, Adam or AdamW (default: the hyp YAML's, else SGD)", choices=["SGD", "Adam", "AdamW"])
-    add(group, "cos_lr", "cosine learning rate in place of a linear one", action="store_true")
-    add(group, "label_smoothing", "label smoothing epsilon", type=float)
-    add(group, "single_cls", "train multi-class data as one class", action="store_true")
-    add(group, "rect", "rectangular training", action="store_true")
-    add(group, "multi_scale", "vary the image size by 50 %%", action="store_true")
-    add(group, "noautoanchor", "leave the anchors as they are", action="store_true")
-    add(group, "freeze", "layers not to train: 10 for the first ten, 0 1 2 for these", nargs="+", type=int)
-    add(group, "subset", "share of the training images to train on", type=float)
-    text = "end trials early that can't become interesting any more (then there are some twelve validations)"
-    add(group, "prune", text, action="store_true")
-    add(group, "val_period", "epochs between validations (default: a quarter of the epochs)", type=int)
-    group = parser.add_argument_group("machine", "example: --device 0,1 --hours 8")
-    add(group, "device", "0 or 0,1 or cpu (default: the first GPU, else the CPU)")
-    add(group, "concurrency", "trials at a time (default: one for each device)", type=int)
-    add(group, "workers", "data loader processes of a trial (default: 8, on the CPU 0)", type=int)
-    choices = ["ram", "disk", "val", "none"]
-    add(group, "cache", "keep decoded images: ram, disk or none", nargs="?", const="ram", choices=choices)
-    add(group, "hours", "stop after so many hours", type=float)
-    add(group, "trial_minutes", "stop a trial after so many minutes", type=float)
-    add(group, "engine", "where trials run (default: nni where it is installed, else local)", choices=ENGINES)
-    add(group, "port", "of NNI's portal (default: 8083, or the next free one)", type=int)
-    add(group, "host", "0.0.0.0 opens NNI's portal, which asks for no password, to the network")
-    add(group, "keep_portal", "keep NNI's portal after the search, until Ctrl-C", action="store_true")
-    add(group, "address", "Ray's cluster: auto or HOST:PORT (default: a Ray is started on this machine)")
-    add(group, "cpus_per_trial", "cores that a trial on Ray asks for", type=float)
-    add(group, "gpus_per_trial", "GPUs that a trial on Ray asks for, 0.5 for instance (default: 0)", type=float)
-    add(group, "ship_data", "copy the data set to Ray's nodes; else each has it at the same path", action="store_true")
-    add(group, "measure_on", "Ray resource whose nodes measure latency; training is anywhere", metavar="RESOURCE")
-    add(group, "onnx", "write each trial's model.onnx, also where NNI looks for it", action="store_true")
-    group = parser.add_argument_group("hooks", "example: --hook energy --hook relus.py")
-    text = "a Python file whose functions run at points of the search, or a shipped one's name; then settings,"
-    text += " as in 'energy SECONDS=5'; may be given several times"
-    add(group, "hook", text, action="append", metavar="FILE.py")
-    group = parser.add_argument_group("run", "example: --resume runs/nas/exp --trials 60")
-    add(group, "project", "where runs are kept")
-    add(group, "name", "name of the run; a number is added where it exists")
-    add(group, "exist_ok", "take the folder as it is named, without a number", action="store_true")
-    group.add_argument("--resume", metavar="RUN", help=f"go on with a run; it may change {', '.join(MAY_CHANGE)}")
-    group.add_argument("--config", metavar="FILE", help="take options from a YAML (a run's search.yaml); flags win")
+        parser.add_argument(flag(name), dest=name, help=argparse.SUPPRESS)
+    text = f"go on with a run; it may change {', '.join(MAY_CHANGE)}"
+    groups["run"].add_argument("--resume", metavar="RUN", help=text)
+    text = "take options from a YAML (a run's search.yaml); flags win"
+    groups["run"].add_argument("--config", metavar="FILE", help=text)
 
 
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _kind(name: str) -> dict[str, Any]:
+    """How argparse takes an option's value."""
+    known, kind = TABLE[name], TYPES[name]
+    if kind == "bool":
+        return {"action": "store_true"}
+    found: dict[str, Any] = {"metavar": known.metavar} if known.metavar else {}
+    if known.choices:
+        found["choices"] = [*known.choices, *known.spelled]
+    if name == "cache":  # as YOLOv5's
+        found |= {"nargs": "?", "const": "ram"}
+    if name in REPEATED:
+        found |= {"action": "append"} if name in ("constraint", "hook") else {"nargs": "+"}
+    numbers = {"int": int, "float": float}
+    plain = kind.removeprefix("tuple[").split(",")[0].split(" ")[0]
+    return {**found, **({"type": numbers[plain]} if plain in numbers else {})}
+
+
+def _shown(default: Any) -> str:
+    if default in (None, "", (), False):
+        return ""
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _other_arguments(commands: Any) -> None:
@@ -344,7 +283,8 @@ def _other_arguments(commands: Any) -> None:
     report.add_argument("run", help="folder of the run")
     report.add_argument("--remeasure", action="store_true", help="measure the latencies anew, and rank again by them")
     report.add_argument("--device", help="where to measure: cpu (default) or the index of a GPU")
-    report.add_argument("--latency-backend", choices=BACKENDS, default="pytorch", help="runtime (default: pytorch)")
+    text = "runtime (default: pytorch)"
+    report.add_argument("--latency-backend", default="pytorch", help=text, **_kind("latency_backend"))
     report.add_argument("--latency-batch", type=int, default=1, help="images in a timed pass (default: 1)")
     report.add_argument("--half", action="store_true", help="time in FP16 (on a GPU)")
     report.set_defaults(function=_report)

@@ -8,17 +8,14 @@ from collections.abc import Sequence
 import shtab
 
 from .files import shipped
+from .records.options import TABLE
 
 SHELLS = ("bash", "zsh")
-FILES = ("weights", "config")
-FOLDERS = ("yolov5", "project", "resume", "run", "out")
-SHIPPED = {  # what is found by its name alone, and so offered beside files: folder and pattern
-    "cfg": ("models", "*.yaml"),
-    "data": ("data", "digits*.yaml"),
-    "hyp": ("data", "hyp*.yaml"),
-    "inherit_hyp": ("data", "hyp*.yaml"),
-    "hook": ("hooks", "*.py"),
-}
+FILES, FOLDERS = ["config"], ["resume", "run", "out"]  # arguments that are no options of a search
+FILES += [name for name, known in TABLE.items() if known.completes == "file"]
+FOLDERS += [name for name, known in TABLE.items() if known.completes == "folder"]
+# What is found by its name alone, and so offered beside files: folder and pattern.
+SHIPPED = {name: known.completes for name, known in TABLE.items() if isinstance(known.completes, tuple)}
 FUNCTIONS = {
     "bash": '{name}() {{ compgen -W "{words}" -- "$1"; compgen -f -- "$1"; }}',
     "zsh": "{name}() {{ compadd -- {words}; _files }}",

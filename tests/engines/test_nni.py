@@ -32,6 +32,7 @@ from nni.mutable import SampleValidationError
 from yolov5_nas.cli import main
 from yolov5_nas.engines import contract as engines
 from yolov5_nas.engines.contract import EngineError, Job
+from yolov5_nas.engines.nni import checks
 from yolov5_nas.engines.nni import engine as engine_module
 from yolov5_nas.engines.nni.client import SOCKET
 from yolov5_nas.engines.nni.engine import NNIEngine
@@ -354,10 +355,10 @@ def test_bad_options(bad):
 def test_nni_missing_or_its_node_broken_is_said_in_one_line(monkeypatch, tmp_path):
     broken = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     (tmp_path / "node").write_text("no program")
-    monkeypatch.setattr(engine_module, "find_spec", lambda name: broken)
+    monkeypatch.setattr(checks, "find_spec", lambda name: broken)
     with pytest.raises(UserError, match="NNI's node program does not start here"):
         NNIEngine()
-    monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'yolov5-nas\[nni\]'"):
         NNIEngine()
 

@@ -12,7 +12,8 @@ from processes import own_processes
 
 from yolov5_nas.cli import main
 from yolov5_nas.engines.contract import Job
-from yolov5_nas.engines.ray.engine import LOOPBACK, RayEngine
+from yolov5_nas.engines.ray.cluster import LOOPBACK
+from yolov5_nas.engines.ray.engine import RayEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, best, front, read_journal

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -17,8 +18,19 @@ def record(number, state="complete", reward=None, **metrics):
     return TrialRecord(number, {"c3_2": 1.0 + number}, state, reward=reward, metrics=metrics)
 
 
-def test_a_line_of_version_1_is_read_and_written_as_it_always_was():
-    assert TrialRecord.from_json(GOLDEN).to_json() == GOLDEN
+def test_a_line_of_version_1_is_read_and_written_as_one_of_version_2():
+    read = TrialRecord.from_json(GOLDEN)
+    assert read.to_json() == GOLDEN.replace('"version":1', '"version":2')
+    budget = {"epochs": 12, "weights": "base.pt"}
+    written = replace(read, budget=budget).to_json()
+    assert written.endswith('"error":null,"budget":{"epochs":12,"weights":"base.pt"}}')
+    assert TrialRecord.from_json(written).budget == budget
+
+
+def test_what_a_proof_of_version_1_had_among_the_labels_is_no_choice():
+    labels = '{"contestant":"trial 2","seed":3,"c3_2":1.5,"nasconv_0":"k6p2"}'
+    read = TrialRecord.from_json(GOLDEN.replace('{"c3_2":1.5,"nasconv_0":"k6p2"}', labels))
+    assert (read.id, read.seed) == ("1a0a7559a3", 3)
 
 
 def test_appended_lines_are_read_back(tmp_path):

@@ -198,11 +198,11 @@ def test_what_was_proved_and_measured_again_has_its_sections(tmp_path):
         )
     proof = Journal(folder / "prove" / "trials.jsonl")
     proof.path.parent.mkdir()
+    (folder / "prove" / "prove.yaml").write_text("epochs: 3\ncandidates: [3]\nrescaled: null\n")
     for seed in range(3):
-        for name, score in (("stock", 0.5), ("trial 3", 0.6)):
+        for record, score in ((trials[0], 0.5), (trials[3], 0.6)):
             metrics = {"map50_95": score + seed / 1000, "latency_ratio": 1.0}
-            architecture = {"contestant": name, "seed": seed}
-            proof.append(TrialRecord(len(proof.records), architecture, "complete", score, metrics))
+            proof.append(TrialRecord(len(proof.records), record.architecture, "complete", score, metrics, seed=seed))
     report(folder)
     html = page(folder)
     assert "<h2>Is the gain real?</h2>" in html

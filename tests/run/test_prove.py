@@ -133,7 +133,7 @@ def test_interrupted_it_goes_on_and_trains_nothing_twice(run, cheap_scale, monke
     assert sorted(r.number for r in records if r.done) == list(range(8))
     assert [r.attempt for r in records if r.number == 3] == [1, 2, 2]
     prove.prove(run, 2, 3, engine=InlineEngine())  # one seed more
-    groups = contestants(proof.read(run), "latency_ratio")
+    groups = contestants(proof.read(run), proof.names_of(run), "latency_ratio")
     assert [(c.name, len(c.scores)) for c in groups] == [(n, 3) for n in (STOCK, RESCALED, "trial 1", "trial 2")]
     with pytest.raises(UserError, match="a proof of 3 epochs of the trials"):
         prove.prove(run, 1, 3, engine=InlineEngine())
@@ -158,8 +158,9 @@ def test_a_proof_of_the_command_line(run, capsys):
     assert "trial 1 against stock rescaled: mAP50-95" in out
     records = proof.read(run)
     assert [r.state for r in records] == ["complete"] * 6
-    assert [r.architecture["seed"] for r in records] == [0, 0, 0, 1, 1, 1]
-    scaled = [r for r in records if r.architecture["contestant"] == RESCALED]
+    assert [r.seed for r in records] == [0, 0, 0, 1, 1, 1]
+    scaled = [r for r in records if "width_multiple" in r.architecture]
+    assert len(scaled) == 2
     assert len({r.metrics["params"] for r in scaled}) == 1
     assert read_journal(run)[0].metrics["params"] == 1e6  # the run's own journal is as it was
 

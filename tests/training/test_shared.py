@@ -17,7 +17,7 @@ from yolov5_nas.records.journal import TrialRecord, TrialResult, read_journal
 from yolov5_nas.run.stages import StageError, finalists, from_scratch, scores, shared_network
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.space.space import Space
-from yolov5_nas.strategies.plan import Plan
+from yolov5_nas.strategies.given import GivenArchitectures
 from yolov5_nas.training.initial import check_weights
 from yolov5_nas.training.process import global_state_kept
 from yolov5_nas.training.scoring import score_trial
@@ -149,7 +149,7 @@ def test_scores_that_all_fail_end_the_search_and_say_why(settings, tmp_path):
     def reward(metrics):
         return metrics["map50_95"] / metrics["latency_ratio"]
 
-    asked = Plan([settings.space.sample(random.Random(n)) for n in range(3)])
+    asked = GivenArchitectures([settings.space.sample(random.Random(n)) for n in range(3)])
     with pytest.raises(StageError, match=r"all scores have failed, the last: .*latency_ratio"):
         scores(tmp_path, settings, asked, engine=lambda: engine, reward=reward, count=3, seed=0)
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import TrialError, UserError
 from ..records.journal import TrialResult
@@ -51,27 +51,48 @@ class EngineError(RuntimeError):
     """The engine can't go on; the journal is whole, and the run can be resumed."""
 
 
-class Engine(Protocol):
-    """Runs jobs side by side, at most one in each slot.
+class Engine:
+    """Runs jobs side by side, at most one in each slot. An engine of your own derives from it.
 
     `start` comes once and before all else. `submit` takes a job while fewer than `slots` are running. `wait` returns
     what has ended since the last call, [] after `timeout` seconds without news. A job that is submitted always ends in
     exactly one outcome, whatever happens to its process. `close` stops what still runs; it may come at any time, twice
-    too.
+    too. By then a trial's files are in its folder (`TrialFolder`).
 
-    By then a trial's files are in its folder (`TrialFolder`). An engine whose trials run elsewhere may leave the heavy
-    ones there, and then has `fetch(number)`, which brings them; it may be called until the next `wait`.
+    Attributes:
+        slots: how many jobs at a time.
+        reward: metrics to the number that the engine shows of a trial, where it shows any; set before `start`.
+        device: what the device is called on which latency is measured, where all of its machines have the same; "" if
+            that is not known.
+        url: where people can look at it, if anywhere.
     """
 
-    slots: int
+    slots: int = 1
+    reward: Callable[[Mapping[str, float]], float] | None = None
+    device: str = ""
+    url: str = ""
 
-    def start(self, trial: Trial, settings: Any, folder: Path) -> None: ...
+    def start(self, trial: Trial, settings: Any, folder: Path) -> None:
+        """Name what jobs run, and the run's folder."""
+        raise NotImplementedError
 
-    def submit(self, job: Job) -> None: ...
+    def submit(self, job: Job) -> None:
+        """Take a job."""
+        raise NotImplementedError
 
-    def wait(self, timeout: float | None = None) -> list[Outcome]: ...
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        """What has ended since the last call."""
+        raise NotImplementedError
 
-    def close(self) -> None: ...
+    def fetch(self, number: int) -> None:
+        """Bring a trial's heavy files (`TrialFolder.heavy`) where it ran elsewhere; called until the next `wait`."""
+
+    def linger(self) -> None:
+        """Keep what `url` shows until Ctrl-C."""
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        raise NotImplementedError
 
 
 # What engines share -----------------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ..errors import TrialError, UserError
 from ..records.journal import TrialResult
-from .contract import Job, Outcome, Trial, call_trial, check_slots, cores, pin
+from .contract import Engine, Job, Outcome, Trial, call_trial, check_slots, cores, pin
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """Trials in processes of this machine. A process stays warm: YOLOv5 is imported and images are decoded once.
 
     Args:

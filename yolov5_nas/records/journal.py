@@ -20,7 +20,7 @@ from .run_folder import REFERENCE, RunFolder
 if TYPE_CHECKING:
     import pandas
 
-VERSION = 1
+VERSION = 2  # 1 had no budget, and what a proof trains among the labels
 STATES = ("started", "complete", "failed", "infeasible", "pruned")
 REASONS = ("oom", "nan", "crash", "killed", "timeout", "latency", "hook")  # why a trial failed
 
@@ -37,6 +37,8 @@ class TrialResult:
             `hooks`: what went wrong in hooks, by their file names.
         why: it is not complete, or which constraint it breaks, in words; a complete trial may break one if it is the
             default architecture, which is trained for comparison.
+        budget: what the metrics cost: `epochs` of training (0 for a score without one), and the file of the `weights`
+            that it started from, or None.
     """
 
     metrics: Mapping[str, float]
@@ -44,6 +46,7 @@ class TrialResult:
     state: str = "complete"
     conditions: Mapping[str, Any] = field(default_factory=dict)
     why: str | None = None
+    budget: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class TrialRecord:
             breaks one, "pruned" where it was ended early.
         conditions: of the latency measurement.
         parent: the number of the trial whose weights it started from, if it did from one's.
+        budget: as `TrialResult` has it. With the id of the architecture and the seed it names a training.
     """
 
     number: int
@@ -78,6 +82,7 @@ class TrialRecord:
     error: Mapping[str, str] | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     parent: int | None = None
+    budget: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -102,8 +107,9 @@ class TrialRecord:
     def to_json(self) -> str:
         """The journal's line, without the newline."""
         line = {"version": VERSION, "number": self.number, "id": self.id, **asdict(self)}
-        if not self.conditions:
-            del line["conditions"]
+        for name in ("conditions", "budget"):
+            if not line[name]:
+                del line[name]
         if self.parent is None:
             del line["parent"]
         return json.dumps(line, separators=(",", ":"), allow_nan=False)
@@ -120,6 +126,9 @@ class TrialRecord:
             raise ValueError("a journal line must be an object with a version")
         if entries["version"] > VERSION:
             raise ValueError(f"the journal's version is {entries['version']}, this yolov5-nas knows up to {VERSION}")
+        if entries["version"] == 1 and "contestant" in entries.get("architecture", {}):
+            entries["seed"] = entries["architecture"].pop("seed")
+            del entries["architecture"]["contestant"]
         names = cls.__dataclass_fields__
         record = cls(**{name: value for name, value in entries.items() if name in names})
         if record.state not in STATES:

@@ -1,9 +1,13 @@
-"""The options of a search, as they stand in a run's `search.yaml`. The names are YOLOv5's where it has them."""
+"""The options of a search, in one table: `search.yaml`, the command line and the shell's completion come from it.
+
+The names are YOLOv5's where it has them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,124 +16,197 @@ import yaml
 from ..errors import UserError
 from ..files import write_whole
 from ..space.model_yaml import load_yaml
-from .metrics import BACKENDS, check_objectives, is_maximised
-from .reward import Constraint, Target
+from .metrics import BACKENDS, COSTS, check_objectives, is_maximised
+from .option import Option, flag, option
+from .reward import REWARDS, Constraint, Target
 
-# What a resumed run may change: it decides how long and where trials run, not what they give. (Data loader workers have
-# random numbers of their own, so `workers` is not among it.)
-MAY_CHANGE = (
-    *("trials", "hours", "trial_minutes", "concurrency", "cache"),
-    *("engine", "port", "host", "keep_portal", "onnx", "audit"),
-    *("address", "cpus_per_trial", "gpus_per_trial", "ship_data", "measure_on"),
-)
 LEAST_EPOCHS = 24  # of a training from scratch that others are judged by, where the user gives no number
 AUDITS = 5  # the fewest of which there is an interval
 ENGINES = ("nni", "local", "ray")
-REMOVED = {"proxy": "on"}  # options of earlier versions, which their search.yaml lists, and the values that did nothing
-ACCEPTED = {
-    "inherit": ("base", "none"),
-    "cache": ("ram", "disk", "val", "none"),
-    "engine": ENGINES,
-    "optimizer": ("SGD", "Adam", "AdamW"),
-    "latency_backend": BACKENDS,
-}
+STRATEGIES = ("evolution", "random", "grid", "tpe", "nsga2")
+# Options of earlier versions, which their search.yaml lists, and the values that did nothing.
+REMOVED = {"proxy": "on"}
+
+model, searched, latency = partial(option, "model and data"), partial(option, "search"), partial(option, "latency")
+training, machine = partial(option, "training of a trial"), partial(option, "machine", may_change=True)
+hooks, run = partial(option, "hooks"), partial(option, "run")
 
 
 @dataclass(frozen=True)
 class Options:
-    """All options of a search; see `yolov5-nas search --help` for what each does."""
+    """All options of a search."""
 
-    cfg: str = "yolov5n_nas.yaml"
-    data: str = "digits.yaml"
-    weights: str | None = None
-    base_epochs: int | None = None
-    inherit: str | None = None
-    one_shot: int | None = None
-    scores: int = 1000
-    audit: int | None = None
-    audit_epochs: int | None = None
-    hyp: str | None = None
-    inherit_hyp: str | None = None
-    yolov5: str | None = None
-    trials: int = 20
-    strategy: str | None = None
-    population: int | None = None
-    reward: str = "soft"
-    target: tuple[str, ...] = ("latency_ratio=1.0",)
-    exponent: float = -0.07
-    objectives: tuple[str, ...] = ()
-    constraint: tuple[str, ...] = ()
-    latency_backend: str = "pytorch"
-    latency_batch: int = 1
-    half: bool = False
-    epochs: int = 12
-    batch_size: int = 16
-    imgsz: int | None = None
-    optimizer: str | None = None
-    cos_lr: bool = False
-    label_smoothing: float = 0.0
-    single_cls: bool = False
-    rect: bool = False
-    multi_scale: bool = False
-    noautoanchor: bool = False
-    freeze: tuple[int, ...] = ()
-    subset: float = 1.0
-    val_period: int | None = None
-    prune: bool = False
-    seed: int = 0
-    device: str = ""
-    concurrency: int | None = None
-    workers: int | None = None
-    cache: str | None = "ram"
-    hours: float | None = None
-    trial_minutes: float | None = None
-    engine: str | None = None
-    port: int | None = None
-    host: str = "127.0.0.1"
-    keep_portal: bool = False
-    address: str | None = None
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float | None = None
-    ship_data: bool = False
-    measure_on: str | None = None
-    onnx: bool = False
-    hook: tuple[str, ...] = ()
-    project: str = "runs/nas"
-    name: str = "exp"
-    exist_ok: bool = False
+    cfg: str = model(
+        "yolov5n_nas.yaml", "model YAML with NASConv and NASC3 layers", completes=("models", "*.yaml")
+    )  # fmt: skip
+    data: str = model("digits.yaml", "data YAML", completes=("data", "digits*.yaml"))
+    weights: str | None = model(
+        None, "checkpoint to inherit from: stock YOLOv5 of the same size, or a run's", completes="file"
+    )
+    base_epochs: int | None = model(
+        None, "train the stock architecture for N epochs first; the others inherit its weights", least=1, metavar="N"
+    )
+    inherit: str | None = model(
+        None,
+        "base: trials start from the weights of --weights or --base-epochs, which is the default with one of them",
+        choices=("base", "none"),
+    )
+    one_shot: int | None = model(
+        None,
+        "train a supernet for N epochs, score architectures by it untrained, and train the best of them on its"
+        " weights; 0: --weights is a supernet",
+        least=0,
+        metavar="N",
+    )
+    scores: int = model(1000, "architectures that --one-shot scores", least=1)
+    audit: int | None = model(
+        None,
+        "architectures to train in full too, to see how far inherited weights, scores or --early-stop can be trusted"
+        " (default: 5 with one of them; 0: none)",
+        least=0,
+        may_change=True,
+    )
+    audit_epochs: int | None = model(
+        None, "epochs of each of those (default: --base-epochs or three times --epochs, at least 24)", least=1
+    )
+    hyp: str | None = model(
+        None, "hyper-parameter YAML (default: hyp.short.yaml)", completes=("data", "hyp*.yaml")
+    )  # fmt: skip
+    inherit_hyp: str | None = model(
+        None,
+        "the same for what starts from weights (default: --hyp if given, else hyp.inherit.yaml)",
+        completes=("data", "hyp*.yaml"),
+    )
+    yolov5: str | None = model(
+        None,
+        "a clone of ultralytics/yolov5, or 'package' (default: YOLOV5_ROOT, the working directory, the package)",
+        completes="folder",
+    )
+
+    trials: int = searched(20, "how many architectures to try, the stock one included", least=1, may_change=True)
+    strategy: str | None = searched(
+        None, "how to choose them (default: evolution; with --objectives, nsga2)", choices=STRATEGIES
+    )
+    population: int | None = searched(
+        None,
+        "of evolution and nsga2; random ones before tpe (default: a third of the trials, at most 16)",
+        least=1,
+    )
+    reward: str = searched("soft", f"{', '.join(REWARDS)}, or your own function as module:function or file.py:function")
+    target: tuple[str, ...] = searched(
+        ("latency_ratio=1.0",),
+        f"cost at which the reward is mAP50-95 itself: one of {', '.join(COSTS)}; several multiply",
+        metavar="COST=NUMBER",
+    )
+    exponent: float = searched(-0.07, "w in the soft reward = mAP50-95 * (cost / target) ** w")
+    objectives: tuple[str, ...] = searched((), "metrics whose Pareto front to search", metavar="METRIC")
+    constraint: tuple[str, ...] = searched(
+        (),
+        'what breaks this is not trained, such as "latency_ratio<=0.9"; may be given several times',
+        metavar="COST<=NUMBER",
+    )
+    seed: int = searched(0, "of the strategy and of every training", least=0)
+
+    latency_backend: str = latency(
+        "pytorch", "runtime on which latency is measured", choices=BACKENDS, spelled={"tensorrt": "engine"}
+    )
+    latency_batch: int = latency(1, "images in a timed forward pass")
+    half: bool = latency(False, "time in FP16 (on a GPU)")
+
+    epochs: int = training(12, "epochs of a trial", least=1)
+    batch_size: int = training(16, "images in a batch", least=1, aliases=("--batch",))
+    imgsz: int | None = training(
+        None, "image size in pixels (default: the data YAML's, else 640)", aliases=("--img", "--img-size")
+    )
+    optimizer: str | None = training(
+        None, "SGD, Adam or AdamW (default: the hyp YAML's, else SGD)", choices=("SGD", "Adam", "AdamW")
+    )
+    cos_lr: bool = training(False, "cosine learning rate instead of a linear one")
+    label_smoothing: float = training(0.0, "label smoothing epsilon")
+    single_cls: bool = training(False, "train multi-class data as one class")
+    rect: bool = training(False, "rectangular training")
+    multi_scale: bool = training(False, "vary the image size by 50 %")
+    noautoanchor: bool = training(False, "leave the anchors as they are")
+    freeze: tuple[int, ...] = training((), "layers not to train: 10 for the first ten, 0 1 2 for these")
+    subset: float = training(1.0, "share of the training images to train on")
+    prune: bool = training(
+        False, "stop trials early that can no longer become interesting (then with about twelve validations)",
+        aliases=("--early-stop",),
+    )  # fmt: skip
+    val_period: int | None = training(None, "epochs between validations (default: a quarter of the epochs)", least=1)
+
+    device: str = machine("", "0 or 0,1 or cpu (default: the first GPU, else the CPU)", may_change=False)
+    concurrency: int | None = machine(None, "trials at a time (default: one for each device)")
+    # Loaders' processes have random numbers of their own.
+    workers: int | None = machine(
+        None, "data loader processes of a trial (default: 8, on the CPU 0)", may_change=False
+    )  # fmt: skip
+    cache: str | None = machine("ram", "keep decoded images: ram, disk or none", choices=("ram", "disk", "val", "none"))
+    hours: float | None = machine(None, "stop after this many hours")
+    trial_minutes: float | None = machine(None, "stop a trial after this many minutes")
+    engine: str | None = machine(
+        None, "where trials run (default: nni where it is installed, else local)", choices=ENGINES
+    )
+    port: int | None = machine(
+        None, "of NNI's portal (default: 8083, or the next free one)", aliases=("--portal-port",)
+    )  # fmt: skip
+    host: str = machine(
+        "127.0.0.1",
+        "0.0.0.0 opens NNI's portal, which asks for no password, to the network",
+        aliases=("--portal-host",),
+    )
+    keep_portal: bool = machine(False, "keep NNI's portal after the search, until Ctrl-C")
+    address: str | None = machine(
+        None,
+        "Ray's cluster: auto or HOST:PORT (default: a Ray is started on this machine)",
+        aliases=("--ray-address",),
+    )
+    cpus_per_trial: float = machine(1.0, "cores that a trial on Ray asks for")
+    gpus_per_trial: float | None = machine(
+        None, "GPUs that a trial on Ray asks for, 0.5 for instance (default: 0)"
+    )  # fmt: skip
+    ship_data: bool = machine(False, "copy the data set to Ray's nodes; else each has it at the same path")
+    measure_on: str | None = machine(
+        None, "Ray resource whose nodes measure latency; training is anywhere", metavar="RESOURCE"
+    )
+    onnx: bool = machine(False, "write each trial's model.onnx, also where NNI looks for it")
+
+    hook: tuple[str, ...] = hooks(
+        (),
+        "a Python file whose functions run at points of the search, or a shipped one's name; then settings, as in"
+        " 'energy SECONDS=5'; may be given several times",
+        metavar="FILE.py",
+        completes=("hooks", "*.py"),
+    )
+
+    project: str = run("runs/nas", "where runs are kept", completes="folder")
+    name: str = run("exp", "name of the run; a number is added where it exists")
+    exist_ok: bool = run(False, "take the folder as it is named, without a number")
 
     def __post_init__(self) -> None:
-        for name in ("target", "objectives", "constraint", "freeze", "hook"):
+        for name in REPEATED:
             object.__setattr__(self, name, _several(name, getattr(self, name)))
         if self.objectives:
             check_objectives(self.objectives, own=bool(self.hook))
         if self.cache in ("none", "None", ""):
             object.__setattr__(self, "cache", None)
+        for name, known in TABLE.items():
+            self._check_one(name, known)
         self._check_numbers()
-        for name, accepted in ACCEPTED.items():
-            if getattr(self, name) not in (None, *accepted):
-                raise UserError(f"unknown {_flag(name)}", got=getattr(self, name), accepted=accepted)
         self._check_inherit()
         self._check_one_shot()
         self._check_audit()
 
+    def _check_one(self, name: str, known: Option) -> None:
+        value = getattr(self, name)
+        if known.choices and value in known.spelled:
+            object.__setattr__(self, name, known.spelled[value])
+        elif known.choices and value not in (None, *known.choices):
+            raise UserError(f"unknown {flag(name)}", got=value, accepted=known.choices)
+        if known.least is not None and value is not None and value < known.least:
+            raise UserError(f"{flag(name)} must be at least {known.least}", got=value)
+
     def _check_numbers(self) -> None:
-        for name, least in (
-            ("trials", 1),
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("val_period", 1),
-            ("population", 1),
-            ("base_epochs", 1),
-            ("one_shot", 0),
-            ("scores", 1),
-            ("audit", 0),
-            ("audit_epochs", 1),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{_flag(name)} must be at least {least}", got=value)
         if self.seed >= 2**32:
             raise UserError("--seed must be below 2**32", got=self.seed)
         if not 0 < self.subset <= 1:
@@ -140,7 +217,7 @@ class Options:
     def _check_inherit(self) -> None:
         given = self.weights or self.base_epochs
         if self.inherit == "none" and given:
-            raise UserError("--inherit none goes with neither --weights nor --base-epochs")
+            raise UserError("--inherit none cannot be combined with --weights or --base-epochs")
         if self.inherit == "base" and not given:
             raise UserError("--inherit base needs --weights or --base-epochs")
 
@@ -221,6 +298,14 @@ class Options:
         write_whole(path, yaml.safe_dump(entries, sort_keys=False))
 
 
+# The table itself, by name.
+TABLE: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Options)}
+TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(Options)}
+REPEATED = tuple(name for name, kind in TYPES.items() if kind.startswith("tuple"))
+ALIASES = {a.strip("-").replace("-", "_"): name for name, known in TABLE.items() for a in known.aliases}
+MAY_CHANGE = tuple(name for name, known in TABLE.items() if known.may_change)
+
+
 def load_options(path: Path) -> dict[str, Any]:
     """The options that a YAML file names.
 
@@ -239,17 +324,17 @@ def check_names(given: Mapping[str, Any], file: Path | None = None) -> dict[str,
     Raises:
         UserError: there is no such option, or no longer, or its value is of another type.
     """
-    known = {field.name: field for field in fields(Options)}
     checked = {}
     for name, value in given.items():
         name = name.replace("-", "_")
+        name = ALIASES.get(name, name)
         if name in REMOVED:
             if value not in (None, REMOVED[name]):
-                raise UserError(f"{_flag(name)} was removed", got=value, accepted=REMOVED[name], file=file)
+                raise UserError(f"{flag(name)} was removed", got=value, accepted=REMOVED[name], file=file)
             continue
-        if name not in known:
-            raise UserError("unknown option", got=name, accepted=known, file=file)
-        checked[name] = _typed(name, value, str(known[name].type), file)
+        if name not in TABLE:
+            raise UserError("unknown option", got=name, accepted=TABLE, file=file)
+        checked[name] = _typed(name, value, TYPES[name], file)
     return checked
 
 
@@ -274,9 +359,5 @@ def _several(name: str, value: Any) -> tuple[Any, ...]:
     kind = int if name == "freeze" else str
     for one in values:
         if not isinstance(one, kind) or isinstance(one, bool):
-            raise UserError(f"{_flag(name)} takes values of the type {kind.__name__}", got=one)
+            raise UserError(f"{flag(name)} takes values of the type {kind.__name__}", got=one)
     return values
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

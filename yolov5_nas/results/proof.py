@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from ..records.journal import TrialRecord, complete, latest, read_lines
-from ..records.run_folder import RunFolder
+from ..records.journal import TrialRecord, complete, latest, read_journal, read_lines
+from ..records.run_folder import REFERENCE, RunFolder
+from ..space.architecture import Architecture
+from ..space.model_yaml import load_yaml
 from .ranking import html_table
 
 STOCK, RESCALED = "stock", "stock rescaled"
@@ -86,11 +88,29 @@ def read(run: Path) -> list[TrialRecord]:
     return list(latest(read_lines(RunFolder(run).proof.journal)).values())
 
 
-def contestants(records: Iterable[TrialRecord], cost: str) -> list[Contestant]:
-    """Those of which at least one training is complete, in the order in which they began."""
+def names_of(run: Path) -> dict[str, str]:
+    """What a run's proof trains: the ids of architectures, each with the name of its contestant.
+
+    Stock YOLOv5 rescaled is the architecture `{depth_multiple: ..., width_multiple: ...}`.
+    """
+    plan = RunFolder(run).proof.plan
+    begun = load_yaml(plan)[0] if plan.exists() else {"candidates": [], "rescaled": None}
+    records = {record.number: record for record in read_journal(run)}
+    names = {records[REFERENCE].id: STOCK} if REFERENCE in records else {}
+    if begun["rescaled"]:
+        names[Architecture(begun["rescaled"]).id] = RESCALED
+    return names | {records[number].id: f"trial {number}" for number in begun["candidates"]}
+
+
+def contestants(records: Iterable[TrialRecord], names: Mapping[str, str], cost: str) -> list[Contestant]:
+    """Those of which at least one training is complete, in the order in which they began.
+
+    Args:
+        names: from `names_of`.
+    """
     groups: dict[str, list[TrialRecord]] = {}
     for record in sorted(complete(records), key=lambda r: r.number):
-        groups.setdefault(str(record.architecture["contestant"]), []).append(record)
+        groups.setdefault(names[record.id], []).append(record)
     found = []
     for name, group in groups.items():
         costs = [r.metrics[cost] for r in group if cost in r.metrics]
@@ -136,7 +156,7 @@ def verdict(comparisons: Sequence[Comparison], cost: str) -> str:
 
 def sections(run: Path, cost: str) -> list[tuple[str, str]]:
     """What `prove` found so far, for the report: title and HTML; [] where there is nothing."""
-    found = contestants(read(run), cost)
+    found = contestants(read(run), names_of(run), cost)
     if not found:
         return []
     comparisons = compare(found)

@@ -43,7 +43,8 @@ class Loop:
         journal: gets a line when a trial starts and one when it ends.
         reward: metrics to the number to maximise.
         trials: how many to train in all, those in the journal included; what a constraint refuses does not count.
-        seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone.
+        seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone. Or
+            of each, by its number.
         has_base: all trials start from the weights of the first; nothing else starts until that is complete.
         curves: with it trials are ended early.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
@@ -57,7 +58,7 @@ class Loop:
     journal: Journal
     reward: Reward
     trials: int
-    seed: int = 0
+    seed: int | Callable[[int], int] = 0
     has_base: bool = False
     curves: Curves | None = None
     hours: float | None = None
@@ -114,7 +115,8 @@ class Loop:
             return None
         self.counted += 1
         parent = 0 if self.has_base and number else None
-        return TrialRecord(number, dict(architecture), "started", seed=self.seed, parent=parent)
+        seed = self.seed if isinstance(self.seed, int) else self.seed(number)
+        return TrialRecord(number, dict(architecture), "started", seed=seed, parent=parent)
 
     def _replay_curves(self, curves: Curves, cut: Collection[int]) -> None:
         """Learn the curves of the journal. Trials that were cut off get the pruner again that they had."""
@@ -212,7 +214,8 @@ def judge(record: TrialRecord, outcome: Outcome, reward: Reward) -> TrialRecord:
     if result is None:
         return replace(record, state="failed", error=outcome.error)
     metrics = _finite(result.metrics)
-    record = replace(record, metrics=metrics, curve=tuple(map(_finite, result.curve)), conditions=result.conditions)
+    record = replace(record, metrics=metrics, curve=tuple(map(_finite, result.curve)))
+    record = replace(record, conditions=result.conditions, budget=result.budget)
     if result.why:
         reason = "pruned" if result.state == "pruned" else "constraint"
         record = replace(record, error={"reason": reason, "message": result.why})

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.contract import Engine, EngineError
-from ..engines.nni.engine import NNIEngine
 from ..errors import UserError
 from ..records.hooks import Hooks
 from ..records.journal import Journal, TrialRecord, best, read_journal, read_lines
@@ -21,8 +20,8 @@ from ..results.report import closing_table, report
 from ..results.tensorboard import TensorBoardLogger
 from ..space.space import Space
 from ..strategies.early_stopping import Curves
+from ..strategies.given import GivenArchitectures
 from ..strategies.named import make_strategy
-from ..strategies.plan import Plan
 from ..strategies.strategy import Strategy
 from ..training.settings import Settings
 from ..training.trial import run_trial, run_trial_with_onnx
@@ -176,7 +175,7 @@ class Pipeline:
             rest = {**self.loop, "engine": lambda: self._engine(o), "listeners": listeners}
             everything = replace(settings, measure_all=o.reward not in REWARDS)
             found = scores(self.folder, everything, asked, reward=self.reward, count=count, **rest)
-        return o, settings, Plan(finalists(found, settings.space.default(), o.objectives))
+        return o, settings, GivenArchitectures(finalists(found, settings.space.default(), o.objectives))
 
     def _trials(self, o: Options, settings: Settings, strategy: AskTell | None, count: int) -> str:
         """Run the loop, with the listeners that keep the folder up to date; why it ended.
@@ -188,10 +187,9 @@ class Pipeline:
         asked = asked_of(strategy or _strategy(o, settings), settings.space)
         engine = self._engine(o)
         has_base = bool(o.base_epochs)
-        keeper = Checkpoints(folder, journal, o.front, has_base, getattr(engine, "fetch", None))
+        keeper = Checkpoints(folder, journal, o.front, has_base, engine.fetch)
         logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
-        if isinstance(engine, NNIEngine):
-            engine.reward = engine.reward or self.reward
+        engine.reward = engine.reward or self.reward
         with Progress(count, journal) as progress:
 
             def started(record: TrialRecord) -> None:
@@ -215,7 +213,7 @@ class Pipeline:
                     **self.loop,
                 )
                 ending = loop.run()
-                if o.keep_portal and isinstance(engine, NNIEngine) and not self._is_audit_left():
+                if o.keep_portal and engine.url and not self._is_audit_left():
                     report(folder)
                     progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
                     engine.linger()
@@ -243,7 +241,6 @@ def _from_nothing(o: Options) -> Options:
 
 def _check_device(journal: Journal, engine: Engine) -> None:
     """Raise a UserError where the run's latencies are those of another device than the engine's."""
-    device = getattr(engine, "device", None)
     known = {r.conditions["device"] for r in journal.trials.values() if "device" in r.conditions}
-    if device and known - {device}:
-        raise UserError("latencies of unlike devices can't be compared", got=device, accepted=sorted(known))
+    if engine.device and known - {engine.device}:
+        raise UserError("latencies of unlike devices can't be compared", got=engine.device, accepted=sorted(known))

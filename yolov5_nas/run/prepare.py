@@ -12,7 +12,8 @@ import yaml
 from ..cost.latency import Runtime
 from ..engines.contract import Engine
 from ..engines.local import LocalEngine, device_indices
-from ..engines.nni.engine import NNIEngine, has_nni
+from ..engines.nni.checks import has_nni
+from ..engines.nni.engine import NNIEngine
 from ..engines.ray.engine import RayEngine
 from ..errors import UserError
 from ..files import find_file, increment_path, shipped

@@ -18,12 +18,13 @@ from ..records.journal import Journal, TrialRecord, TrialResult, best, eligible,
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
-from ..results.proof import EQUAL, RESCALED, STOCK, compare, contestants, read, table, verdict
+from ..results.proof import EQUAL, compare, names_of, read, table, verdict
+from ..results.proof import contestants as contestants_of
 from ..results.report import report
 from ..space.architecture import Architecture, Value
 from ..space.choices import ConvLayer, Layer
 from ..space.model_yaml import load_yaml
-from ..strategies.plan import Plan
+from ..strategies.given import GivenArchitectures
 from ..training.settings import Settings
 from ..training.trial import measure_architecture, run_trial
 from .loop import Listener
@@ -69,9 +70,9 @@ def prove(
     candidates = _candidates(records, o, o.inherits, top)
     with hold(run):
         folder.path.mkdir(exist_ok=True)
-        plan = _plan(folder, candidates, settings, cost, seeds)
-        _train(folder, plan, settings, engine)
-    found = contestants(read(run), cost)
+        contestants = _plan(folder, candidates, settings, cost)
+        _train(run, contestants, seeds, settings, engine)
+    found = contestants_of(read(run), names_of(run), cost)
     comparisons = compare(found)
     report(run)
     lines = ["".join(f"{cell:>16}" for cell in row) for row in table(found, cost)]
@@ -79,14 +80,11 @@ def prove(
 
 
 def prove_trial(architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path) -> TrialResult:
-    """A trial of a contestant, whose labels say what it is, its seed, and how stock is rescaled."""
-    own = dict(architecture)
-    del own["contestant"]
-    seed = int(own.pop("seed"))
-    if "width_multiple" in own:
-        settings = rescaled(settings, float(own["depth_multiple"]), float(own["width_multiple"]))
-        own = dict(settings.space.default())
-    return run_trial(own, settings, seed, folder)
+    """A trial of a contestant: an architecture of the space, or the multiples by which stock is rescaled."""
+    if "width_multiple" in architecture:
+        settings = rescaled(settings, float(architecture["depth_multiple"]), float(architecture["width_multiple"]))
+        architecture = settings.space.default()
+    return run_trial(architecture, settings, seed, folder)
 
 
 def rescaled(settings: Settings, depth: float, width: float) -> Settings:
@@ -122,10 +120,8 @@ def _candidates(records: list[TrialRecord], o: Options, stock_leads: bool, top: 
     return sorted(found.values(), key=lambda r: -(r.reward or 0.0))[:top]
 
 
-def _plan(
-    folder: RunFolder, candidates: list[TrialRecord], settings: Settings, cost: str, seeds: int
-) -> list[Architecture]:
-    """What to train, seed by seed; as it was begun, where it was.
+def _plan(folder: RunFolder, candidates: list[TrialRecord], settings: Settings, cost: str) -> list[Architecture]:
+    """The contestants: stock, stock rescaled, candidates; as it was begun, where it was.
 
     Raises:
         UserError: it was begun with other epochs or candidates.
@@ -143,11 +139,8 @@ def _plan(
     else:
         begun = {"epochs": settings.epochs, "candidates": numbers, "rescaled": _rescale(candidates[0], settings, cost)}
         write_whole(folder.plan, yaml.safe_dump(begun, sort_keys=False))
-    entries: list[tuple[str, Mapping[str, Value]]] = [(STOCK, settings.space.default())]
-    if begun["rescaled"]:
-        entries.append((RESCALED, begun["rescaled"]))
-    entries += [(f"trial {r.number}", r.architecture) for r in candidates]
-    return [Architecture({"contestant": n, "seed": s, **a}) for s in range(seeds) for n, a in entries]
+    rivals = [settings.space.default(), *([begun["rescaled"]] if begun["rescaled"] else [])]
+    return [Architecture(a) for a in (*rivals, *(r.architecture for r in candidates))]
 
 
 def _rescale(winner: TrialRecord, settings: Settings, cost: str) -> dict[str, float] | None:
@@ -180,17 +173,22 @@ def depth_of(width: float, settings: Settings) -> float:
     return round(base_depth * float(np.interp(width, *FAMILY) / np.interp(base_width, *FAMILY)), 4)
 
 
-def _train(folder: RunFolder, plan: list[Architecture], settings: Settings, engine: Engine) -> None:
+def _train(run: Path, contestants: list[Architecture], seeds: int, settings: Settings, engine: Engine) -> None:
+    """Train each with one seed after the other."""
+    count, names = seeds * len(contestants), names_of(run)
+
     def listeners(journal: Journal) -> list[Listener]:
         def tell(record: TrialRecord) -> None:
             done = sum(r.done for r in journal.trials.values())
             score = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
-            a, took = record.architecture, f"{record.seconds:.0f} s"
-            print(f"[{done}/{len(plan)}] {a['contestant']}, seed {a['seed']}: {score}, {took}", flush=True)
+            who, took = f"{names[record.id]}, seed {record.seed}", f"{record.seconds:.0f} s"
+            print(f"[{done}/{count}] {who}: {score}, {took}", flush=True)
 
         return [tell]
 
+    strategy, folder = GivenArchitectures(contestants * seeds), RunFolder(run).proof
+    stage = {"listeners": listeners, "seed": lambda number: number // len(contestants)}
     try:
-        run_stage(folder, prove_trial, settings, Plan(plan), lambda: engine, accuracy, len(plan), listeners)
+        run_stage(folder, prove_trial, settings, strategy, lambda: engine, accuracy, count, **stage)
     finally:
         engine.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..cost.latency import Runtime
 from ..engines.local import own_device
 from ..errors import TrialError, UserError
 from ..files import write_whole
@@ -39,7 +38,7 @@ def remeasure(
     o = replace(o, device=device, latency_backend=backend, latency_batch=batch, half=half)
     settings = settings_of(run, o)
     settings = replace(settings, constraints=(), needed=("latency_ratio",), device=own_device(device))
-    Runtime(backend, batch, half, settings.device).check()
+    settings.runtime.check()
     reward = reward_of(o)
     found = []
     for i, record in enumerate(records, 1):

@@ -15,7 +15,7 @@ from ..records.journal import Journal, TrialRecord, eligible, front, latest, rea
 from ..records.reward import Reward, accuracy
 from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
-from ..strategies.plan import Plan
+from ..strategies.given import GivenArchitectures
 from ..training.scoring import score_trial
 from ..training.settings import Settings
 from ..training.shared import train_shared
@@ -37,7 +37,7 @@ def shared_network(run: Path, settings: Settings, epochs: int, **stage: Any) -> 
         StageError: the training has failed, or the time is over.
     """
     settings = replace(settings, epochs=epochs, val_period=max(1, epochs // 8), constraints=())
-    plan, files = Plan([settings.space.default()]), RunFolder(run).supernet
+    plan, files = GivenArchitectures([settings.space.default()]), RunFolder(run).supernet
     own = files.trial(0)
     if any(r.state == "failed" for r in latest(read_lines(files.journal)).values()):  # a resume tries it again
         for path in (files.journal, own.outcome):
@@ -66,7 +66,15 @@ def scores(run: Path, settings: Settings, strategy: AskTell, **stage: Any) -> li
 def full_trainings(run: Path, settings: Settings, architectures: Sequence[Architecture], **stage: Any) -> None:
     """Train some architectures in full, for an audit."""
     count = len(architectures)
-    run_stage(RunFolder(run).audit, run_trial, settings, Plan(architectures), reward=accuracy, count=count, **stage)
+    run_stage(
+        RunFolder(run).audit,
+        run_trial,
+        settings,
+        GivenArchitectures(architectures),
+        reward=accuracy,
+        count=count,
+        **stage,
+    )
 
 
 def from_scratch(settings: Settings, epochs: int) -> Settings:
@@ -114,11 +122,17 @@ def run_stage(
     journal = Journal(files.journal)
     if sum(r.counts for r in journal.trials.values()) < count:
         running = engine()
-        fetch = getattr(running, "fetch", None)
-        fetching = [lambda record: fetch(record.number)] if fetch else []
         try:
             running.start(trial, settings, files.path)
-            stage = Loop(strategy, running, journal, reward, count, listeners=[*fetching, *listeners(journal)], **loop)
+            stage = Loop(
+                strategy,
+                running,
+                journal,
+                reward,
+                count,
+                listeners=[lambda record: running.fetch(record.number), *listeners(journal)],
+                **loop,
+            )
             stage.run()
         finally:
             running.close()

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import UserError
 from .architecture import Value
 from .arithmetic import hidden_width
 
+Kind = Literal["kernel", "width", "depth", "act", "imgsz"]
+
 
 @dataclass(frozen=True)
 class Choice:
-    """One decision of the search: a label, its options in order, and the one that stock YOLOv5 takes."""
+    """One decision of the search.
+
+    Args:
+        label: its name in an architecture.
+        options: the values that it can have, in order.
+        default: the one that stock YOLOv5 has.
+        kind: what it decides.
+    """
 
     label: str
     options: tuple[Value, ...]
     default: Value
+    kind: Kind
 
     def __post_init__(self) -> None:
         if not self.options or len(set(self.options)) != len(self.options):

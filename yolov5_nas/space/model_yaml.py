@@ -23,7 +23,7 @@ from .arithmetic import (
     plain_kernels,
     same_output,
 )
-from .choices import C3Layer, Choice, ConvLayer, Layer
+from .choices import C3Layer, Choice, ConvLayer, Kind, Layer
 
 WIDTH_SCALES = (1.0, 1.5, 2.0)  # plain NASC3: scale of the hidden width
 SEARCHABLE = ("NASConv", "NASC3")
@@ -170,7 +170,7 @@ class LayerParser:
             s=s,
             g=g,
             d=d,
-            kernel=self._choice(i, f"nasconv_{i}", kernels, kernel_name(k, autopad(k, p, d))),
+            kernel=self._choice(i, f"nasconv_{i}", kernels, kernel_name(k, autopad(k, p, d)), "kernel"),
             act=self._act_choice(i, f"nasconv_{i}_act", "NASConv", options.get("act"), default_act),
         )
 
@@ -197,11 +197,11 @@ class LayerParser:
             shortcut=bool(shortcut),
             g=g,
             e=float(e),
-            width=self._choice(i, f"c3_{i}", widths, 1.0),
-            depth=self._choice(i, f"c3_{i}_depth", tuple(depths), repeats) if depths else None,
+            width=self._choice(i, f"c3_{i}", widths, 1.0, "width"),
+            depth=self._choice(i, f"c3_{i}_depth", tuple(depths), repeats, "depth") if depths else None,
             kernels=(
-                self._choice(i, f"nasconv_{i}-1", kernels, "k1p0"),
-                self._choice(i, f"nasconv_{i}-2", kernels, "k1p0"),
+                self._choice(i, f"nasconv_{i}-1", kernels, "k1p0", "kernel"),
+                self._choice(i, f"nasconv_{i}-2", kernels, "k1p0", "kernel"),
             ),
             acts=(
                 self._act_choice(i, f"nasconv_{i}-1_act", "NASC3", options.get("act"), self.default_act),
@@ -234,10 +234,10 @@ class LayerParser:
             kept.setdefault(hidden, scale)
         return tuple(float(scale) for scale in scales if scale in kept.values())
 
-    def _choice(self, i: int, label: str, options: tuple[Value, ...], default: Value) -> Choice:
+    def _choice(self, i: int, label: str, options: tuple[Value, ...], default: Value, kind: Kind) -> Choice:
         if len(set(options)) != len(options):
             raise self.fail(i, f"the options of {label} must all be different", got=list(options))
-        return Choice(label, options, default if default in options else options[0])
+        return Choice(label, options, default if default in options else options[0], kind)
 
     def _kernel(self, i: int, module: str, k: Any, given: tuple[int, int], s: int, d: int) -> str:
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
@@ -265,7 +265,7 @@ class LayerParser:
             options = tuple(self._act(i, module, a) for a in given)
         else:
             options = (default, *(a for a in PLAIN_ACTS if a != default))
-        return self._choice(i, label, options, default)
+        return self._choice(i, label, options, default, "act")
 
 
 def _filled(args: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -285,4 +285,4 @@ def imgsz_choice(sizes: Any, default: int | None, source: str) -> Choice | None:
         raise UserError(f"imgsz must be a list of different multiples of {STRIDE}", got=sizes, file=source)
     if default is not None and default not in sizes:
         raise UserError("--imgsz must be one of the sizes that the model YAML lists", got=default, accepted=sizes)
-    return Choice("imgsz", tuple(sizes), default or max(sizes))
+    return Choice("imgsz", tuple(sizes), default or max(sizes), "imgsz")

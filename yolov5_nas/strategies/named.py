@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import UserError
+from ..records.options import STRATEGIES
 from ..records.reward import Constraint
 from ..space.space import Space
 from .evolution import Evolution
@@ -12,8 +13,6 @@ from .grid import GridSearch
 from .optuna_samplers import OptunaStrategy
 from .random_search import RandomSearch
 from .strategy import Strategy
-
-STRATEGIES = ("evolution", "random", "grid", "tpe", "nsga2")
 
 
 def make_strategy(

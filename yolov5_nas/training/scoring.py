@@ -16,7 +16,7 @@ from ..space.architecture import Architecture, Value
 from ..weights import supernet
 from ..weights.elastic import extract
 from .process import as_trial, global_state_kept
-from .settings import Settings
+from .settings import Settings, budget_of
 from .trainer import Training, accuracies
 from .trial import measure_architecture
 
@@ -81,7 +81,8 @@ def score_trial(
             return costs
         scorer = _scorer(settings, host, settings.imgsz_of(architecture), seed)
         point = scorer.score(Architecture(architecture), scorer.model)
-        return replace(costs, metrics={**costs.metrics, **accuracies(point)})
+        metrics = {**costs.metrics, **accuracies(point)}
+        return replace(costs, metrics=metrics, budget=budget_of(settings, epochs=0))
 
 
 _scorers: dict[Any, Scorer] = {}

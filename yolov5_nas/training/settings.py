@@ -115,3 +115,8 @@ class Settings:
 
     def _space_of(self, model: Mapping[str, Any]) -> Space:
         return Space.from_dict(model, nc=self.nc, imgsz=self.imgsz if "imgsz" in model else None)
+
+
+def budget_of(settings: Settings, epochs: int | None = None) -> dict[str, Any]:
+    """What a training by these settings costs, as the journal has it; `epochs` in place of theirs."""
+    return {"epochs": settings.epochs if epochs is None else epochs, "weights": settings.weights}

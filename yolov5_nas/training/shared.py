@@ -27,7 +27,7 @@ from ..weights.source import read_source
 from .initial import freeze
 from .process import as_trial
 from .scoring import Scorer
-from .settings import Settings
+from .settings import Settings, budget_of
 from .trainer import accuracies
 
 STUDENTS = 2  # drawn at random in each step, besides the smallest (Yu et al. 2020)
@@ -162,4 +162,4 @@ def train_shared(
         training.run()
         if folder:
             supernet.save(training.best, settings.model, TrialFolder(folder).weights)
-        return TrialResult(training.results, tuple(training.curve))
+        return TrialResult(training.results, tuple(training.curve), budget=budget_of(settings))

@@ -27,7 +27,7 @@ from ..space.architecture import Architecture, Value
 from ..space.compile import derive, dump_model
 from .initial import load_weights
 from .process import as_trial, free_memory, is_out_of_memory, log_to
-from .settings import Settings
+from .settings import Settings, budget_of
 from .trainer import Training
 
 
@@ -167,12 +167,12 @@ def _train(
     if problems := {**costs.conditions.get("hooks", {}), **training.hooks.problems}:
         costs = replace(costs, conditions={**costs.conditions, "hooks": problems})
     if training.pruned:
-        return replace(costs, metrics=metrics, curve=tuple(training.curve), state="pruned", why=training.pruned)
-    if folder:
+        costs = replace(costs, state="pruned", why=training.pruned)
+    elif folder:
         own = TrialFolder(folder)
         host.save_checkpoint(training.best, own.weights)
         write_model_yaml(training.best, cfg, own.model)
-    return replace(costs, metrics=metrics, curve=tuple(training.curve))
+    return replace(costs, metrics=metrics, curve=tuple(training.curve), budget=budget_of(settings))
 
 
 def write_model_yaml(model: Any, cfg: Mapping[str, Any], path: Path) -> None:

@@ -32,9 +32,11 @@ def extreme(space: Space, pick: Any) -> Architecture:
 
 
 def _pick(choice: Choice, pick: Any) -> Value:
-    if choice.label.endswith("act"):
+    if choice.kind == "act":
         return choice.default
-    return pick(choice.options, key=lambda o: parse_kernel(o)[0] if isinstance(o, str) else float(o))  # type: ignore[no-any-return]
+    if choice.kind == "kernel":
+        return pick(choice.options, key=lambda kernel: parse_kernel(kernel)[0])  # type: ignore[no-any-return]
+    return pick(choice.options)  # type: ignore[no-any-return]
 
 
 def save(shared: Any, yaml: Mapping[str, Any], path: Path, **entries: Any) -> None:

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import http.client
 import json
 import math
 import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -31,11 +27,11 @@ from ...errors import UserError
 from ...records.run_folder import RunFolder
 from ...space.architecture import Architecture
 from .. import warm
-from ..contract import EngineError, Job, Outcome, Trial, check_slots, cores
+from ..contract import Engine, EngineError, Job, Outcome, Trial, check_slots, cores
 from . import client as nni_client
+from . import rest
+from .checks import HOST, HOSTS, check_nni, free_ports, is_free
 
-PORT, HOST = 8083, "127.0.0.1"
-HOSTS = ("127.0.0.1", "0.0.0.0")
 PATIENCE = 120.0  # seconds in which NNI must start a trial that it was given
 ASK = 5.0  # seconds after which, and between which, NNI is asked about one that it has not started
 CANCELLED = ("killed", "its NNI trial was cancelled or killed")
@@ -56,7 +52,7 @@ class _Running:
     reported: int = 0  # points of its curve
 
 
-class NNIEngine:
+class NNIEngine(Engine):
     """Trials as an experiment of NNI's on this machine.
 
     Args:
@@ -97,7 +93,7 @@ class NNIEngine:
         self._listener: socket.socket | None = None
 
     @property
-    def url(self) -> str:
+    def url(self) -> str:  # type: ignore[override]
         """The portal's address."""
         return f"http://127.0.0.1:{self._experiment.port}"
 
@@ -266,7 +262,7 @@ class NNIEngine:
         if not unmet or now - self._asked < ASK:
             return
         self._asked = now
-        for entry in json.loads(self._request("GET", "/api/v1/nni/trial-jobs") or b"[]"):
+        for entry in json.loads(rest.request(self._experiment.port, "GET", "/api/v1/nni/trial-jobs") or b"[]"):
             if entry.get("status") in ENDED and entry.get("hyperParameters"):
                 running = unmet.get(json.loads(entry["hyperParameters"][0])["parameters"].get("trial"))
                 if running and running.stopped is None:
@@ -337,20 +333,7 @@ class NNIEngine:
             "value": json.dumps(value),
         }
         body = json.dumps({"type": "metric", "metric": json.dumps(metric)})
-        return self._request("PUT", running.hello["path"], body) is not None
-
-    def _request(self, method: str, path: str, body: str | None = None) -> bytes | None:
-        """What the manager answers, None where it doesn't: whether it is gone is looked at next."""
-        manager = http.client.HTTPConnection("127.0.0.1", self._experiment.port, timeout=10)
-        try:
-            manager.request(method, path, body, {"Content-Type": "application/json"})
-            response = manager.getresponse()
-            answer = response.read()
-            return answer if response.status == 200 else None
-        except (OSError, http.client.HTTPException):
-            return None
-        finally:
-            manager.close()
+        return rest.request(self._experiment.port, "PUT", running.hello["path"], body) is not None
 
     # The end ----------------------------------------------------------------------------------------------------------
 
@@ -411,50 +394,3 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-# Checks ---------------------------------------------------------------------------------------------------------------
-
-
-def has_nni() -> bool:
-    """Whether NNI is installed, without importing it, on a system that this engine knows."""
-    return sys.platform == "linux" and find_spec("nni") is not None and find_spec("nni_node") is not None
-
-
-def check_nni() -> None:
-    """Raise a UserError unless NNI is installed and its node program runs here."""
-    if not has_nni():
-        raise UserError(
-            "--engine nni needs NNI 3.0: pip install 'yolov5-nas[nni]' (Linux on x86-64: it has no other wheel),"
-            " or take --engine local"
-        )
-    spec = find_spec("nni_node")
-    assert spec and spec.submodule_search_locations
-    node = Path(spec.submodule_search_locations[0]) / "node"
-    try:
-        subprocess.run([node, "--version"], check=True, capture_output=True, timeout=30)
-    except (OSError, subprocess.SubprocessError) as e:
-        raise UserError(f"NNI's node program does not start here ({e}); take --engine local", file=node) from None
-
-
-def is_free(port: int, host: str) -> bool:
-    """Whether a server could listen there."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError):
-            return False
-    return True
-
-
-def free_ports(host: str) -> list[int]:
-    """A few free ports from 8083 on.
-
-    Raises:
-        UserError: there is none.
-    """
-    ports = [port for port in range(PORT, PORT + 200) if is_free(port, host)][:5]
-    if not ports:
-        raise UserError(f"no port from {PORT} to {PORT + 199} is free; name one by --port")
-    return ports

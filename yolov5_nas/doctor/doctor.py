@@ -7,7 +7,6 @@ tries each thing.
 from __future__ import annotations
 
 import ast
-import contextlib
 import os
 import platform
 import re
@@ -16,70 +15,31 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
-from importlib import metadata
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
+from ..engines.nni.checks import check_nni, has_nni
+from ..errors import UserError
+from ..files import shipped
+from ..host.compat import MODULES
+from ..host.locate import GET_YOLOV5, Location, find
+from ..host.yolov5 import load
+from ..records.metrics import BACKENDS, PACKAGES
+from ..space.compile import derive
+from ..space.model_yaml import load_yaml
+from ..space.space import Space
+from .check import ABSENT, BROKEN, OK, Check, first_line
+from .packages import attempt_to_import, check_packages, folder_of, problem_of, required_packages, version_of
 
-from .engines.nni.engine import check_nni, has_nni
-from .errors import UserError
-from .files import shipped
-from .host.compat import MODULES
-from .host.locate import GET_YOLOV5, Location, find
-from .host.yolov5 import load
-from .records.metrics import BACKENDS, PACKAGES
-from .space.compile import derive
-from .space.model_yaml import load_yaml
-from .space.space import Space
-
-OK, ABSENT, BROKEN = "✓", "-", "✗"
-PLAIN = {OK: "ok", BROKEN: "!!"}  # for terminals that have no such characters
 FREE = 1.0  # GB of disk below which a search may end for want of it
 IMGSZ = 64  # pixels, of the model by which backends are tried
-PATIENCE = 120.0  # seconds for an import
 QUICK = 3.0  # seconds for a program that should answer at once
 DEVICES = Path("/dev")
 CUDA_BUILD = "install the torch for CUDA (https://pytorch.org/get-started), and look at CUDA_VISIBLE_DEVICES"
 CUDA_FIT = "make torch and the NVIDIA driver fit: https://pytorch.org/get-started"
-
-IMPORTED_AS = {  # where that is another name than the package's
-    "pyyaml": "yaml",
-    "opencv-python": "cv2",
-    "pillow": "PIL",
-    "gitpython": "git",
-    "scikit-learn": "sklearn",
-}
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was found of one thing.
-
-    Args:
-        mark: `OK`, `ABSENT` (a search runs without it) or `BROKEN`.
-        fix: what to do about it; of a thing that is `OK`, what to do where trying it fails.
-        attempt: tries the thing, and returns the check with what came of it.
-    """
-
-    name: str
-    mark: str
-    text: str
-    fix: str = ""
-    attempt: Callable[[Check], Check] | None = None
-
-    def tried(self) -> Check:
-        """The check after its attempt, if it has one."""
-        try:
-            return self.attempt(self) if self.attempt else self
-        except UserError as e:
-            return replace(self, mark=BROKEN, text=str(e))
-        except (Exception, SystemExit) as e:  # a broken installation can raise anything
-            return replace(self, mark=BROKEN, text=_line(e))
 
 
 def doctor(yolov5: str | None = None, project: str = "runs/nas", thorough: bool = False) -> Iterator[Check]:
@@ -109,19 +69,6 @@ def doctor(yolov5: str | None = None, project: str = "runs/nas", thorough: bool 
     yield _disk("disk for temporary files", Path(tempfile.gettempdir()))
 
 
-def lines(check: Check, encoding: str | None) -> list[str]:
-    """A check as lines of text, in characters that the terminal has."""
-    encoding = encoding or "ascii"
-    try:
-        mark = check.mark.encode(encoding).decode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        mark, encoding = PLAIN[check.mark], "ascii"
-    text = [f"{mark:<2} {check.name:<25} {check.text}"]
-    if check.fix and check.mark != OK:
-        text.append(f"{'':<28} -> {check.fix}")
-    return [line.encode(encoding, "backslashreplace").decode(encoding) for line in text]
-
-
 # What is looked at ----------------------------------------------------------------------------------------------------
 
 
@@ -133,16 +80,16 @@ def _python() -> Check:
 
 def _requirements() -> Check:
     """What a search imports besides torch."""
-    name, required = "required packages", [r for r in _required().values() if not r.marker]
+    name, required = "required packages", [r for r in required_packages().values() if not r.marker]
     if not required:
         return Check(name, ABSENT, "not known, since yolov5-nas is not installed", "pip install . in its folder")
-    bad = [r for r in required if not _folder(r.name) or _problem(r.name)]
-    check = _packages(name, [r.name for r in required], f"pip install {' '.join(repr(str(r)) for r in bad)}")
+    bad = [r for r in required if not folder_of(r.name) or problem_of(r.name)]
+    check = check_packages(name, [r.name for r in required], f"pip install {' '.join(repr(str(r)) for r in bad)}")
     return check if bad else replace(check, text=f"all {len(required)} are installed")
 
 
 def _torch() -> Check:
-    return _packages("torch", ("torch", "torchvision"), "pip install torch torchvision", attempt=_try_torch)
+    return check_packages("torch", ("torch", "torchvision"), "pip install torch torchvision", attempt=_try_torch)
 
 
 def _try_torch(check: Check) -> Check:
@@ -164,7 +111,7 @@ def _cuda() -> Check:
         return Check(name, BROKEN, "there is an NVIDIA GPU, and CUDA_VISIBLE_DEVICES hides it", CUDA_BUILD, _try_cuda)
     if version := _cuda_of_torch():
         return Check(name, OK, f"{', '.join(gpus)}; torch is built for CUDA {version}", attempt=_try_cuda)
-    torch = "the installed torch is for the CPU only" if _folder("torch") else "torch is not installed"
+    torch = "the installed torch is for the CPU only" if folder_of("torch") else "torch is not installed"
     return Check(name, BROKEN, f"there is an NVIDIA GPU, and {torch}", CUDA_BUILD, _try_cuda)
 
 
@@ -178,7 +125,7 @@ def _try_cuda(check: Check) -> Check:
     except ImportError:  # said of torch
         return check
     except Exception as e:  # of torch, or of the driver
-        return replace(check, mark=BROKEN, text=_line(e), fix=CUDA_FIT)
+        return replace(check, mark=BROKEN, text=first_line(e), fix=CUDA_FIT)
     if names:
         return replace(check, mark=OK, text=f"{', '.join(names)}; torch is built for CUDA {torch.version.cuda}")
     if check.mark == OK:
@@ -209,7 +156,7 @@ def _gpus() -> list[str]:
 
 def _cuda_of_torch() -> str:
     """The CUDA that the installed torch is built for; "" for none."""
-    folder = _folder("torch")
+    folder = folder_of("torch")
     file = folder / "version.py" if folder else None
     found = re.search(r"^cuda\b.*'([\d.]+)'", file.read_text(), re.M) if file and file.is_file() else None
     return found[1] if found else ""
@@ -225,10 +172,10 @@ def _host(yolov5: str | None) -> tuple[Location | None, Check]:
         problem = f": {e.got} {_damage(Path(str(e.got)))}" if e.got else ""
         return None, Check(name, BROKEN, e.rule.split(":")[0] + problem, GET_YOLOV5)
     except OSError as e:  # it may not be read
-        return None, Check(name, BROKEN, _line(e), GET_YOLOV5)
+        return None, Check(name, BROKEN, first_line(e), GET_YOLOV5)
     if damage:
         return location, Check(name, BROKEN, f"{location} {damage}", GET_YOLOV5)
-    if location.kind == "package" and (problem := _problem("yolov5")):
+    if location.kind == "package" and (problem := problem_of("yolov5")):
         return location, Check(name, BROKEN, problem, "pip install 'yolov5-nas[yolov5]'")
     text = f"{_host_version(location)}, {location}"
     return location, Check(name, OK, text, GET_YOLOV5, partial(_try_host, location))
@@ -245,7 +192,7 @@ def _try_host(location: Location, check: Check) -> Check:
         fix = f"pip install -r {location.root}/requirements.txt" if clone else "pip install 'yolov5-nas[yolov5]'"
         return replace(check, mark=BROKEN, text=str(e), fix=fix)
     except (Exception, SystemExit) as e:  # its files may be of any kind
-        return replace(check, mark=BROKEN, text=f"{location} is broken: {_line(e)}")
+        return replace(check, mark=BROKEN, text=f"{location} is broken: {first_line(e)}")
     return check
 
 
@@ -260,7 +207,7 @@ def _damage(root: Path) -> str:
                 warnings.simplefilter("ignore")  # of escapes in strings
                 ast.parse((root / file).read_bytes(), file)
         except (SyntaxError, ValueError) as e:
-            return f"is broken: {_line(e)}"
+            return f"is broken: {first_line(e)}"
     common = (root / "models/common.py").read_text(encoding="utf-8")
     conv = re.search(r"^class Conv\(.*?def __init__\((.*?)\)", common, re.M | re.S)
     return "" if conv and " d=" in conv[1] else "must be v7.0 or newer (its Conv has no dilation)"
@@ -268,7 +215,7 @@ def _damage(root: Path) -> str:
 
 def _host_version(location: Location) -> str:
     if location.kind == "package":
-        return _version("yolov5") or "version unknown"
+        return version_of("yolov5") or "version unknown"
     unknown = "version unknown (git does not say)"
     if not (location.root / ".git").exists():  # git would tell of a repository around it
         return unknown
@@ -283,16 +230,16 @@ def _nni() -> Check:
     name, get = "engine nni", "pip install 'yolov5-nas[nni]' (Linux on x86-64), or --engine local"
     if not has_nni():
         return Check(name, ABSENT, "NNI is not installed: searches run with --engine local", get)
-    attempt = _imported("nni.nas.experiment, pytorch_lightning")
+    attempt = attempt_to_import("nni.nas.experiment, pytorch_lightning")
     try:
         check_nni()
     except UserError as e:
         return Check(name, BROKEN, str(e), get)
-    return _packages(name, ("nni", "pytorch_lightning"), get, attempt=attempt)
+    return check_packages(name, ("nni", "pytorch_lightning"), get, attempt=attempt)
 
 
 def _ray() -> Check:
-    return _packages("engine ray", ("ray",), "pip install 'yolov5-nas[ray]'", ABSENT, _imported("ray"))
+    return check_packages("engine ray", ("ray",), "pip install 'yolov5-nas[ray]'", ABSENT, attempt_to_import("ray"))
 
 
 def _backend(backend: str, gpu: bool, location: Location | None) -> Check:
@@ -301,7 +248,7 @@ def _backend(backend: str, gpu: bool, location: Location | None) -> Check:
     if backend == "engine" and not gpu:
         return Check(name, ABSENT, "TensorRT needs an NVIDIA GPU")
     attempt = partial(_try_backend, backend, gpu, location)
-    return _packages(name, packages, f"pip install {' '.join(packages)}", ABSENT, attempt)
+    return check_packages(name, packages, f"pip install {' '.join(packages)}", ABSENT, attempt)
 
 
 def _try_backend(backend: str, gpu: bool, location: Location | None, check: Check) -> Check:
@@ -322,7 +269,7 @@ def _try_backend(backend: str, gpu: bool, location: Location | None, check: Chec
 
 def _plot_font() -> Check:
     name, fix = "font of the pictures", "pip install --force-reinstall matplotlib"
-    folder = _folder("matplotlib")
+    folder = folder_of("matplotlib")
     if folder is None:
         return Check(name, BROKEN, "not installed: matplotlib", fix)
     path = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -356,84 +303,7 @@ def _disk(name: str, folder: Path) -> Check:
     return Check(name, OK if free >= FREE else BROKEN, f"{free:.1f} GB free at {there}", f"make {FREE:g} GB free")
 
 
-# How it is looked at --------------------------------------------------------------------------------------------------
-
-
-def _packages(
-    name: str,
-    packages: Sequence[str],
-    get: str,
-    absent: str = BROKEN,
-    attempt: Callable[[Check], Check] | None = None,
-) -> Check:
-    """Whether packages are installed, in versions that are taken.
-
-    Args:
-        get: how to get them.
-        absent: the mark where one is not installed.
-        attempt: of the check where all are.
-    """
-    if missing := [package for package in packages if not _folder(package)]:
-        return Check(name, absent, f"not installed: {', '.join(missing)}", get)
-    if problems := [problem for package in packages if (problem := _problem(package))]:
-        return Check(name, BROKEN, "; ".join(problems), get)
-    text = ", ".join(f"{package} {_version(package) or '(version unknown)'}" for package in packages)
-    return Check(name, OK, text, f"pip install --force-reinstall {' '.join(packages)}", attempt)
-
-
-def _folder(package: str) -> Path | None:
-    """Where a package is installed, without importing it."""
-    spec = find_spec(IMPORTED_AS.get(package, package))
-    return Path(spec.origin).parent if spec and spec.origin else None  # a mere folder of that name has no origin
-
-
-def _problem(package: str) -> str:
-    """What is wrong with an installed package's version; "" for nothing, and where a version is not known."""
-    required, version = _required().get(package), _version(package)
-    if not required or not version or required.specifier.contains(version, prereleases=True):
-        return ""
-    return f"{package} must be {required.specifier}, is {version}"
-
-
-@cache
-def _required() -> dict[str, Requirement]:
-    """What yolov5-nas and its extras require, by name; nothing where it runs from a folder without being installed."""
-    try:
-        texts = metadata.requires("yolov5-nas") or []
-    except metadata.PackageNotFoundError:
-        return {}
-    return {required.name: required for required in map(Requirement, texts)}
-
-
-def _version(package: str) -> str:
-    """The version of an installed package; "" where it is not known."""
-    for name in (package, f"{package}-gpu"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return metadata.version(name) or ""
-    return ""
-
-
 def _model() -> dict[str, Any]:
     """Stock yolov5n."""
     space = Space.from_dict(load_yaml(shipped("models") / "yolov5n_nas.yaml")[0])
     return derive(space, space.default())
-
-
-def _imported(modules: str) -> Callable[[Check], Check]:
-    """An attempt that imports modules in a fresh process."""
-
-    def attempt(check: Check) -> Check:
-        command = [sys.executable, "-W", "ignore", "-c", f"import {modules}"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        except subprocess.TimeoutExpired:
-            raise UserError(f"its import takes longer than {PATIENCE:g} s") from None
-        if done.returncode:
-            raise UserError(f"it can't be imported: {(done.stderr.splitlines() or ['it crashed'])[-1]}")
-        return check
-
-    return attempt
-
-
-def _line(e: BaseException) -> str:
-    return f"{type(e).__name__}: {e}".splitlines()[0][:300]

@@ -9,7 +9,7 @@ from ..space.architecture import Architecture
 from .strategy import SpaceExhausted
 
 
-class Plan:
+class GivenArchitectures:
     """An ask/tell that goes through a list; what it is told it needn't know."""
 
     def __init__(self, architectures: Sequence[Architecture]):

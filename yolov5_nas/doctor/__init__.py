@@ -1,0 +1,1 @@
+"""Whether a search can run on this machine."""
