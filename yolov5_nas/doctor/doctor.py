@@ -31,8 +31,8 @@ from ..records.metrics import BACKENDS, PACKAGES
 from ..space.compile import derive
 from ..space.model_yaml import load_yaml
 from ..space.space import Space
+from . import packages
 from .check import ABSENT, BROKEN, OK, Check, first_line
-from .packages import attempt_to_import, check_packages, folder_of, problem_of, required_packages, version_of
 
 FREE = 1.0  # GB of disk below which a search may end for want of it
 IMGSZ = 64  # pixels, of the model by which backends are tried
@@ -80,16 +80,16 @@ def _python() -> Check:
 
 def _requirements() -> Check:
     """What a search imports besides torch."""
-    name, required = "required packages", [r for r in required_packages().values() if not r.marker]
+    name, required = "required packages", [r for r in packages.required_packages().values() if not r.marker]
     if not required:
         return Check(name, ABSENT, "not known, since yolov5-nas is not installed", "pip install . in its folder")
-    bad = [r for r in required if not folder_of(r.name) or problem_of(r.name)]
-    check = check_packages(name, [r.name for r in required], f"pip install {' '.join(repr(str(r)) for r in bad)}")
+    bad = [r for r in required if not packages.folder_of(r.name) or packages.problem_of(r.name)]
+    check = packages.look(name, [r.name for r in required], f"pip install {' '.join(repr(str(r)) for r in bad)}")
     return check if bad else replace(check, text=f"all {len(required)} are installed")
 
 
 def _torch() -> Check:
-    return check_packages("torch", ("torch", "torchvision"), "pip install torch torchvision", attempt=_try_torch)
+    return packages.look("torch", ("torch", "torchvision"), "pip install torch torchvision", attempt=_try_torch)
 
 
 def _try_torch(check: Check) -> Check:
@@ -111,7 +111,7 @@ def _cuda() -> Check:
         return Check(name, BROKEN, "there is an NVIDIA GPU, and CUDA_VISIBLE_DEVICES hides it", CUDA_BUILD, _try_cuda)
     if version := _cuda_of_torch():
         return Check(name, OK, f"{', '.join(gpus)}; torch is built for CUDA {version}", attempt=_try_cuda)
-    torch = "the installed torch is for the CPU only" if folder_of("torch") else "torch is not installed"
+    torch = "the installed torch is for the CPU only" if packages.folder_of("torch") else "torch is not installed"
     return Check(name, BROKEN, f"there is an NVIDIA GPU, and {torch}", CUDA_BUILD, _try_cuda)
 
 
@@ -156,7 +156,7 @@ def _gpus() -> list[str]:
 
 def _cuda_of_torch() -> str:
     """The CUDA that the installed torch is built for; "" for none."""
-    folder = folder_of("torch")
+    folder = packages.folder_of("torch")
     file = folder / "version.py" if folder else None
     found = re.search(r"^cuda\b.*'([\d.]+)'", file.read_text(), re.M) if file and file.is_file() else None
     return found[1] if found else ""
@@ -175,7 +175,7 @@ def _host(yolov5: str | None) -> tuple[Location | None, Check]:
         return None, Check(name, BROKEN, first_line(e), GET_YOLOV5)
     if damage:
         return location, Check(name, BROKEN, f"{location} {damage}", GET_YOLOV5)
-    if location.kind == "package" and (problem := problem_of("yolov5")):
+    if location.kind == "package" and (problem := packages.problem_of("yolov5")):
         return location, Check(name, BROKEN, problem, "pip install 'yolov5-nas[yolov5]'")
     text = f"{_host_version(location)}, {location}"
     return location, Check(name, OK, text, GET_YOLOV5, partial(_try_host, location))
@@ -215,7 +215,7 @@ def _damage(root: Path) -> str:
 
 def _host_version(location: Location) -> str:
     if location.kind == "package":
-        return version_of("yolov5") or "version unknown"
+        return packages.version_of("yolov5") or "version unknown"
     unknown = "version unknown (git does not say)"
     if not (location.root / ".git").exists():  # git would tell of a repository around it
         return unknown
@@ -230,25 +230,25 @@ def _nni() -> Check:
     name, get = "engine nni", "pip install 'yolov5-nas[nni]' (Linux on x86-64), or --engine local"
     if not has_nni():
         return Check(name, ABSENT, "NNI is not installed: searches run with --engine local", get)
-    attempt = attempt_to_import("nni.nas.experiment, pytorch_lightning")
+    attempt = packages.importing("nni.nas.experiment, pytorch_lightning")
     try:
         check_nni()
     except UserError as e:
         return Check(name, BROKEN, str(e), get)
-    return check_packages(name, ("nni", "pytorch_lightning"), get, attempt=attempt)
+    return packages.look(name, ("nni", "pytorch_lightning"), get, attempt=attempt)
 
 
 def _ray() -> Check:
-    return check_packages("engine ray", ("ray",), "pip install 'yolov5-nas[ray]'", ABSENT, attempt_to_import("ray"))
+    return packages.look("engine ray", ("ray",), "pip install 'yolov5-nas[ray]'", ABSENT, packages.importing("ray"))
 
 
 def _backend(backend: str, gpu: bool, location: Location | None) -> Check:
     """Whether latency can be measured on a backend."""
-    name, packages = f"latency on {backend}", PACKAGES[backend] or ("torch",)
+    name, needed = f"latency on {backend}", PACKAGES[backend] or ("torch",)
     if backend == "engine" and not gpu:
         return Check(name, ABSENT, "TensorRT needs an NVIDIA GPU")
     attempt = partial(_try_backend, backend, gpu, location)
-    return check_packages(name, packages, f"pip install {' '.join(packages)}", ABSENT, attempt)
+    return packages.look(name, needed, f"pip install {' '.join(needed)}", ABSENT, attempt)
 
 
 def _try_backend(backend: str, gpu: bool, location: Location | None, check: Check) -> Check:
@@ -257,7 +257,7 @@ def _try_backend(backend: str, gpu: bool, location: Location | None, check: Chec
         return replace(check, mark=ABSENT, text="can't be tried without YOLOv5", fix="")
     import torch
 
-    from .cost.latency import Runtime, prepare
+    from ..cost.latency import Runtime, prepare
 
     host, runtime = load(location), Runtime(backend, device="cuda:0" if gpu else "cpu")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), host.quiet(), warnings.catch_warnings():
@@ -269,7 +269,7 @@ def _try_backend(backend: str, gpu: bool, location: Location | None, check: Chec
 
 def _plot_font() -> Check:
     name, fix = "font of the pictures", "pip install --force-reinstall matplotlib"
-    folder = folder_of("matplotlib")
+    folder = packages.folder_of("matplotlib")
     if folder is None:
         return Check(name, BROKEN, "not installed: matplotlib", fix)
     path = folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -30,7 +30,7 @@ IMPORTED_AS = {  # where that is another name than the package's
 # How it is looked at --------------------------------------------------------------------------------------------------
 
 
-def check_packages(
+def look(
     name: str,
     packages: Sequence[str],
     get: str,
@@ -84,7 +84,7 @@ def version_of(package: str) -> str:
     return ""
 
 
-def attempt_to_import(modules: str) -> Callable[[Check], Check]:
+def importing(modules: str) -> Callable[[Check], Check]:
     """An attempt that imports modules in a fresh process."""
 
     def attempt(check: Check) -> Check:

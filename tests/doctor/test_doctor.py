@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from places import ROOT
 
 from yolov5_nas import cli
 from yolov5_nas.doctor import doctor, packages
@@ -20,7 +21,6 @@ from yolov5_nas.engines.nni.checks import has_nni
 from yolov5_nas.errors import UserError
 from yolov5_nas.records.metrics import PACKAGES
 
-ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "ultralytics", "yolov5", "models", "nni", "ray", "numpy", "pandas", "matplotlib")
 SHOULD = "\na search should run here (yolov5-nas doctor --thorough tries it for real)\n"
 
@@ -231,7 +231,7 @@ def test_a_yolov5_that_may_not_be_read(monkeypatch):
 def test_a_yolov5_that_lacks_a_package_is_named_with_what_to_install(copied, tmp_path):
     (copied / "models" / "__init__.py").write_text("import no_such_package")  # the first file that is imported
     code = (
-        "import sys; from yolov5_nas.doctor import _host; c = _host(sys.argv[1])[1];"
+        "import sys; from yolov5_nas.doctor.doctor import _host; c = _host(sys.argv[1])[1];"
         " print(c.mark); c = c.tried(); print(c.mark, c.text, c.fix, sep='\\n')"
     )
     done = python(sys.executable, tmp_path, "-c", code, copied)
@@ -360,7 +360,7 @@ def test_a_node_program_that_does_not_start(monkeypatch):
 
 def test_a_module_that_does_not_import(monkeypatch):
     def tried(module):
-        return Check("engine", OK, "1.0", "install", packages.attempt_to_import(module)).tried()
+        return Check("engine", OK, "1.0", "install", packages.importing(module)).tried()
 
     assert (tried("json").mark, tried("json").text) == (OK, "1.0")
     check = tried("no_such_module")
