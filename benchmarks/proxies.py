@@ -3,7 +3,7 @@
     python benchmarks/proxies.py
 
 Each architecture of the table is scored in two ways: by a short training on weights that it inherits from stock
-YOLOv5, which is trained once, and by its slice of one shared network, which is trained once too. Both are compared with
+YOLOv5, which is trained once, and by its slice of one supernet, which is trained once too. Both are compared with
 its full training from scratch (the table's mAP50-95, mean of its seeds) by Kendall's tau, beside GFLOPs and parameters.
 It goes on where it was stopped, and its scores are kept beside the table. `--only` leaves one of the two out.
 """
@@ -34,12 +34,12 @@ from yolov5_nas.space.architecture import Architecture
 from yolov5_nas.space.model_yaml import load_yaml
 from yolov5_nas.training.scoring import score_trial
 from yolov5_nas.training.settings import Settings
-from yolov5_nas.training.shared import train_shared
+from yolov5_nas.training.supernet import train_supernet
 from yolov5_nas.training.trial import run_trial
 
 TABLE = make_table.HERE / "digits_hard_yolov5n_elastic.jsonl"
 SCORES = TABLE.with_suffix(".scores.jsonl")
-STEP = 8  # steps of stock YOLOv5n that one of the shared network costs, by GFLOPs (docs/one_shot.md)
+STEP = 8  # steps of stock YOLOv5n that one of the supernet costs, by GFLOPs (docs/one_shot.md)
 COSTS = {"GFLOPs": "gflops", "parameters": "params"}
 
 
@@ -87,7 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--base-epochs", type=int, default=36)
     parser.add_argument("--inherit-epochs", type=int, default=3)
     parser.add_argument("--one-shot-epochs", type=int, default=36)
-    parser.add_argument("--warm", action="store_true", help="the shared network starts from the base's weights")
+    parser.add_argument("--warm", action="store_true", help="the supernet starts from the base's weights")
     parser.add_argument("--only", choices=("inherited", "one-shot"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -139,16 +139,16 @@ def inherited(rows: Mapping[str, Any], settings: Settings, args: argparse.Namesp
 
 
 def one_shot(rows: Mapping[str, Any], settings: Settings, args: argparse.Namespace) -> None:
-    """Score by slices of the shared network."""
+    """Score by slices of the supernet."""
     after = f" (base: {args.base_epochs})" if args.warm else ""
-    name = f"shared network of {args.one_shot_epochs} epochs{after}"
+    name = f"supernet of {args.one_shot_epochs} epochs{after}"
     if not missing(name, rows, args):
         return
     base = args.folder / f"base-{args.base_epochs}-{args.seed}" / "weights.pt" if args.warm else None
     folder = args.folder / f"shared-{args.one_shot_epochs}{f'-of-{args.base_epochs}' if base else ''}-{args.seed}"
     training = replace(settings, epochs=args.one_shot_epochs, val_period=4, weights=str(base) if base else None)
     if not (folder / "weights.pt").exists():
-        train_shared(settings.space.default(), training, args.seed, folder)
+        train_supernet(settings.space.default(), training, args.seed, folder)
     scoring = replace(settings, weights=str(folder / "weights.pt"))
     epochs = {"base_epochs": STEP * args.one_shot_epochs + (args.base_epochs if base else 0), "epochs": 0}
     score_all(name, rows, args, epochs, lambda architecture: score_trial(architecture, scoring, args.seed))

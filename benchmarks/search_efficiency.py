@@ -12,7 +12,7 @@ A search goes through the table's architectures in a random order, one at a time
   first. How good that is in truth is the table's mean over seeds, of which a score from scratch is itself a part, in
   its favour. So it is told a second time, for the architectures with two seeds: the truth is then a training with
   another seed than the score's. From scratch each is trained in full, or its training is broken off after a third or
-  two ninths of the epochs; the scores of `proxies.py` are what inherited weights and the shared network gave. On
+  two ninths of the epochs; the scores of `proxies.py` are what inherited weights and the supernet gave. On
   inherited weights stock, which takes them whole and would be held to the end, is left out. `--draw` draws the second.
 - The best of the few that each kind of score puts first, as when `prove` trains those in full.
 """

@@ -24,7 +24,8 @@ from torch import nn
 
 from yolov5_nas.cost.latency import ERROR_BOUND, Runtime, latency, prepare
 from yolov5_nas.cost.measure import gflops, parameters
-from yolov5_nas.doctor import OK, doctor
+from yolov5_nas.doctor.check import OK
+from yolov5_nas.doctor.doctor import doctor
 from yolov5_nas.engines.contract import Job
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import shipped
@@ -38,7 +39,7 @@ from yolov5_nas.space.space import Space
 from yolov5_nas.training.initial import load_weights
 from yolov5_nas.training.process import global_state_kept
 from yolov5_nas.training.scoring import score_trial
-from yolov5_nas.training.shared import SharedTraining, train_shared
+from yolov5_nas.training.supernet import SupernetTraining, train_supernet
 from yolov5_nas.training.trainer import Training
 from yolov5_nas.training.trial import measure_architecture, run_trial
 
@@ -595,16 +596,16 @@ def elastic(settings):
 
 
 def test_a_supernet_trains_is_resumed_and_scores_its_slices(elastic, host, tmp_path):
-    default, keep = elastic.space.default(), SharedTraining._end_epoch
+    default, keep = elastic.space.default(), SupernetTraining._end_epoch
 
     def kill(training, epoch):
         keep(training, epoch)
         raise KeyboardInterrupt
 
-    with patched(SharedTraining, _end_epoch=kill), pytest.raises(KeyboardInterrupt):
-        train_shared(default, elastic, 5, tmp_path)
+    with patched(SupernetTraining, _end_epoch=kill), pytest.raises(KeyboardInterrupt):
+        train_supernet(default, elastic, 5, tmp_path)
     assert (tmp_path / "last.pt").exists()
-    result = train_shared(default, elastic, 5, tmp_path)
+    result = train_supernet(default, elastic, 5, tmp_path)
     assert [point["epoch"] for point in result.curve] == [1, 2]
     assert all(math.isfinite(value) for point in result.curve for value in point.values())
     state = torch.load(tmp_path / "weights.pt", map_location="cpu", weights_only=True)["state"]
@@ -620,9 +621,10 @@ def test_a_supernet_trains_is_resumed_and_scores_its_slices(elastic, host, tmp_p
 
 def prepared(host, settings, architecture):
     """A training that has inherited its weights, before its first step."""
-    cfg = derive(settings.space, architecture)
-    training = Training(host, cfg, settings, 64, 16, torch.device(settings.device), 0)
-    training.is_settled, training.parent = load_weights(training.model, settings.space, architecture, settings, host)
+    host.general.init_seeds(0, deterministic=True)
+    model = host.build(derive(settings.space, architecture))
+    start = load_weights(model, settings.space, architecture, settings, host)
+    training = Training(host, model, settings, 64, 16, 0, start=start)
     training._prepare()
     return training
 
@@ -632,7 +634,7 @@ def test_weights_are_inherited_exactly_by_the_architecture_they_are_of(host, set
     parent, images = host.load_checkpoint(trained.folder / "weights.pt").to(DEVICE).eval(), torch.rand(2, 3, 64, 64)
     with global_state_kept(), torch.no_grad():
         training = prepared(host, settings, settings.space.default())
-        assert training.is_settled
+        assert training.start.is_exact
         for model in (training.model, training.ema.ema):
             outputs = (m.eval()(images.to(DEVICE))[0] for m in (model, parent))
             torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-2)  # pixels
@@ -648,8 +650,8 @@ def test_what_is_not_inherited_exactly_is_refitted(host, settings, trained, tmp_
     for refits in (False, True):
         with global_state_kept(), torch.no_grad():
             training = prepared(host, settings, bent)
-            assert training.parent is not None
-            training.parent = training.parent if refits else None
+            assert training.start.parent is not None
+            training.start = replace(training.start, parent=training.start.parent if refits else None)
             training._settle()
             pairs = zip(training.ema.ema.eval()(images)[1], parent(images)[1])
             missed.append(sum(float((a - b).square().mean()) for a, b in pairs))

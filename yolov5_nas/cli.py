@@ -298,7 +298,7 @@ def _other_arguments(commands: Any) -> None:
         help="how many of the best and the front; on inherited weights, of all (default: 3)",
     )
     prove.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
-    text = "of each training (default: three times a trial's or the base's, at least 24 where trials take a shortcut)"
+    text = "of each training (default: three times a trial's or the base's, at least 24 with a proxy)"
     prove.add_argument("--epochs", dest="prove_epochs", metavar="EPOCHS", type=int, help=text)
     add = functools.partial(prove.add_argument, default=argparse.SUPPRESS)
     add("--device", help="0 or 0,1 or cpu (default: the run's)")

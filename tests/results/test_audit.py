@@ -1,4 +1,4 @@
-"""The audit of a search's shortcut: who is trained in full, what the comparison says, what --proxy auto does."""
+"""The audit of a search's proxy: who is trained in full, what the comparison says, what --proxy auto does."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_equal_results_of_full_training_tell_nothing(tmp_path):
     assert "all are equal, so nothing can be said" in audit.verdict(found)
 
 
-def test_of_one_shot_they_are_those_that_the_shared_network_scored(tmp_path):
+def test_of_one_shot_they_are_those_that_the_supernet_scored(tmp_path):
     write(tmp_path, [record(0, 0.5), record(1, 0.4)])
     assert audit.sample(tmp_path, ONE_SHOT) == []
     write(tmp_path / "scores", [record(0, 0.5), record(7, 0.4)])
@@ -132,7 +132,7 @@ def test_nothing_is_said_of_fewer_than_two(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"audit": 3}, "need a shortcut to look at"),
+        ({"audit": 3}, "need a proxy to check"),
         ({"prune": True, "audit_epochs": 9}, "--audit-epochs is not for --prune alone"),
         ({"audit": -1, "prune": True}, "--audit must be at least 0"),
     ],

@@ -23,12 +23,11 @@ from yolov5_nas.host.compat import patched
 from yolov5_nas.records.journal import front, read_journal
 from yolov5_nas.records.options import Options
 from yolov5_nas.results.export import export
-from yolov5_nas.run import api as run_module
-from yolov5_nas.run import stages
+from yolov5_nas.run import pipeline, stages
 from yolov5_nas.run.prepare import frozen_layers, prepare
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.strategies.early_stopping import LEAST
-from yolov5_nas.training.shared import SharedTraining
+from yolov5_nas.training.supernet import SupernetTraining
 from yolov5_nas.weights import supernet
 
 FLAGS = ["--epochs", "1", "--subset", "0.05", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
@@ -262,7 +261,7 @@ def test_a_one_shot_search_goes_on_in_each_of_its_stages(host, digits_yaml, tmp_
     common = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path]
     common += ["--cfg", "yolov5n_elastic.yaml", "--target", "params=2e6", "--audit", "0"]
     folder = tmp_path / "exp"
-    with patched(SharedTraining, _end_epoch=interrupted_after(SharedTraining._end_epoch)):
+    with patched(SupernetTraining, _end_epoch=interrupted_after(SupernetTraining._end_epoch)):
         assert search(*common, "--trials", "2", "--one-shot", "2", "--scores", "4") == 130
     assert (folder / "shared/trials/0/last.pt").exists() and not (folder / "scores").exists()
     assert search("--resume", folder, interrupts={("scores", 2)}) == 130
@@ -343,7 +342,7 @@ def test_inherited_scores_are_audited_and_an_audit_goes_on(host, digits_yaml, tm
     assert [(r.state, r.curve[-1]["epoch"], r.parent) for r in audited] == [("complete", 2, None)] * 3
     log = (folder / "audit/trials/1/log.txt").read_text()
     assert "optimizer" in log and "tensors from" not in log  # nothing is inherited
-    assert "Can the shortcut be trusted?" in (folder / "report.html").read_text()
+    assert "Can the proxy be trusted?" in (folder / "report.html").read_text()
     capsys.readouterr()
     assert search("--resume", folder) == 0
     assert "audit:" not in capsys.readouterr().out
@@ -376,7 +375,7 @@ def test_a_front_is_searched_under_a_constraint(host, digits_yaml, tmp_path):
 
 
 def test_trials_are_ended_early_and_what_was_is_audited(host, digits_yaml, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "run_trial", fake_trials.curved)
+    monkeypatch.setattr(pipeline, "run_trial", fake_trials.curved)
     monkeypatch.setattr(stages, "run_trial", fake_trials.curved)
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "20", "--prune"]
     assert search(*flags) == 0
@@ -448,17 +447,17 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--weights", "yolov5n6.pt", *data), "the weights must be of yolov5n_nas.yaml or its stock form: layer"),
         (("--weights", "yolov5n-seg.pt", *data), "layer 24 is Segment in them, not Detect"),
         (("--inherit", "base", *data), "--inherit base needs --weights or --base-epochs"),
-        (("--inherit", "none", "--base-epochs", "2", *data), "--inherit none goes with neither --weights nor"),
+        (("--inherit", "none", "--base-epochs", "2", *data), "--inherit none cannot be combined with --weights"),
         (("--base-epochs", "0", *data), "--base-epochs must be at least 1"),
         (("--base-epochs", "1", "--inherit-hyp", "none.yaml", *data), "hyper-parameter YAML (--inherit-hyp) not found"),
         (
             ("--one-shot", "1", "--base-epochs", "1", *data),
             "--one-shot cannot be combined with --base-epochs",
         ),
-        (("--one-shot", "0", *data), "--one-shot 0 trains nothing, so it needs the --weights of a shared network"),
+        (("--one-shot", "0", *data), "--one-shot 0 trains nothing, so it needs the --weights of a supernet"),
         (
             ("--one-shot", "0", "--weights", "yolov5n.pt", *data),
-            "--one-shot 0 scores by --weights of a shared network only",
+            "--one-shot 0 scores by --weights of a supernet only",
         ),
         (("--one-shot", "1", "--cfg", stock, *data), "needs at least one NASConv or NASC3"),
         (("--one-shot", "1", "--scores", "0", *data), "--scores must be at least 1"),

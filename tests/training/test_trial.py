@@ -32,7 +32,6 @@ def settings(small_settings):
     return small_settings
 
 
-CPU = torch.device("cpu")
 ACCURACIES = ("map50", "map50_95", "precision", "recall")
 
 
@@ -107,7 +106,7 @@ def test_half_the_batch_accumulates_twice_as_often(host, settings):
     results = []
     with global_state_kept():
         for batch in (16, 8):
-            t = Training(host, cfg, settings, 64, batch, CPU, 0)
+            t = Training(host, host.build(cfg), settings, 64, batch, 0)
             t._prepare()
             results.append((t.accumulate, t.hyp["weight_decay"]))
     assert results == [(1, 0.0005), (2, 0.0005)]
@@ -136,7 +135,8 @@ def test_validation_takes_its_time_on_a_busy_machine(host, settings):
     hours = itertools.count(0, 3600)
     warnings = []
     with global_state_kept():
-        training = Training(host, derive(settings.space, settings.space.default()), settings, 64, 16, CPU, 0)
+        model = host.build(derive(settings.space, settings.space.default()))
+        training = Training(host, model, settings, 64, 16, 0)
         training._prepare()
         busy = SimpleNamespace(time=lambda: float(next(hours)))
         with patched(host.general, time=busy), patched(host.general.LOGGER, warning=warnings.append):
@@ -146,8 +146,10 @@ def test_validation_takes_its_time_on_a_busy_machine(host, settings):
 
 def prepared(host, settings, architecture):
     """A training that has inherited its weights, before its first step."""
-    training = Training(host, derive(settings.space, architecture), settings, 64, 16, torch.device("cpu"), 0)
-    training.is_settled, training.parent = load_weights(training.model, settings.space, architecture, settings, host)
+    host.general.init_seeds(0, deterministic=True)
+    model = host.build(derive(settings.space, architecture))
+    start = load_weights(model, settings.space, architecture, settings, host)
+    training = Training(host, model, settings, 64, 16, 0, start=start)
     training._prepare()
     return training
 
@@ -162,7 +164,7 @@ def test_before_the_first_step_outputs_are_the_checkpoints(host, settings, stock
         expected = trained(images)[0]
         for architecture, most in ((default, 1e-5), (Architecture({**default, **widths}), 1e-4)):
             training = prepared(host, settings, architecture)
-            assert training.is_settled
+            assert training.start.is_exact
             for model in (training.model, training.ema.ema):
                 torch.testing.assert_close(model.eval()(images)[0], expected, rtol=most, atol=most)
 
@@ -172,7 +174,7 @@ def test_batch_norm_is_estimated_again_without_a_change_to_the_random_numbers(ho
     architecture = settings.space.default().with_value("nasconv_1_act", "ReLU")
     with global_state_kept():
         training = prepared(host, settings, architecture)
-        assert not training.is_settled
+        assert not training.start.is_exact
         before = training.model.model[1].bn.running_mean.clone()
         state = random.getstate(), torch.get_rng_state().tolist()
         training._settle()
@@ -194,10 +196,10 @@ def test_what_is_not_inherited_exactly_is_refitted(host, settings, stock_result,
     for refits in (False, True):
         with global_state_kept(), torch.no_grad():
             training = prepared(host, settings, bent)
-            assert training.parent is not None
-            training.parent = training.parent if refits else None
+            assert training.start.parent is not None
+            training.start = replace(training.start, parent=training.start.parent if refits else None)
             training._settle()
-            assert training.parent is None
+            assert training.start.parent is None
             pairs = zip(training.ema.ema.eval()(images)[1], parent(images)[1])
             missed.append(sum(float((a - b).square().mean()) for a, b in pairs))
     assert missed[1] < 0.8 * missed[0]
@@ -222,7 +224,7 @@ def test_a_child_has_its_own_optimizer_too(host, settings, stock_result):
     child = replace(child, weights=str(stock_result[1] / "weights.pt"))
     for given, name in ((settings, "SGD"), (child, "AdamW")):
         cfg = derive(given.space, given.space.default())
-        training = Training(host, cfg, replace(given, optimizer="SGD"), 64, 16, torch.device("cpu"), 0)
+        training = Training(host, host.build(cfg), replace(given, optimizer="SGD"), 64, 16, 0)
         assert training.optimizer_name == name and "optimizer" not in training.hyp
 
 

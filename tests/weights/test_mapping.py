@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
@@ -15,7 +16,6 @@ from yolov5_nas.space.compile import derive
 from yolov5_nas.space.model_yaml import load_yaml
 from yolov5_nas.space.space import Space
 from yolov5_nas.weights import supernet
-from yolov5_nas.weights.batch_norm import estimate_batch_norm
 from yolov5_nas.weights.elastic import extract
 from yolov5_nas.weights.mapping import _choose, _reading, _writing, fitting, inherit, map_conv, shared_state
 from yolov5_nas.weights.source import ConvWeights, read_source
@@ -37,7 +37,7 @@ def trained(model, seed=0):
     for bn in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         bn.weight.data = torch.rand(bn.weight.shape, generator=rng) + 0.5
         bn.bias.data = torch.randn(bn.bias.shape, generator=rng) * 0.3
-    estimate_batch_norm(model, [torch.rand(4, 3, 64, 64, generator=rng)])
+    update_bn([torch.rand(4, 3, 64, 64, generator=rng)], model)
     return model.eval().double()
 
 
@@ -162,7 +162,7 @@ def some(choose, seed):
     return lambda c: choose(c) if rng.random() < 0.5 else None
 
 
-def test_the_narrower_of_a_shared_network_have_the_most_important_channels(host):
+def test_the_narrower_of_a_supernet_have_the_most_important_channels(host):
     space = space_of("n_elastic")
     model = stock(host, space)
     shared = supernet.build(host, space.yaml, 4)
@@ -176,7 +176,7 @@ def test_the_narrower_of_a_shared_network_have_the_most_important_channels(host)
 
 def estimated(model):
     """In double precision, with batch norm statistics of its own."""
-    estimate_batch_norm(model.double(), [IMAGES])
+    update_bn([IMAGES], model.double())
     return model.eval()
 
 
@@ -295,7 +295,7 @@ def test_a_repeated_channel_is_shared_out_among_its_copies_and_copies_are_told_a
 def test_batch_norm_statistics_are_the_mean_over_the_batches():
     model = nn.Sequential(nn.BatchNorm2d(1, momentum=0.03)).eval()
     model[0].running_mean.fill_(9.0)
-    estimate_batch_norm(model, [torch.full((2, 1, 2, 2), 1.0), torch.full((2, 1, 2, 2), 4.0)])
+    update_bn([torch.full((2, 1, 2, 2), 1.0), torch.full((2, 1, 2, 2), 4.0)], model)
     assert float(model[0].running_mean) == 2.5
     assert model[0].momentum == 0.03
     assert not model.training

@@ -227,20 +227,20 @@ class Options:
         if self.base_epochs:
             raise UserError("--one-shot cannot be combined with --base-epochs: it gives the weights")
         if self.one_shot == 0 and not self.weights:
-            raise UserError("--one-shot 0 trains nothing, so it needs the --weights of a shared network")
+            raise UserError("--one-shot 0 trains nothing, so it needs the --weights of a supernet")
 
     def _check_audit(self) -> None:
-        if not self.shortcut and (self.audit or self.audit_epochs):
+        if not self.proxy and (self.audit or self.audit_epochs):
             accepted = ("--weights", "--base-epochs", "--one-shot", "--prune")
-            raise UserError("--audit and --audit-epochs need a shortcut to look at", accepted=accepted)
+            raise UserError("--audit and --audit-epochs need a proxy to check", accepted=accepted)
         if self.only_prunes and self.audit_epochs:
             raise UserError("--audit-epochs is not for --prune alone: what it ended is trained to its --epochs")
 
     @property
-    def shortcut(self) -> str | None:
-        """By what trials get their scores in place of a full training of each, in words."""
+    def proxy(self) -> str | None:
+        """What a trial scores by instead of a full training, in words."""
         if self.one_shot is not None:
-            return "the score of the shared network"
+            return "the score of the supernet"
         if self.inherits:
             return f"a training of {self.epochs} epochs on inherited weights"
         return "mAP50-95 when trials may be ended early" if self.prune else None
@@ -252,13 +252,13 @@ class Options:
 
     @property
     def only_prunes(self) -> bool:
-        """Whether early stopping is the only shortcut."""
+        """Whether early stopping is the only proxy."""
         return self.prune and self.one_shot is None and not self.inherits
 
     @property
     def audits(self) -> int:
-        """How many architectures are trained in full to look at the shortcut."""
-        return (AUDITS if self.audit is None else self.audit) if self.shortcut else 0
+        """How many architectures are trained in full to check the proxy."""
+        return (AUDITS if self.audit is None else self.audit) if self.proxy else 0
 
     @property
     def full_epochs(self) -> int:

@@ -1,4 +1,4 @@
-"""Whether a search's shortcut ranks architectures as full training does.
+"""Whether a search's proxy ranks architectures as full training does.
 
 Some of the architectures that it scored cheaply are trained in full too, and Kendall's tau says how well the two agree,
 beside the tau of GFLOPs and of latency, which rank for nothing.
@@ -58,7 +58,7 @@ class Audit:
 def read(run: Path, o: Options) -> Audit | None:
     """What is known so far; None where that is nothing: fewer than two architectures, or early stopping that has ended
     none."""
-    if not (proxy := o.shortcut):
+    if not (proxy := o.proxy):
         return None
     records = scored(run, o)
     truths = {r.id: r.metrics["map50_95"] for r in complete(_lines(RunFolder(run).audit))}
@@ -72,7 +72,7 @@ def read(run: Path, o: Options) -> Audit | None:
 
 
 def scored(run: Path, o: Options) -> list[TrialRecord]:
-    """The trials that have the shortcut's score, by number, without the first, which is the base: those that it ended
+    """The trials that have the proxy's score, by number, without the first, which is the base: those that it ended
     early only if that is all it does, since a score of fewer epochs compares with no other."""
     files = RunFolder(run)
     lines = _lines(files.scores if o.one_shot is not None else files)
@@ -122,7 +122,7 @@ def sections(run: Path, o: Options) -> list[tuple[str, str]]:
     for record, score, truth in sorted(zip(found.records, found.scores, found.truths), key=lambda row: -row[2]):
         rows.append([record.id, f"{score:.4f}", f"{truth:.4f}", f"{record.metrics.get('gflops', 0.0):.3f}"])
     tables = html_table(taus) + "<p>The best in full training come first:</p>" + html_table(rows)
-    return [("Can the shortcut be trusted?", f"<p>{escape(verdict(found))}</p>{tables}")]
+    return [("Can the proxy be trusted?", f"<p>{escape(verdict(found))}</p>{tables}")]
 
 
 def _scores(records: Sequence[TrialRecord], o: Options) -> Mapping[str, float]:

@@ -28,7 +28,7 @@ from ..training.trial import run_trial, run_trial_with_onnx
 from .callbacks import Checkpoints, Estimate, Progress
 from .loop import AskTell, Loop
 from .prepare import engine_of, reward_of
-from .stages import StageError, finalists, from_scratch, full_trainings, scores, shared_network
+from .stages import StageError, finalists, from_scratch, full_trainings, scores, trained_supernet
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def asked_of(strategy: Any, space: Space) -> AskTell:
 
 
 class Pipeline:
-    """All that a run does, from where the folder's journals end: a shared network, an audit, the trials.
+    """All that a run does, from where the folder's journals end: a supernet, an audit, the trials.
 
     Args:
         first: an engine as the options name it or in its place, not started; it is good for one start only.
@@ -157,13 +157,13 @@ class Pipeline:
     # The trials, and what comes before them -----------------------------------------------------------------------
 
     def _one_shot(self, count: int) -> tuple[Options, Settings, AskTell]:
-        """Train the shared network and score `count` architectures by it: what trials start from, and which."""
+        """Train the supernet and score `count` architectures by it: what trials start from, and which."""
         o, settings = self.options, self.settings
         if o.one_shot:
             alone = replace(o, concurrency=1, measure_on=None, trial_minutes=None)  # which is for trials
-            print(f"shared network: {o.one_shot} epochs, in {self.folder}/shared")
+            print(f"supernet: {o.one_shot} epochs, in {self.folder}/shared")
             run = {**self.loop, "engine": lambda: self._engine(alone)}
-            weights = str(shared_network(self.folder, settings, o.one_shot, **run))
+            weights = str(trained_supernet(self.folder, settings, o.one_shot, **run))
             o, settings = replace(o, weights=weights, inherit="base"), replace(settings, weights=weights)
         asked = asked_of(self.strategy or _strategy(o, settings), settings.space)
         print(f"scores of {count} architectures, in {self.folder}/scores")

@@ -56,7 +56,7 @@ def prepare(o: Options) -> Prepared:
         accepted = ("nsga2", "random", "grid")
         raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
     if o.one_shot == 0 and o.weights and not supernet.read(Path(o.weights)):
-        raise UserError("--one-shot 0 scores by --weights of a shared network only", got=o.weights)
+        raise UserError("--one-shot 0 scores by --weights of a supernet only", got=o.weights)
     check_onnx(o)
     location = find(o.yolov5)
     cfg = find_file(o.cfg, [shipped("models"), location.root / "models"], "model YAML (--cfg)")

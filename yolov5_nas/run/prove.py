@@ -62,7 +62,7 @@ def prove(
     files = RunFolder(run)
     records = read_journal(run)
     o = Options().with_given(load_options(files.options)).with_given(options)
-    least = o.full_epochs if o.shortcut else 1  # what inherited weights need is too little from scratch
+    least = o.full_epochs if o.proxy else 1  # what inherited weights need is too little from scratch
     settings = from_scratch(settings_of(run, o), epochs or max(least, 3 * (o.base_epochs or o.epochs)))
     engine = engine or engine_of(replace(o, measure_on=None))
     folder = files.proof

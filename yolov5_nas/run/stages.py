@@ -1,4 +1,4 @@
-"""What a run does beside its trials: train a shared network, score by it, train some in full for an audit.
+"""What a run does beside its trials: train a supernet, score by it, train some in full for an audit.
 
 Each is a small search in a folder of its own inside the run's, with a journal, so that it resumes as a search does.
 """
@@ -18,7 +18,7 @@ from ..space.architecture import Architecture
 from ..strategies.given import GivenArchitectures
 from ..training.scoring import score_trial
 from ..training.settings import Settings
-from ..training.shared import train_shared
+from ..training.supernet import train_supernet
 from ..training.trial import run_trial
 from .loop import AskTell, Listener, Loop
 
@@ -27,8 +27,8 @@ class StageError(Exception):
     """A stage did not give what the next one needs; says why."""
 
 
-def shared_network(run: Path, settings: Settings, epochs: int, **stage: Any) -> Path:
-    """Train the shared network, or go on with it; the file of its weights.
+def trained_supernet(run: Path, settings: Settings, epochs: int, **stage: Any) -> Path:
+    """Train the supernet, or go on with it; the file of its weights.
 
     Args:
         stage: as `run_stage` takes it.
@@ -42,17 +42,15 @@ def shared_network(run: Path, settings: Settings, epochs: int, **stage: Any) -> 
     if any(r.state == "failed" for r in latest(read_lines(files.journal)).values()):  # a resume tries it again
         for path in (files.journal, own.outcome):
             path.unlink(missing_ok=True)
-    (record,) = run_stage(files, train_shared, settings, plan, reward=accuracy, count=1, **stage)
+    (record,) = run_stage(files, train_supernet, settings, plan, reward=accuracy, count=1, **stage)
     if record.state != "complete":
-        raise StageError(
-            f"the training of the shared network has {record.state}: {(record.error or {}).get('message')}"
-        )
+        raise StageError(f"the training of the supernet has {record.state}: {(record.error or {}).get('message')}")
     own.last.unlink(missing_ok=True)  # only now nothing goes on from it
     return own.weights
 
 
 def scores(run: Path, settings: Settings, strategy: AskTell, **stage: Any) -> list[TrialRecord]:
-    """Score architectures that a strategy proposes by the shared network in `settings.weights`.
+    """Score architectures that a strategy proposes by the supernet in `settings.weights`.
 
     Raises:
         StageError: all have failed, or the time is over.

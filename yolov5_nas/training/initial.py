@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,19 @@ from ..weights.source import read_source
 from .settings import Settings
 
 
+@dataclass(frozen=True)
+class Start:
+    """What the weights are that a training starts from.
+
+    Args:
+        is_exact: batch norm's statistics belong to them.
+        parent: the model that they came from, to which they are refitted where they are not exact.
+    """
+
+    is_exact: bool = True
+    parent: Any = None
+
+
 def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
     """What trials will inherit of a checkpoint, in words.
 
@@ -31,7 +45,7 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
     """
     if found := supernet.read(weights):
         supernet.restore(found, space.yaml, nc, host, weights)
-        return f"{weights}: a shared network of this space; trials start from their slices of it"
+        return f"{weights}: a supernet of this space; trials start from their slices of it"
     model = host.load_checkpoint(weights)
     source = read_source(model, space, weights)
     own = host.build(derive(space, space.default()), nc=nc).state_dict()
@@ -45,13 +59,8 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
     return f"{said}; the detection layer is for {model.nc} classes, not {nc}, and starts anew" if left else said
 
 
-def load_weights(
-    model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host
-) -> tuple[bool, Any]:
+def load_weights(model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host) -> Start:
     """Inherit from a checkpoint where one is given, and freeze layers.
-
-    Returns:
-        Whether batch norm statistics belong to the weights, and the model that they came from (None if there is none).
 
     Raises:
         UserError: the checkpoint is none of the space.
@@ -67,7 +76,7 @@ def load_weights(
         how = "exactly" if exact else "refitted to them" if parent else "batch norm estimated again"
         print(f"inherited {len(taken)}/{len(taken) + len(left)} tensors from {settings.weights}, {how}")
     freeze(model, settings.freeze, weight_names(space, architecture))
-    return exact, None if exact else parent
+    return Start(exact, None if exact else parent)
 
 
 def freeze(model: nn.Module, layers: Iterable[int], names: Mapping[str, str] | None = None) -> None:
@@ -86,7 +95,7 @@ def freeze(model: nn.Module, layers: Iterable[int], names: Mapping[str, str] | N
 def _inherited(
     weights: Path, space: Space, architecture: Architecture, settings: Settings, host: Host
 ) -> tuple[Inherited, Any]:
-    """An architecture's weights of a checkpoint and the model in it, or its slice of a shared network."""
+    """An architecture's weights of a checkpoint and the model in it, or its slice of a supernet."""
     if found := supernet.read(weights):
         shared = supernet.restore(found, settings.model, settings.nc, host, weights)
         return Inherited(extract(shared, architecture, host).state_dict(), exact=False), None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import update_bn
 
 from ..host.yolov5 import Host
 from ..records.journal import TrialResult
@@ -15,49 +16,34 @@ from ..records.metrics import LATENCIES
 from ..space.architecture import Architecture, Value
 from ..weights import supernet
 from ..weights.elastic import extract
+from .images import Images
 from .process import as_trial, global_state_kept
 from .settings import Settings, budget_of
-from .trainer import Training, accuracies
+from .trainer import accuracies
 from .trial import measure_architecture
 
 
-class Scorer(Training):
-    """A shared network with the images that score its slices.
+class Scorer:
+    """Scores slices of a supernet on the images of a data set.
 
     Args:
-        weights: of a trained one; else it starts at random.
-        imgsz: input size in pixels.
+        images: of which some are for batch norm's statistics, and those of validation for the score.
     """
 
-    def __init__(self, host: Host, s: Settings, imgsz: int, seed: int, folder: Path | None, weights: Path | None):
-        self.weights = weights
-        super().__init__(host, {}, s, imgsz, s.batch_size, torch.device(s.device), seed, folder)
-        self.amp = self.device.type == "cuda"
+    def __init__(self, images: Images):
+        self.images = images
+        self.calibration: list[torch.Tensor] = []  # (B, 3, H, W) each
 
-    def _build(self, cfg: Mapping[str, Any]) -> Any:
-        s = self.settings
-        if self.weights:
-            return supernet.load(self.weights, s.model, s.nc, self.host)
-        return supernet.build(self.host, s.model, s.nc, self.hyp.get("anchors"))
-
-    def open(self) -> None:
-        """Load the images, without what only a training needs."""
-        self.loader, self.dataset = self._loader("train")
-        self.val_loader, _ = self._loader("val")
-        self.compute_loss = None
-
-    def score(self, architecture: Architecture, shared: Any) -> dict[str, float]:
-        """Validation of an architecture's slice of a shared network, with batch norm estimated for it."""
-        model = extract(shared, architecture, self.host).to(self.device)
-        self._estimate(model, self._calibration())
-        return self._validate_model(model.eval())
-
-    def _calibration(self) -> list[torch.Tensor]:
-        if not hasattr(self, "calibration"):
+    def score(self, network: Any, architecture: Architecture, compute_loss: Any = None) -> dict[str, float]:
+        """Validation of an architecture's slice of a supernet, with batch norm estimated for it."""
+        host, device = self.images.host, self.images.settings.device
+        model = extract(network, architecture, host).to(device)
+        if not self.calibration:
             with global_state_kept():
-                self.host.general.init_seeds(self.seed, deterministic=True)  # of the augmentation
-                self.calibration = list(self._some_images())
-        return self.calibration
+                host.general.init_seeds(self.images.seed, deterministic=True)  # of the augmentation
+                self.calibration = list(self.images.some())
+        update_bn(self.calibration, model)
+        return self.images.validate(model.eval(), compute_loss)
 
 
 def score_trial(
@@ -67,7 +53,7 @@ def score_trial(
     folder: Path | None = None,
     costs: TrialResult | None = None,
 ) -> TrialResult:
-    """Score an architecture by its slice of the shared network in `settings.weights`; nothing is trained.
+    """Score an architecture by its slice of the supernet in `settings.weights`; nothing is trained.
 
     Latency is measured only where `settings.needed` names it, or with `settings.measure_all`.
 
@@ -79,20 +65,22 @@ def score_trial(
         costs = costs or measure_architecture(architecture, settings, with_latency)
         if costs.state == "infeasible":
             return costs
-        scorer = _scorer(settings, host, settings.imgsz_of(architecture), seed)
-        point = scorer.score(Architecture(architecture), scorer.model)
+        network, scorer = _opened(settings, host, settings.imgsz_of(architecture), seed)
+        point = scorer.score(network, Architecture(architecture))
         metrics = {**costs.metrics, **accuracies(point)}
         return replace(costs, metrics=metrics, budget=budget_of(settings, epochs=0))
 
 
-_scorers: dict[Any, Scorer] = {}
+_scorers: dict[Any, tuple[Any, Scorer]] = {}
 
 
-def _scorer(settings: Settings, host: Host, imgsz: int, seed: int) -> Scorer:
-    """The one of this process, with the images and weights in memory."""
+def _opened(settings: Settings, host: Host, imgsz: int, seed: int) -> tuple[Any, Scorer]:
+    """The supernet and the scorer of this process, with the images in memory."""
     path = Path(settings.weights or "")
     key = (path, path.stat().st_mtime_ns if path.exists() else 0, imgsz, seed)
     if key not in _scorers:
-        _scorers[key] = Scorer(host, settings, imgsz, seed, None, path)
-        _scorers[key].open()
+        network = supernet.load(path, settings.model, settings.nc, host).to(settings.device)
+        stride = int(network.stride.max())
+        hyp = {name: value for name, value in settings.hyp_used.items() if name != "optimizer"}
+        _scorers[key] = network, Scorer(Images(host, settings, imgsz, settings.batch_size, stride, hyp, seed))
     return _scorers[key]

@@ -31,11 +31,11 @@ class Settings:
         val_period: epochs between validations; the last epoch is always validated.
         latency_backend, latency_batch, half: see `latency.Runtime`.
         constraints: costs that must be met, or the architecture is not trained; the default one always is.
-        measure_all: a score by a shared network measures latency and calls hooks too, whether needed or not.
+        measure_all: a score by a supernet measures latency and calls hooks too, whether needed or not.
         needed: metrics that rewards and the like name; a trial whose latency is among them and can't be measured fails.
         pruner: ends the training early.
         stock: the searchable YAML whose default architecture latency is compared with; by default `model`.
-        weights: a checkpoint to inherit from: stock YOLOv5 of the space, any architecture of it, or a shared network.
+        weights: a checkpoint to inherit from: stock YOLOv5 of the space, any architecture of it, or a supernet.
         inherit_hyp: hyper-parameters where weights are given, in place of `hyp`; an `optimizer` among them comes before
             that of the settings.
         base_epochs: epochs of a trial that has no parent, where others start from its weights.

@@ -8,7 +8,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,22 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from ..cost.device_lock import DeviceLock, LockedLoader
 from ..errors import TrialError
 from ..host.yolov5 import Host
 from ..records.hooks import Hooks
 from ..records.metrics import ACCURACIES
 from ..records.run_folder import TrialFolder
-from ..weights.batch_norm import BATCHES, estimate_batch_norm
 from ..weights.reconstruction import PIXELS, refit
 from ..weights.source import read_source
-from .process import dataset_kept, global_state_kept
+from .images import VALIDATED, Images
+from .initial import Start
+from .process import global_state_kept
 from .settings import Settings
 
 LOSSES = ("box_loss", "obj_loss", "cls_loss")
-VALIDATED = ("precision", "recall", "map50", "map50_95", "val_box_loss", "val_obj_loss", "val_cls_loss")
 EMA_ATTRIBUTES = ("yaml", "nc", "hyp", "names", "stride", "class_weights")
 NOMINAL_BATCH = 64  # gradients are accumulated up to this many images, as in YOLOv5
 
@@ -41,37 +41,40 @@ class Training:
     """One training run, step for step as in YOLOv5's `train.py` on one device, without its loggers and files.
 
     After `run`, `best` is the EMA model of the best validated epoch, `results` its metrics, `curve` all validations.
+
+    Args:
+        model: built after the host's `init_seeds`, with the weights that it starts from.
+        imgsz: input size in pixels.
+        folder: gets the curve.
+        start: what those weights are.
+        costs: of the architecture, which early stopping looks at.
     """
 
     def __init__(
         self,
         host: Host,
-        cfg: Mapping[str, Any],
+        model: Any,
         s: Settings,
         imgsz: int,
         batch_size: int,
-        device: torch.device,
         seed: int,
         folder: Path | None = None,
+        start: Start | None = None,
+        costs: Mapping[str, float] | None = None,
     ):
-        self.host, self.settings, self.imgsz, self.batch_size, self.device = host, s, imgsz, batch_size, device
+        self.host, self.settings, self.imgsz, self.batch_size = host, s, imgsz, batch_size
+        self.device, self.seed, self.folder = torch.device(s.device), seed, folder
         self.hyp: dict[str, Any] = {**s.hyp_used, "label_smoothing": s.label_smoothing}
         self.optimizer_name = self.hyp.pop("optimizer", s.optimizer)
-        self.costs: Mapping[str, float] = {}
+        self.start, self.costs = start or Start(), costs or {}
         self.pruned: str | None = None  # why it was ended early
-        self.is_settled = True  # or batch norm statistics don't belong to the weights that were put in
-        self.parent: Any = None  # the model they came from, which these may be refitted to
-        self.seed, self.curve = seed, []  # type: ignore[var-annotated]
-        self.hooks, self.folder = Hooks(s.hooks), folder
+        self.curve: list[dict[str, float]] = []
+        self.hooks = Hooks(s.hooks)
         self.curve_file = TrialFolder(folder).curve if folder else None
-        host.general.init_seeds(seed, deterministic=True)
-        self.model = self._build(cfg).to(device)
+        self.model = model.to(self.device)
         self.first = 0  # epoch
         self.fitness = -1.0  # of `best`
         self.best, self.results = self.model, {}  # type: ignore[var-annotated]
-
-    def _build(self, cfg: Mapping[str, Any]) -> Any:
-        return self.host.build(cfg, nc=self.settings.nc, anchors=self.hyp.get("anchors"))
 
     def run(self) -> None:
         """Train all epochs.
@@ -83,14 +86,11 @@ class Training:
         if self.curve_file and not self.first:
             self.curve_file.write_text("")  # of an attempt that a kill cut off, or that had no memory
         try:
-            if not self.is_settled:
+            if not self.start.is_exact:
                 self._settle()
             self._train()
         finally:
-            for loader in (self.loader, self.val_loader):
-                loader.close()
-                # Ends its worker processes now. Where the garbage collector does, each takes 5 s: its queue goes first.
-                loader.loader.iterator = None
+            self.images.close()
 
     def _train(self) -> None:
         start = time.perf_counter()
@@ -148,10 +148,10 @@ class Training:
         )
         self.scheduler = lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self._schedule)
         self.ema = host.torch_utils.ModelEMA(model)
-        self.loader, self.dataset = self._loader("train")
-        self.val_loader, _ = self._loader("val")
+        stride = int(model.stride.max())
+        self.images = Images(host, s, self.imgsz, self.batch_size, stride, hyp, self.seed)
         if not s.noautoanchor:
-            host.autoanchor.check_anchors(self.dataset, model=model, thr=hyp["anchor_t"], imgsz=self.imgsz)
+            host.autoanchor.check_anchors(self.images.dataset, model=model, thr=hyp["anchor_t"], imgsz=self.imgsz)
         # Anchors get the precision that a checkpoint holds; so do weights, as in train.py, but not what was shared out.
         (model.model[-1] if s.weights else model).half().float()
         layers = model.model[-1].nl
@@ -159,9 +159,11 @@ class Training:
         hyp["cls"] *= s.nc / 80 * 3 / layers
         hyp["obj"] *= (self.imgsz / 640) ** 2 * 3 / layers
         model.nc, model.hyp = s.nc, hyp
-        model.class_weights = host.general.labels_to_class_weights(self.dataset.labels, s.nc).to(self.device) * s.nc
+        model.class_weights = (
+            host.general.labels_to_class_weights(self.images.dataset.labels, s.nc).to(self.device) * s.nc
+        )
         model.names = {0: "item"} if s.single_cls and len(s.data["names"]) != 1 else dict(s.data["names"])
-        batches = len(self.loader)
+        batches = len(self.images.train)
         self.warmup = int(hyp.get("warmup_iterations", max(round(hyp["warmup_epochs"] * batches), 100)))
         self.amp = self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp)
@@ -172,31 +174,19 @@ class Training:
         """Refit the weights to the parent and estimate batch norm statistics, on training images. That leaves the
         training's random numbers alone."""
         with global_state_kept():
-            if self.parent is not None:
-                self._refit()
-            self._estimate(self.model, self._some_images())
+            if self.start.parent is not None:
+                self._refit(self.start.parent.to(self.device).float())
+            update_bn(self.images.some(), self.model)
+        self.start = Start()  # whose model's memory goes
         self.ema.ema.load_state_dict(self.model.state_dict())
 
-    def _refit(self) -> None:
+    def _refit(self, parent: Any) -> None:
         space, weights = self.settings.space, self.settings.weights or ""
-        parent, self.parent = self.parent.to(self.device).float(), None
         ours, theirs = (read_source(model, space, weights).writers() for model in (self.model, parent))
-        batches = list(self._some_images())
+        batches = list(self.images.some())
         images = torch.cat([batch for batch in batches if batch.shape[2:] == batches[0].shape[2:]])
-        images = images[: max(1, PIXELS // images[0, 0].numel())].to(self.device).float() / 255
+        images = images[: max(1, PIXELS // images[0, 0].numel())]
         refit(self.model, parent, {i: (ours[i], theirs[i]) for i in ours}, images)
-
-    def _estimate(self, model: Any, batches: Iterable[torch.Tensor]) -> None:
-        """Set a model's batch norm statistics by batches of images (B, 3, H, W) of 0 to 255."""
-        estimate_batch_norm(model, (images.to(self.device).float() / 255 for images in batches))
-
-    def _some_images(self) -> Iterator[torch.Tensor]:
-        """Some batches of training images, (B, 3, H, W) of 0 to 255, drawn at random by the seed."""
-        size, order = self.batch_size, list(range(len(self.dataset)))
-        if not self.settings.rect:  # or those of a batch have their shape in common, and their place
-            random.Random(self.seed).shuffle(order)
-        for i in range(0, min(len(order), BATCHES * size), size):
-            yield self.dataset.collate_fn([self.dataset[j] for j in order[i : i + size]])[0]
 
     def _schedule(self, epoch: float) -> float:
         """Share of the first learning rate: linear or cosine from 1 to `lrf`."""
@@ -205,37 +195,13 @@ class Training:
             return ((1 - math.cos(epoch * math.pi / epochs)) / 2) * (lrf - 1) + 1
         return (1 - epoch / epochs) * (1.0 - lrf) + lrf
 
-    def _loader(self, split: str) -> tuple[LockedLoader, Any]:
-        """YOLOv5's loader of a split; the data set behind it, decoded images included, is kept for later trials."""
-        s, train = self.settings, split == "train"
-        batch = self.batch_size * (1 if train else 2)
-        with dataset_kept(self.host):
-            loader, dataset = self.host.create_dataloader(
-                s.data[split],
-                self.imgsz,
-                batch,
-                max(int(self.model.stride.max()), 32),
-                s.single_cls,
-                hyp=self.hyp,
-                augment=train,
-                cache=None if s.cache == "val" and train else s.cache,
-                rect=s.rect if train else True,
-                pad=0.0 if train else 0.5,
-                rank=-1,
-                workers=s.workers if train else s.workers * 2,
-                prefix=f"{split}: ",
-                shuffle=train,
-                **({"seed": self.seed} if train else {}),
-            )
-        return LockedLoader(loader, DeviceLock(s.device)), dataset
-
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images; the mean losses."""
         self.model.train()
         self.optimizer.zero_grad()
         total = torch.zeros(3, device=self.device)  # box, objectness, class
-        batches = len(self.loader)
-        with _bar(self.loader, f"epoch {epoch + 1}/{self.settings.epochs}") as bar:
+        batches = len(self.images.train)
+        with _bar(self.images.train, f"epoch {epoch + 1}/{self.settings.epochs}") as bar:
             for i, (images, targets, _, _) in enumerate(bar):
                 iteration = i + batches * epoch
                 if iteration <= self.warmup:
@@ -292,21 +258,7 @@ class Training:
         return images if factor == 1 else nn.functional.interpolate(images, shape, mode="bilinear", align_corners=False)
 
     def _validate(self) -> dict[str, float]:
-        return self._validate_model(self.ema.ema)
-
-    def _validate_model(self, model: Any) -> dict[str, float]:
-        results = self.host.validate(
-            data=dict(self.settings.data),
-            batch_size=self.batch_size * 2,
-            imgsz=self.imgsz,
-            half=self.amp,
-            model=model,
-            single_cls=self.settings.single_cls,
-            dataloader=self.val_loader,
-            plots=False,
-            compute_loss=self.compute_loss,
-        )
-        return dict(zip(VALIDATED, results))
+        return self.images.validate(self.ema.ema, self.compute_loss)
 
 
 def fitness(point: Mapping[str, float]) -> float:

@@ -146,14 +146,16 @@ def _measure_by_hooks(
 def _train(
     architecture: Architecture, settings: Settings, seed: int, folder: Path | None, host: Host, costs: TrialResult
 ) -> TrialResult:
-    space, device = settings.space, torch.device(settings.device)
+    space, imgsz = settings.space, settings.imgsz_of(architecture)
     cfg = derive(space, architecture)
     batch_size = settings.batch_size
     for last in (False, True):
         try:
-            training = Training(host, cfg, settings, settings.imgsz_of(architecture), batch_size, device, seed, folder)
-            training.costs = costs.metrics
-            training.is_settled, training.parent = load_weights(training.model, space, architecture, settings, host)
+            host.general.init_seeds(seed, deterministic=True)
+            model = host.build(cfg, nc=settings.nc, anchors=settings.hyp_used.get("anchors"))
+            start = load_weights(model, space, architecture, settings, host)
+            training = Training(host, model, settings, imgsz, batch_size, seed, folder, start, costs.metrics)
+            del model, start  # they are the training's alone
             training.run()
             break
         except Exception as e:

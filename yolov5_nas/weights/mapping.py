@@ -64,13 +64,13 @@ def inherit(source: Source, space: Space, architecture: Mapping[str, Value]) -> 
 
 
 def shared_state(source: Source, space: Space, largest: Mapping[str, Value]) -> State:
-    """Weights for the shared network of a space, of which every architecture that only adds to the source computes what
+    """Weights for the supernet of a space, of which every architecture that only adds to the source computes what
     the source does, once its batch norm statistics are estimated.
 
     Narrower ones get its most important channels, which come first.
 
     Args:
-        largest: the architecture that has all weights of the shared network.
+        largest: the architecture that has all weights of the supernet.
     """
     state: State = {}
     for i, part in source.parts.items():
@@ -241,7 +241,7 @@ def with_width(c3: C3Weights, c_: int, shortcut: bool, shared: bool = False) -> 
     What a shortcut adds to must have the same channels: along the bottlenecks they are chosen once then.
 
     Args:
-        shared: for a shared network, whose narrower architectures have the first channels: they come by importance, and
+        shared: for a supernet, whose narrower architectures have the first channels: they come by importance, and
             what reads them reads none of those that are added, until it has learned.
     """
     old = len(c3.cv1.weight)

@@ -1,4 +1,4 @@
-"""The shared network as a whole: built, its extremes, saved and read again."""
+"""The supernet as a whole: built, its extremes, saved and read again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _pick(choice: Choice, pick: Any) -> Value:
 
 
 def save(shared: Any, yaml: Mapping[str, Any], path: Path, **entries: Any) -> None:
-    """Write a shared network, in single precision, whole or not at all.
+    """Write a supernet, in single precision, whole or not at all.
 
     Args:
         yaml: the searchable YAML.
@@ -52,7 +52,7 @@ def save(shared: Any, yaml: Mapping[str, Any], path: Path, **entries: Any) -> No
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What is in the file; None if it is no shared network."""
+    """What is in the file; None if it is no supernet."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a checkpoint of YOLOv5, or anything
@@ -61,17 +61,17 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def load(path: Path, model: Mapping[str, Any], nc: int, host: Host) -> Any:
-    """The shared network of a file.
+    """The supernet of a file.
 
     Args:
         model: the searchable YAML, whose space it must have been trained for.
         nc: number of classes, which must be its own.
 
     Raises:
-        UserError: it is no shared network, or another's.
+        UserError: it is no supernet, or another's.
     """
     if not (found := read(path)):
-        raise UserError("no shared network (what --one-shot leaves in RUN/shared/trials/0/weights.pt)", file=path)
+        raise UserError("no supernet (what --one-shot leaves in RUN/shared/trials/0/weights.pt)", file=path)
     return restore(found, model, nc, host, path)
 
 
@@ -81,9 +81,9 @@ def restore(found: Mapping[str, Any], model: Mapping[str, Any], nc: int, host: H
     if theirs.layers != ours.layers or theirs.multiples.default_act != ours.multiples.default_act:
         labels = sorted(_options(theirs) ^ _options(ours))
         got = labels[0][0] if labels else "other layers"
-        raise UserError("the shared network was trained for another space than that of --cfg", got=got, file=path)
+        raise UserError("the supernet was trained for another space than that of --cfg", got=got, file=path)
     if found["nc"] != nc:
-        raise UserError(f"the shared network was trained for {found['nc']} classes, not {nc}", file=path)
+        raise UserError(f"the supernet was trained for {found['nc']} classes, not {nc}", file=path)
     shared = build(host, model, nc, found.get("anchors"))
     shared.load_state_dict(found["state"])
     return shared

@@ -94,7 +94,7 @@ def reason(e: BaseException) -> str:
 
 def connections(process: psutil.Process) -> list[Any]:
     try:
-        return process.netconnections("inet")
+        return process.net_connections("inet")
     except psutil.Error:
         return []
 

@@ -1,4 +1,4 @@
-"""One shared network: trained, killed, resumed, and its slices scored. Real trainings on part of the digits."""
+"""One supernet: trained, killed, resumed, and its slices scored. Real trainings on part of the digits."""
 
 import random
 from dataclasses import replace
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.optim.swa_utils import update_bn
 
 from yolov5_nas.engines.contract import Job, Outcome
 from yolov5_nas.errors import TrialError, UserError
@@ -14,19 +15,23 @@ from yolov5_nas.files import shipped
 from yolov5_nas.host.compat import patched
 from yolov5_nas.host.yolov5 import load
 from yolov5_nas.records.journal import TrialRecord, TrialResult, read_journal
-from yolov5_nas.run.stages import StageError, finalists, from_scratch, scores, shared_network
+from yolov5_nas.run.stages import StageError, finalists, from_scratch, scores, trained_supernet
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.space.space import Space
 from yolov5_nas.strategies.given import GivenArchitectures
 from yolov5_nas.training.initial import check_weights
 from yolov5_nas.training.process import global_state_kept
 from yolov5_nas.training.scoring import score_trial
-from yolov5_nas.training.shared import SharedTraining, distillation, train_shared
+from yolov5_nas.training.supernet import SupernetTraining, distillation, train_supernet
 from yolov5_nas.training.trial import run_trial
 from yolov5_nas.weights import supernet
-from yolov5_nas.weights.batch_norm import estimate_batch_norm
 from yolov5_nas.weights.elastic import extract
 
+STILL = {
+    "start": lambda *_: None,
+    "fetch": lambda number: None,
+    "close": lambda: None,
+}  # of an engine that does nothing
 NAMES = ("map50", "map50_95", "precision", "recall")
 
 
@@ -42,9 +47,9 @@ def settings(small_settings, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared(settings, tmp_path_factory):
-    """A trained shared network's folder, and what the training gave."""
+    """A trained supernet's folder, and what the training gave."""
     folder = tmp_path_factory.mktemp("shared")
-    return folder, train_shared(settings.space.default(), settings, 5, folder)
+    return folder, train_supernet(settings.space.default(), settings, 5, folder)
 
 
 def assert_equal(one, other):
@@ -82,14 +87,14 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(shared, settings, t
     def kill(training, epoch):
         raise KeyboardInterrupt
 
-    keep = SharedTraining._end_epoch
+    keep = SupernetTraining._end_epoch
     with (
-        patched(SharedTraining, _end_epoch=lambda t, epoch: (keep(t, epoch), kill(t, epoch))),
+        patched(SupernetTraining, _end_epoch=lambda t, epoch: (keep(t, epoch), kill(t, epoch))),
         pytest.raises(KeyboardInterrupt),
     ):
-        train_shared(settings.space.default(), settings, 5, tmp_path)
+        train_supernet(settings.space.default(), settings, 5, tmp_path)
     assert (tmp_path / "last.pt").exists() and not (tmp_path / "weights.pt").exists()
-    result = train_shared(settings.space.default(), settings, 5, tmp_path)
+    result = train_supernet(settings.space.default(), settings, 5, tmp_path)
     assert result.metrics == shared[1].metrics
     assert [p["epoch"] for p in result.curve] == [1, 2]
     assert_equal(state(tmp_path), state(shared[0]))
@@ -103,11 +108,11 @@ def test_it_goes_on_with_any_optimizer_anchors_input_size_and_frozen_layers(sett
         keep(training, epoch)
         raise KeyboardInterrupt
 
-    keep = SharedTraining._end_epoch
-    with patched(SharedTraining, _end_epoch=kill), pytest.raises(KeyboardInterrupt):
-        train_shared(own.space.default(), own, 5, tmp_path)
+    keep = SupernetTraining._end_epoch
+    with patched(SupernetTraining, _end_epoch=kill), pytest.raises(KeyboardInterrupt):
+        train_supernet(own.space.default(), own, 5, tmp_path)
     before = torch.load(tmp_path / "last.pt", weights_only=True)["model"]
-    assert [p["epoch"] for p in train_shared(own.space.default(), own, 5, tmp_path).curve] == [1, 2]
+    assert [p["epoch"] for p in train_supernet(own.space.default(), own, 5, tmp_path).curve] == [1, 2]
     after = state(tmp_path)
     weights = [name for name in before if name.endswith("conv.weight")]
     moved = {name.split(".")[1] for name in weights if not torch.allclose(before[name], after[name], atol=1e-6)}
@@ -122,27 +127,27 @@ def test_it_goes_on_with_any_optimizer_anchors_input_size_and_frozen_layers(sett
 
 def test_a_training_that_was_killed_after_its_last_epoch_gives_the_same_network(shared, settings, tmp_path):
     (tmp_path / "last.pt").write_bytes((shared[0] / "last.pt").read_bytes())
-    result = train_shared(settings.space.default(), settings, 5, tmp_path)
+    result = train_supernet(settings.space.default(), settings, 5, tmp_path)
     assert result.metrics == shared[1].metrics
     assert_equal(state(tmp_path), state(shared[0]))
 
 
-def test_a_shared_network_whose_training_failed_is_tried_again(settings, tmp_path):
+def test_a_supernet_whose_training_failed_is_tried_again(settings, tmp_path):
     def network(error=None):
         job = Job(0, settings.space.default(), 0, None)
         result = None if error else TrialResult({"map50_95": 0.5})
-        engine = SimpleNamespace(slots=1, start=lambda *_: None, close=lambda: None, submit=lambda job: None)
+        engine = SimpleNamespace(slots=1, submit=lambda job: None, **STILL)
         engine.wait = lambda timeout: [Outcome(job.number, 1.0, result, error)]
-        return shared_network(tmp_path, settings, 1, engine=lambda: engine, seed=0)
+        return trained_supernet(tmp_path, settings, 1, engine=lambda: engine, seed=0)
 
-    with pytest.raises(StageError, match="the training of the shared network has failed: over time"):
+    with pytest.raises(StageError, match="the training of the supernet has failed: over time"):
         network({"reason": "timeout", "message": "over time"})
     assert network() == tmp_path / "shared/trials/0" / "weights.pt"
     assert [r.state for r in read_journal(tmp_path / "shared")] == ["complete"]
 
 
 def test_scores_that_all_fail_end_the_search_and_say_why(settings, tmp_path):
-    engine = SimpleNamespace(slots=1, start=lambda *_: None, close=lambda: None)
+    engine = SimpleNamespace(slots=1, **STILL)
     engine.submit = lambda job: setattr(engine, "job", job)
     engine.wait = lambda timeout: [Outcome(engine.job.number, 1.0, TrialResult({"map50_95": 0.5}), None)]
 
@@ -156,9 +161,10 @@ def test_scores_that_all_fail_end_the_search_and_say_why(settings, tmp_path):
 
 def test_a_seed_of_any_size_is_good_for_all_epochs(settings):
     training = SimpleNamespace(seed=2**32 - 1, host=load(settings.location))
-    training.loader = SimpleNamespace(loader=torch.utils.data.DataLoader([1], generator=torch.Generator()))
+    training.images = SimpleNamespace(train=SimpleNamespace())
+    training.images.train = SimpleNamespace(loader=torch.utils.data.DataLoader([1], generator=torch.Generator()))
     with global_state_kept():
-        SharedTraining._begin_epoch(training, 35)
+        SupernetTraining._begin_epoch(training, 35)
 
 
 def test_a_score_is_that_of_the_slice_and_the_same_again(shared, settings, host):
@@ -193,19 +199,19 @@ def test_it_starts_from_the_weights_of_stock_yolov5(settings, host, tmp_path):
     default = settings.space.default()
     run_trial(default, settings, 5, tmp_path)
     own = replace(settings, weights=str(tmp_path / "weights.pt"))
-    training = SharedTraining(host, own, 5)
+    training = SupernetTraining(host, own, 5)
     training._prepare()
     stock = host.load_checkpoint(tmp_path / "weights.pt").float()
     slice_ = extract(training.model, default, host)
-    images = next(iter(training._some_images())).float() / 255
+    images = next(training.images.some())
     for model in (stock, slice_):
-        estimate_batch_norm(model, [images])
+        update_bn([images], model)
         model.eval()
     with torch.no_grad():
         outputs = zip(stock(images)[1], slice_(images)[1])
         assert max(float((a - b).abs().max()) for a, b in outputs) < 1e-3
     assert training.hyp["lr0"] == settings.hyp["lr0"]  # no others are given for what inherits
-    training = SharedTraining(host, replace(own, inherit_hyp={**settings.hyp, "lr0": 0.001}), 5)
+    training = SupernetTraining(host, replace(own, inherit_hyp={**settings.hyp, "lr0": 0.001}), 5)
     training._prepare()
     assert training.hyp["lr0"] == 0.001
 
@@ -224,16 +230,16 @@ def test_a_student_like_its_teacher_is_nearer_than_another():
     assert all(s.grad.abs().max() < 1e-6 for s in student)  # the teacher itself is the best student
 
 
-def test_a_shared_network_of_something_else_is_refused(shared, settings, host, tmp_path):
+def test_a_supernet_of_something_else_is_refused(shared, settings, host, tmp_path):
     weights = shared[0] / "weights.pt"
     other, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")
     with pytest.raises(UserError, match="trained for another space"):
         check_weights(weights, Space.from_dict(other, nc=10), 10, host)
     with pytest.raises(UserError, match="trained for 10 classes, not 3"):
         check_weights(weights, settings.space, 3, host)
-    with pytest.raises(TrialError, match="no shared network"):
+    with pytest.raises(TrialError, match="no supernet"):
         score_trial(settings.space.default(), replace(settings, weights=str(tmp_path / "none.pt")))
-    assert "a shared network of this space" in check_weights(weights, settings.space, 10, host)
+    assert "a supernet of this space" in check_weights(weights, settings.space, 10, host)
 
 
 def test_finalists_are_stock_then_the_front_then_the_best():

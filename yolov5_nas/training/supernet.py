@@ -19,7 +19,8 @@ from ..files import write_whole
 from ..host.yolov5 import Host
 from ..records.journal import TrialResult
 from ..records.run_folder import TrialFolder
-from ..space.architecture import Value
+from ..space.architecture import Architecture, Value
+from ..space.space import Space
 from ..weights import supernet
 from ..weights.elastic import set_architecture
 from ..weights.mapping import fitting, shared_state
@@ -28,40 +29,30 @@ from .initial import freeze
 from .process import as_trial
 from .scoring import Scorer
 from .settings import Settings, budget_of
-from .trainer import accuracies
+from .trainer import Training, accuracies
 
 STUDENTS = 2  # drawn at random in each step, besides the smallest (Yu et al. 2020)
 
 
-class SharedTraining(Scorer):
-    """Trains the shared network, as `Training` does one architecture.
+class SupernetTraining(Training):
+    """Trains the supernet, as `Training` does one architecture.
 
     Each epoch has its own random numbers and leaves `last.pt` in the folder, from where the next attempt goes on: a
     training that was killed ends as one that was not.
     """
 
     def __init__(self, host: Host, s: Settings, seed: int, folder: Path | None = None):
-        self.space, self.folder = s.space, folder
+        self.space = s.space
         self.default = self.space.default()
         self.largest, self.smallest = (supernet.extreme(self.space, pick) for pick in (max, min))
-        weights = Path(s.weights) if s.weights else None
-        super().__init__(host, s, s.imgsz_of(self.default), seed, folder, weights)
-
-    def _build(self, cfg: Mapping[str, Any]) -> Any:
-        """A shared network at random, another that is trained on, or one that has stock YOLOv5's weights."""
-        if not self.weights or supernet.read(self.weights):
-            return super()._build(cfg)
-        s = self.settings
-        shared = supernet.build(self.host, s.model, s.nc, self.hyp.get("anchors"))
-        source = read_source(self.host.load_checkpoint(self.weights), self.space, self.weights)
-        taken, left = fitting(shared_state(source, self.space, self.largest), shared.state_dict())
-        shared.load_state_dict(taken, strict=False)
-        print(f"shared network: {len(taken)}/{len(taken) + len(left)} tensors from {self.weights}")
-        return shared
+        host.general.init_seeds(seed, deterministic=True)
+        network = _initial(host, s, self.space, self.largest)
+        super().__init__(host, network, s, s.imgsz_of(self.default), s.batch_size, seed, folder)
 
     def _prepare(self) -> None:
         freeze(self.model, self.settings.freeze)
         super()._prepare()
+        self.scorer = Scorer(self.images)
         if self.folder and (last := TrialFolder(self.folder).last).exists():
             self._go_on(torch.load(last, map_location="cpu", weights_only=True))
 
@@ -84,13 +75,13 @@ class SharedTraining(Scorer):
 
     def _begin_epoch(self, epoch: int) -> None:
         """Random numbers that depend on the epoch alone, and an order of the images and workers that do."""
-        seed, loader = (self.seed * 10_000 + epoch) % 2**32, self.loader.loader
+        seed, loader = (self.seed * 10_000 + epoch) % 2**32, self.images.train.loader
         self.host.general.init_seeds(seed, deterministic=True)
         loader.generator.manual_seed(seed)
         loader.iterator = torch.utils.data.DataLoader.__iter__(loader)  # YOLOv5's keeps one for all epochs
 
     def _validate(self) -> dict[str, float]:
-        return self.score(self.default, self.ema.ema)
+        return self.scorer.score(self.ema.ema, self.default, self.compute_loss)
 
     def _take(self, point: Mapping[str, float]) -> None:
         """The last is the best: an average of weights, whose other slices this validation does not tell of."""
@@ -120,6 +111,19 @@ class SharedTraining(Scorer):
         return float(loss.detach()), items
 
 
+def _initial(host: Host, s: Settings, space: Space, largest: Architecture) -> Any:
+    """A supernet at random, another that is trained on, or one that has stock YOLOv5's weights."""
+    if s.weights and supernet.read(Path(s.weights)):
+        return supernet.load(Path(s.weights), s.model, s.nc, host)
+    network = supernet.build(host, s.model, s.nc, s.hyp_used.get("anchors"))
+    if s.weights:
+        source = read_source(host.load_checkpoint(Path(s.weights)), space, s.weights)
+        taken, left = fitting(shared_state(source, space, largest), network.state_dict())
+        network.load_state_dict(taken, strict=False)
+        print(f"supernet: {len(taken)}/{len(taken) + len(left)} tensors from {s.weights}")
+    return network
+
+
 def distillation(student: list[torch.Tensor], teacher: list[torch.Tensor], hyp: Mapping[str, float]) -> torch.Tensor:
     """How far a student's predictions are from a teacher's, with YOLOv5's gains; the teacher says where objects are.
 
@@ -143,10 +147,10 @@ def distillation(student: list[torch.Tensor], teacher: list[torch.Tensor], hyp: 
     return total
 
 
-def train_shared(
+def train_supernet(
     architecture: Mapping[str, Value], settings: Settings, seed: int = 0, folder: Path | None = None
 ) -> TrialResult:
-    """Train the shared network of `settings.model`; `folder` gets it as `weights.pt`.
+    """Train the supernet of `settings.model`; `folder` gets it as `weights.pt`.
 
     Args:
         architecture: the default one, whose slice is validated meanwhile.
@@ -158,7 +162,7 @@ def train_shared(
         TrialError: as `run_trial`.
     """
     with as_trial(settings, folder) as host:
-        training = SharedTraining(host, settings, seed, folder)
+        training = SupernetTraining(host, settings, seed, folder)
         training.run()
         if folder:
             supernet.save(training.best, settings.model, TrialFolder(folder).weights)

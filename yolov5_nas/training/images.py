@@ -1,0 +1,90 @@
+"""The images of a data set, as a training and a score see them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ..cost.device_lock import DeviceLock, LockedLoader
+from ..host.yolov5 import Host
+from .process import dataset_kept
+from .settings import Settings
+
+BATCHES = 8  # of training images, by which batch norm's statistics are estimated and layers refitted
+VALIDATED = ("precision", "recall", "map50", "map50_95", "val_box_loss", "val_obj_loss", "val_cls_loss")
+
+
+class Images:
+    """YOLOv5's loaders of both splits, some training images for calibration, and validation.
+
+    Args:
+        imgsz: input size in pixels.
+        stride: the model's largest.
+        hyp: hyper-parameters, of which the augmentation's are read.
+        seed: of the order, and of what `some` draws.
+    """
+
+    def __init__(
+        self, host: Host, s: Settings, imgsz: int, batch_size: int, stride: int, hyp: Mapping[str, Any], seed: int
+    ):
+        self.host, self.settings, self.imgsz, self.batch_size = host, s, imgsz, batch_size
+        self.stride, self.hyp, self.seed = max(stride, 32), hyp, seed
+        self.train, self.dataset = self._loader("train")
+        self.val, _ = self._loader("val")
+
+    def some(self) -> Iterator[torch.Tensor]:
+        """Some batches of training images, (B, 3, H, W) from 0 to 1 on the device, drawn at random by the seed."""
+        size, order = self.batch_size, list(range(len(self.dataset)))
+        if not self.settings.rect:  # or those of a batch have their shape in common, and their place
+            random.Random(self.seed).shuffle(order)
+        for i in range(0, min(len(order), BATCHES * size), size):
+            images = self.dataset.collate_fn([self.dataset[j] for j in order[i : i + size]])[0]
+            yield images.to(self.settings.device).float() / 255
+
+    def validate(self, model: Any, compute_loss: Any = None) -> dict[str, float]:
+        """`val.run` of a model, by the names of `VALIDATED`; the losses are 0 without `compute_loss`."""
+        results = self.host.validate(
+            data=dict(self.settings.data),
+            batch_size=self.batch_size * 2,
+            imgsz=self.imgsz,
+            half=self.settings.device.startswith("cuda"),
+            model=model,
+            single_cls=self.settings.single_cls,
+            dataloader=self.val,
+            plots=False,
+            compute_loss=compute_loss,
+        )
+        return dict(zip(VALIDATED, results))
+
+    def close(self) -> None:
+        """End the turn of a loop that an exception left, and the loaders' processes."""
+        for loader in (self.train, self.val):
+            loader.close()
+            # Ends its processes now. Where the garbage collector does, each takes 5 s: its queue goes first.
+            loader.loader.iterator = None
+
+    def _loader(self, split: str) -> tuple[LockedLoader, Any]:
+        """YOLOv5's loader of a split; the data set behind it, decoded images included, is kept for later trials."""
+        s, train = self.settings, split == "train"
+        with dataset_kept(self.host):
+            loader, dataset = self.host.create_dataloader(
+                s.data[split],
+                self.imgsz,
+                self.batch_size * (1 if train else 2),
+                self.stride,
+                s.single_cls,
+                hyp=self.hyp,
+                augment=train,
+                cache=None if s.cache == "val" and train else s.cache,
+                rect=s.rect if train else True,
+                pad=0.0 if train else 0.5,
+                rank=-1,
+                workers=s.workers if train else s.workers * 2,
+                prefix=f"{split}: ",
+                shuffle=train,
+                **({"seed": self.seed} if train else {}),
+            )
+        return LockedLoader(loader, DeviceLock(s.device)), dataset
