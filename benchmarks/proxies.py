@@ -29,7 +29,7 @@ from search_efficiency import read_scores
 
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import TrialResult
-from yolov5_nas.results.statistics import Tau, tau
+from yolov5_nas.results.statistics import Tau, tau_with_interval
 from yolov5_nas.space.architecture import Architecture
 from yolov5_nas.space.model_yaml import load_yaml
 from yolov5_nas.training.scoring import score_trial
@@ -58,7 +58,7 @@ def main() -> None:
     print("|---|---|---|---|")
     full = {seed: {name: truths[seed] for name, truths in twice.items()} for seed in range(2)}
     for (label, seed), found in scores(rows, args.scores).items():
-        value = tau(list(found.values()), [rows[name]["truth"] for name in found])
+        value = tau_with_interval(list(found.values()), [rows[name]["truth"] for name in found])
         other = against(found, full[0 if seed else 1])
         own = (f", seed {seed}", f"{mean(found.values()):.3f}") if seed >= 0 else ("", "")  # costs have neither
         print(f"| {label}{own[0]} | {value} | {other} | {own[1]} |")
@@ -68,7 +68,7 @@ def main() -> None:
 def against(found: Mapping[str, float], truths: Mapping[str, float]) -> Tau:
     """Tau over the architectures that both have."""
     both = [name for name in truths if name in found]
-    return tau([found[name] for name in both], [truths[name] for name in both])
+    return tau_with_interval([found[name] for name in both], [truths[name] for name in both])
 
 
 def scores(rows: Mapping[str, Any], path: Path) -> dict[tuple[str, int], dict[str, float]]:

@@ -20,7 +20,7 @@ from yolov5_nas.records.journal import REASONS, Journal
 from yolov5_nas.records.reward import SoftReward, Target
 from yolov5_nas.run.loop import Loop
 from yolov5_nas.space.space import Space
-from yolov5_nas.strategies.early_stopping import LEAST, Curves
+from yolov5_nas.strategies.early_stopping import MIN_COMPLETE, Curves
 from yolov5_nas.strategies.random_search import RandomSearch
 
 NEEDS_NNI = pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed")
@@ -161,7 +161,7 @@ def test_each_architecture_gets_its_own_metric_side_by_side(lend, tmp_path):
 def test_trials_are_ended_early_by_the_pruner_that_their_jobs_carry(lend, tmp_path):
     records = search(lend(fake_trials.curved), tmp_path, 16, curves=Curves(REWARD))
     assert {r.state for r in records} == {"complete", "pruned"}
-    assert all(r.state == "complete" for r in records[:LEAST])
+    assert all(r.state == "complete" for r in records[:MIN_COMPLETE])
     best = max(records, key=lambda r: fake_trials.score(r.architecture))
     assert best.state == "complete"
 

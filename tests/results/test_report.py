@@ -10,7 +10,7 @@ import synthetic
 
 from yolov5_nas.records.journal import Journal, TrialRecord, read_journal
 from yolov5_nas.records.options import Options
-from yolov5_nas.results.effects import LEAST, effects, fence
+from yolov5_nas.results.effects import MIN_TRIALS, effects, fence
 from yolov5_nas.results.page import _failures, figures
 from yolov5_nas.results.plots import axes_of, pareto
 from yolov5_nas.results.report import closing_table, options_of, report, summary, usage
@@ -93,12 +93,12 @@ def test_noise_alone_matters_little(trials):
     assert sum(e.matters for e in found) <= 0.05 * len(found)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, LEAST - 1])
+@pytest.mark.parametrize("count", [0, 1, 3, MIN_TRIALS - 1])
 def test_too_few_trials_have_no_effects(trials, count):
     assert effects(trials[:count], "map50_95", synthetic.space().default()) == []
     [_, _, figure] = figures(trials[:count], Options())
     assert figure.png is None
-    assert figure.text == (f"This takes at least {LEAST} complete trials; the run has {count}.",)
+    assert figure.text == (f"This takes at least {MIN_TRIALS} complete trials; the run has {count}.",)
 
 
 def test_trials_that_do_not_differ_have_no_effects(trials):

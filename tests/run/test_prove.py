@@ -13,8 +13,8 @@ from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult, read_journal
 from yolov5_nas.records.options import Options
-from yolov5_nas.results import proof
-from yolov5_nas.results.proof import RESCALED, STOCK, Contestant, compare, contestants, holm, verdict
+from yolov5_nas.results import comparison
+from yolov5_nas.results.comparison import RESCALED, STOCK, Contestant, compare, contestants, holm, verdict
 from yolov5_nas.run import prove
 from yolov5_nas.run.prepare import settings_of
 from yolov5_nas.space.compile import derive, dump_model
@@ -133,7 +133,7 @@ def test_interrupted_it_goes_on_and_trains_nothing_twice(run, cheap_scale, monke
     assert sorted(r.number for r in records if r.done) == list(range(8))
     assert [r.attempt for r in records if r.number == 3] == [1, 2, 2]
     prove.prove(run, 2, 3, engine=InlineEngine())  # one seed more
-    groups = contestants(proof.read(run), proof.names_of(run), "latency_ratio")
+    groups = contestants(comparison.read(run), comparison.names_of(run), "latency_ratio")
     assert [(c.name, len(c.scores)) for c in groups] == [(n, 3) for n in (STOCK, RESCALED, "trial 1", "trial 2")]
     with pytest.raises(UserError, match="a proof of 3 epochs of the trials"):
         prove.prove(run, 1, 3, engine=InlineEngine())
@@ -156,7 +156,7 @@ def test_a_proof_of_the_command_line(run, capsys):
     out = capsys.readouterr().out
     assert "trial 1 against stock: mAP50-95" in out
     assert "trial 1 against stock rescaled: mAP50-95" in out
-    records = proof.read(run)
+    records = comparison.read(run)
     assert [r.state for r in records] == ["complete"] * 6
     assert [r.seed for r in records] == [0, 0, 0, 1, 1, 1]
     scaled = [r for r in records if "width_multiple" in r.architecture]
@@ -196,4 +196,4 @@ def test_one_seed_says_nothing():
 def test_holm_worked_out_on_paper():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert doctest.testmod(proof).failed == 0
+    assert doctest.testmod(comparison).failed == 0

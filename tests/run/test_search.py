@@ -26,7 +26,7 @@ from yolov5_nas.results.export import export
 from yolov5_nas.run import pipeline, stages
 from yolov5_nas.run.prepare import frozen_layers, prepare
 from yolov5_nas.space.model_yaml import read_model_yaml
-from yolov5_nas.strategies.early_stopping import LEAST
+from yolov5_nas.strategies.early_stopping import MIN_COMPLETE
 from yolov5_nas.training.supernet import SupernetTraining
 from yolov5_nas.weights import supernet
 
@@ -380,7 +380,7 @@ def test_trials_are_ended_early_and_what_was_is_audited(host, digits_yaml, tmp_p
     flags = [*FLAGS, "--engine", "local", "--data", digits_yaml, "--project", tmp_path, "--trials", "20", "--prune"]
     assert search(*flags) == 0
     records = read_journal(tmp_path / "exp")
-    assert [r.state for r in records[:LEAST]] == ["complete"] * LEAST
+    assert [r.state for r in records[:MIN_COMPLETE]] == ["complete"] * MIN_COMPLETE
     assert {r.state for r in records} == {"complete", "pruned"}
     for record in records:
         assert (len(record.curve) == fake_trials.EPOCHS) == (record.state == "complete")

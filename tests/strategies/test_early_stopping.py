@@ -13,7 +13,7 @@ from yolov5_nas.engines.contract import Job, Outcome, call_trial
 from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult
 from yolov5_nas.records.reward import SoftReward, Target, accuracy, make_reward
 from yolov5_nas.space.architecture import Architecture
-from yolov5_nas.strategies.early_stopping import LEAST, Curves, best_so_far
+from yolov5_nas.strategies.early_stopping import MIN_COMPLETE, Curves, best_so_far
 from yolov5_nas.strategies.random_search import RandomSearch
 
 SCORES = [0.1 + 0.05 * n for n in range(9)]
@@ -36,8 +36,8 @@ def learnt(records, objectives=(), reward=accuracy):
 
 
 def test_nothing_is_pruned_while_little_is_known():
-    assert learnt([record(n, 0.5) for n in range(LEAST - 1)]) is None
-    assert learnt([record(n, 0.5) for n in range(LEAST)]) is not None
+    assert learnt([record(n, 0.5) for n in range(MIN_COMPLETE - 1)]) is None
+    assert learnt([record(n, 0.5) for n in range(MIN_COMPLETE)]) is not None
 
 
 def test_the_median_rule_worked_out_by_hand():
@@ -56,7 +56,7 @@ def test_a_dip_does_not_count_since_the_best_so_far_does():
 
 def test_the_reward_weighs_the_cost_that_is_known_already():
     reward = SoftReward([Target("latency_ratio", 1.0)], -1.0)
-    pruner = learnt([record(n, 0.3) for n in range(LEAST)], reward=reward)
+    pruner = learnt([record(n, 0.3) for n in range(MIN_COMPLETE)], reward=reward)
     assert pruner.why(curve(0.5, epochs=5), {"latency_ratio": 1.5}) is None
     assert pruner.why(curve(0.5, epochs=5), {"latency_ratio": 2.0})
 
@@ -81,7 +81,7 @@ def test_pruned_and_failed_trials_teach_nothing():
 
 
 def test_on_inherited_weights_the_lead_of_stock_ends_no_other():
-    known = [record(0, 0.9, 0.5), *(record(n, 0.3, 1.0) for n in range(1, LEAST + 1))]
+    known = [record(0, 0.9, 0.5), *(record(n, 0.3, 1.0) for n in range(1, MIN_COMPLETE + 1))]
     for inherits, points in ((False, [0.9]), (True, [0.3])):
         curves = Curves(accuracy, ("map50_95", "latency_ratio"), inherits)
         for each in known:
@@ -169,13 +169,13 @@ def test_what_was_cut_off_gets_the_pruner_again_that_it_had(tmp_path, cut):
 
 def test_the_first_trial_is_never_pruned(tmp_path):
     made = search(tmp_path)
-    for r in [TrialRecord(0, {"a": 0}, "started"), *(record(n, 0.3) for n in range(1, LEAST + 1))]:
+    for r in [TrialRecord(0, {"a": 0}, "started"), *(record(n, 0.3) for n in range(1, MIN_COMPLETE + 1))]:
         made.journal.append(r)
     made.strategy = RandomSearch(SPACE, 2)
     jobs = []
     made.engine.submit = lambda job: jobs.append(job)
     made.engine.wait = lambda timeout: made.__dict__.update(ending="enough") or [Outcome(0, 1.0, TrialResult({}))]
-    made.trials = LEAST + 1
+    made.trials = MIN_COMPLETE + 1
     made.run()
     assert [(job.number, job.overrides) for job in jobs] == [(0, {})]
 
@@ -185,7 +185,7 @@ def test_a_reward_that_fails_at_the_start_of_a_curve_prunes_by_what_it_has():
         return math.log(metrics["map50_95"])
 
     low = (({"epoch": 1, "map50_95": 0.0}), *curve(0.3)[1:])
-    pruner = learnt([replace(record(n, 0.3), curve=low) for n in range(LEAST)], reward=reward)
+    pruner = learnt([replace(record(n, 0.3), curve=low) for n in range(MIN_COMPLETE)], reward=reward)
     assert 1 not in pruner.medians and 5 in pruner.medians
     assert pruner.why(low[:1], {}) is None
     assert pruner.why(curve(0.2, epochs=5), {}) is not None
@@ -194,7 +194,7 @@ def test_a_reward_that_fails_at_the_start_of_a_curve_prunes_by_what_it_has():
 def test_a_reward_of_the_users_own_travels_with_its_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("def f(metrics):\n    return metrics['map50_95'] * 2\n")
-    pruner = learnt([record(n, 0.3) for n in range(LEAST)], reward=make_reward("own.py:f"))
+    pruner = learnt([record(n, 0.3) for n in range(MIN_COMPLETE)], reward=make_reward("own.py:f"))
     job = pickle.dumps(Job(0, Architecture({"a": 1}), 0, {"pruner": pruner}))
     (tmp_path / "own.py").unlink()  # another machine has no such file
     again = pickle.loads(job).overrides["pruner"]

@@ -20,7 +20,7 @@ from .metrics import BACKENDS, COSTS, check_objectives, is_maximised
 from .option import Option, flag, option
 from .reward import REWARDS, Constraint, Target
 
-LEAST_EPOCHS = 24  # of a training from scratch that others are judged by, where the user gives no number
+MIN_FULL_EPOCHS = 24  # of a training from scratch that others are judged by, where the user gives no number
 AUDITS = 5  # the fewest of which there is an interval
 ENGINES = ("nni", "local", "ray")
 STRATEGIES = ("evolution", "random", "grid", "tpe", "nsga2")
@@ -265,7 +265,7 @@ class Options:
         """Epochs of a full training."""
         if self.only_prunes:
             return self.epochs
-        return self.audit_epochs or max(LEAST_EPOCHS, 3 * self.epochs, self.base_epochs or 0)
+        return self.audit_epochs or max(MIN_FULL_EPOCHS, 3 * self.epochs, self.base_epochs or 0)
 
     @property
     def targets(self) -> tuple[Target, ...]:

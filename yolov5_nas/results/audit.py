@@ -18,7 +18,7 @@ from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
 from ..strategies.early_stopping import best_so_far
 from .ranking import html_table
-from .statistics import Tau, tau
+from .statistics import Tau, tau_with_interval
 
 COSTS = {"GFLOPs": "gflops", "latency": "latency_ratio"}
 
@@ -36,11 +36,11 @@ class Audit:
     @property
     def taus(self) -> dict[str, Tau]:
         """Of the proxy, and of each cost that all of them have; the first is the proxy's."""
-        found = {self.proxy: tau(self.scores, self.truths)}
+        found = {self.proxy: tau_with_interval(self.scores, self.truths)}
         for name, metric in COSTS.items():
             costs = [r.metrics[metric] for r in self.records if metric in r.metrics]
             if len(costs) == len(self.truths):
-                found[name] = tau(costs, self.truths)
+                found[name] = tau_with_interval(costs, self.truths)
         return found
 
     @property

@@ -10,7 +10,7 @@ from ..records.journal import TrialRecord
 from ..records.metrics import is_maximised
 from ..space.architecture import Value
 
-LEAST = 8  # trials below which nothing is said
+MIN_TRIALS = 8  # trials below which nothing is said
 NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations
 # What is held of the noise beforehand, as weak as two trials: a fifth of the metric's spread. Without it a model with
 # more options than trials can fit them exactly, take the noise for 0, and be far too sure (see CONTRIBUTING.md).
@@ -47,7 +47,7 @@ class Effect:
 def effects(
     records: Iterable[TrialRecord], metric: str, default: Mapping[str, Value], relative_to: float | None = None
 ) -> list[Effect]:
-    """The effect of every option that was tried, strongest first; [] where fewer than `LEAST` trials have the metric.
+    """The effect of each option that was tried, strongest first; [] where fewer than `MIN_TRIALS` have the metric.
 
     Bayesian ridge regression (MacKay 1992) of the metric on one column for each option but the default one; the
     intervals are those of the coefficients' posterior, and where trials are few both keep near 0. Options that always
@@ -60,7 +60,7 @@ def effects(
     having = [r for r in records if metric in r.metrics]
     tried = {(label, r.architecture[label]): None for r in having for label in default if label in r.architecture}
     columns = [(label, option) for label, option in tried if option != default[label]]
-    if len(having) < LEAST or not columns:
+    if len(having) < MIN_TRIALS or not columns:
         return []
     import numpy as np
     from sklearn.linear_model import BayesianRidge

@@ -15,7 +15,7 @@ import yaml
 from ..records.journal import TrialRecord, best, complete, front
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.options import Options
-from .effects import LEAST, Effect, effects
+from .effects import MIN_TRIALS, Effect, effects
 from .plots import LABELS, axes_of, choices, pareto, progress, trusted
 
 COLUMNS = (  # metric, heading, format
@@ -137,8 +137,10 @@ def _progress(records: Sequence[TrialRecord]) -> Figure:
 def _choices(records: Sequence[TrialRecord], options: Options) -> Figure:
     file, title = "choices.png", "What each choice does"
     done, default = complete(records), _default(records)
-    if len(done) < LEAST:
-        return Figure(file, title, None, (f"This takes at least {LEAST} complete trials; the run has {len(done)}.",))
+    if len(done) < MIN_TRIALS:
+        return Figure(
+            file, title, None, (f"This takes at least {MIN_TRIALS} complete trials; the run has {len(done)}.",)
+        )
     accuracy = effects(done, "map50_95", default)
     if not accuracy:
         return Figure(file, title, None, ("The complete trials don't differ in mAP50-95, or not in their choices.",))

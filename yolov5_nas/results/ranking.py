@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..records.journal import TrialRecord, eligible, read_journal, read_lines
 from ..records.run_folder import RunFolder
-from .statistics import kendall
+from .statistics import tau_b
 
 
 def ranking(before: Sequence[TrialRecord], after: Sequence[TrialRecord]) -> list[list[str]]:
@@ -24,10 +24,10 @@ def ranking(before: Sequence[TrialRecord], after: Sequence[TrialRecord]) -> list
     return rows
 
 
-def tau(before: Sequence[TrialRecord], after: Sequence[TrialRecord]) -> float:
+def agreement(before: Sequence[TrialRecord], after: Sequence[TrialRecord]) -> float:
     """Kendall's tau between the two rankings: 1 the same, 0 unrelated, -1 reversed."""
     old = {r.number: r.reward or 0.0 for r in before}
-    return kendall([old[r.number] for r in after], [r.reward or 0.0 for r in after])
+    return tau_b([old[r.number] for r in after], [r.reward or 0.0 for r in after])
 
 
 def sections(run: Path) -> list[tuple[str, str]]:
@@ -40,9 +40,8 @@ def sections(run: Path) -> list[tuple[str, str]]:
         if len(after) < 2 or len(before) < len(after):
             continue
         c = after[0].conditions
-        text = (
-            f"{c['runtime']}, {c['device']}, {c['dtype']}, batch {c['batch']}. Kendall's tau: {tau(before, after):.2f}."
-        )
+        where = f"{c['runtime']}, {c['device']}, {c['dtype']}, batch {c['batch']}"
+        text = f"{where}. Kendall's tau: {agreement(before, after):.2f}."
         found.append((f"Measured again: {path.stem}", f"<p>{escape(text)}</p>" + html_table(ranking(before, after))))
     return found
 

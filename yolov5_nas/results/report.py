@@ -14,7 +14,7 @@ from ..records.journal import TrialRecord, best, complete, read_journal, referen
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.options import Options, load_options
 from ..records.run_folder import RunFolder
-from . import audit, proof, ranking
+from . import audit, comparison, ranking
 from .page import COMPARED, Row, figures, page
 from .plots import trusted
 
@@ -43,7 +43,7 @@ def report(run: str | Path) -> Path:
             (run / figure.file).unlink(missing_ok=True)  # of an earlier report, which would mislead
     winner = best(records)
     model_files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
-    sections = [*audit.sections(run, options), *proof.sections(run, options.cost), *ranking.sections(run)]
+    sections = [*audit.sections(run, options), *comparison.sections(run, options.cost), *ranking.sections(run)]
     words = summary(records, options.inherits)
     html = page(run, records, options, drawn, sections, words, _compared(records), model_files)
     files.report.write_text(html, encoding="utf-8")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LEAST = 5  # pairs below which there is no interval
+MIN_PAIRS = 5  # pairs below which there is no interval
 Z95 = 1.96
 
 
@@ -23,26 +23,26 @@ class Tau:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def kendall(scores: Sequence[float], truth: Sequence[float]) -> float:
+def tau_b(scores: Sequence[float], truth: Sequence[float]) -> float:
     """Kendall's tau-b of two lists of equal length; NaN where all of one are equal."""
     from scipy.stats import kendalltau  # takes a moment
 
     return float(kendalltau(scores, truth).statistic)
 
 
-def tau(scores: Sequence[float], truth: Sequence[float]) -> Tau:
+def tau_with_interval(scores: Sequence[float], truth: Sequence[float]) -> Tau:
     """Kendall's tau-b of two lists of equal length.
 
     The interval is that of Fieller, Hartley and Pearson (1957): atanh(tau) has a variance of 0.437 / (n - 4).
 
-    >>> str(tau([1, 2, 3, 4, 5, 6, 8, 7], [1, 2, 3, 4, 5, 6, 7, 8]))
+    >>> str(tau_with_interval([1, 2, 3, 4, 5, 6, 8, 7], [1, 2, 3, 4, 5, 6, 7, 8]))
     '0.93 (0.76 to 0.98)'
     """
     count = len(scores)
-    value = kendall(scores, truth) if count > 1 else math.nan
+    value = tau_b(scores, truth) if count > 1 else math.nan
     if math.isnan(value):  # all scores are equal
         value = 0.0
-    if count < LEAST:
+    if count < MIN_PAIRS:
         return Tau(value, -1.0, 1.0, count)
     most = 1 - 2 / (count * (count - 1))  # half a discordant pair: no sample says that there is none
     z, error = math.atanh(max(-most, min(most, value))), Z95 * math.sqrt(0.437 / (count - 4))

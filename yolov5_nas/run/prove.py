@@ -18,8 +18,8 @@ from ..records.journal import Journal, TrialRecord, TrialResult, best, eligible,
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
-from ..results.proof import EQUAL, compare, names_of, read, table, verdict
-from ..results.proof import contestants as contestants_of
+from ..results.comparison import EQUAL, compare, names_of, read, table, verdict
+from ..results.comparison import contestants as contestants_of
 from ..results.report import report
 from ..space.architecture import Architecture, Value
 from ..space.choices import ConvLayer, Layer

@@ -11,7 +11,7 @@ from ..files import write_whole
 from ..records.journal import eligible, read_journal
 from ..records.options import Options, load_options
 from ..records.run_folder import RunFolder
-from ..results.ranking import ranking, tau
+from ..results.ranking import agreement, ranking
 from ..results.report import report
 from ..training.trial import measure_architecture
 from .prepare import reward_of, settings_of
@@ -54,4 +54,4 @@ def remeasure(
     write_whole(files.remeasured / f"{backend}-{device.replace(',', '-')}.jsonl", text)
     report(run)
     lines = ["".join(f"{cell:>10}" for cell in row) for row in ranking(records, found)]
-    return "\n".join([*lines, "", f"Kendall's tau between the two rankings: {tau(records, found):.2f}"])
+    return "\n".join([*lines, "", f"Kendall's tau between the two rankings: {agreement(records, found):.2f}"])

@@ -16,7 +16,9 @@ from ..records.journal import TrialRecord, front
 from ..records.metrics import ACCURACIES, is_maximised
 from ..records.reward import Reward
 
-LEAST = 8  # complete trials before one is ended early; 5 lost twice as much of the front (docs/early_stopping.md)
+MIN_COMPLETE = (
+    8  # complete trials before one is ended early; 5 lost twice as much of the front (docs/early_stopping.md)
+)
 OPTIMISM = 0.9  # quantile of the rises of other curves that an optimistic extrapolation adds
 
 Point = Mapping[str, float]
@@ -98,9 +100,9 @@ class Curves:
 
     def pruner(self) -> Pruner | None:
         """What goes with a trial that starts now; None while too little is known."""
-        if self.count < LEAST:
+        if self.count < MIN_COMPLETE:
             return None
-        medians = {e: statistics.median(values) for e, values in self.rewards.items() if len(values) >= LEAST}
+        medians = {e: statistics.median(values) for e, values in self.rewards.items() if len(values) >= MIN_COMPLETE}
         rises = {
             metric: {epoch: values[int(OPTIMISM * (len(values) - 1))] for epoch, values in by_epoch.items()}
             for metric, by_epoch in self.rises.items()
