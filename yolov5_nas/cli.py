@@ -22,11 +22,11 @@ EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
 EXIT_CODES = """exit codes:
   0    done
   1    no trial has a result; doctor: something is broken
-  2    what was given can't be taken; nothing was written
-  3    the engine broke; --resume goes on
-  130  Ctrl-C; --resume goes on
-  141  nobody reads what a search prints any more; --resume goes on
-  143  SIGTERM; --resume goes on"""
+  2    invalid input; nothing was written
+  3    the engine failed; --resume continues
+  130  Ctrl-C; --resume continues
+  141  nobody reads the output of a search any more; --resume continues
+  143  SIGTERM; --resume continues"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,7 +176,7 @@ def _doctor(args: argparse.Namespace) -> int:
             broken.append(check.name)
     should = "a search should run here (yolov5-nas doctor --thorough tries it for real)"
     good = "a search can run here" if args.thorough else should
-    print(f"\nto mend: {', '.join(broken)}" if broken else f"\n{good}")
+    print(f"\nto fix: {', '.join(broken)}" if broken else f"\n{good}")
     return EXIT_NOTHING_FOUND if broken else EXIT_OK
 
 
@@ -303,7 +303,7 @@ def _other_arguments(commands: Any) -> None:
     add = functools.partial(prove.add_argument, default=argparse.SUPPRESS)
     add("--device", help="0 or 0,1 or cpu (default: the run's)")
     add("--concurrency", type=int, help="trainings at a time (default: the run's)")
-    add("--trial-minutes", type=float, help="stop a training after so many minutes")
+    add("--trial-minutes", type=float, help="stop a training after N minutes")
     add("--engine", choices=ENGINES, help="where trainings run (default: the run's)")
     prove.set_defaults(function=_prove)
     text = "any trial as stock YOLOv5 YAML, and weights where kept"

@@ -112,7 +112,7 @@ def lean(tmp_path_factory):
 
 def test_without_nni_and_without_yolov5_it_says_how_to_get_them(lean, tmp_path):
     found, code, printed = ask(lean, tmp_path, YOLOV5_ROOT="")
-    assert code == 1 and printed.endswith("to mend: YOLOv5\n")
+    assert code == 1 and printed.endswith("to fix: YOLOv5\n")
     assert found["torch"][0] == OK
     assert found["engine nni"] == (ABSENT, "NNI is not installed: searches run with --engine local")
     assert found["YOLOv5"] == (BROKEN, "no YOLOv5 found")
@@ -401,8 +401,8 @@ def test_a_terminal_without_ticks_gets_letters():
         ((), OK, 0, SHOULD),
         (("--thorough",), OK, 0, "\na search can run here\n"),
         (("--thorough",), ABSENT, 0, "\na search can run here\n"),
-        ((), BROKEN, 1, "\nto mend: YOLOv5\n"),
-        (("--thorough",), BROKEN, 1, "\nto mend: YOLOv5\n"),
+        ((), BROKEN, 1, "\nto fix: YOLOv5\n"),
+        (("--thorough",), BROKEN, 1, "\nto fix: YOLOv5\n"),
     ],
 )
 def test_the_last_line_and_the_exit_code(flags, mark, code, end, monkeypatch, capsys):

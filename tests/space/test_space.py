@@ -280,14 +280,14 @@ def test_a_bad_line_is_named_with_its_rule_and_place(tmp_path: Path, old: str, n
 
 
 def test_a_syntax_error_is_named_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"m\.yaml:8: no valid YAML") as error:
+    with pytest.raises(UserError, match=r"m\.yaml:8: invalid YAML") as error:
         read(tmp_path, TINY.replace(C3, C3 + "]"))
     assert error.value.line == 8
 
 
 def test_a_binary_file_is_no_yaml(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"PK\x03\x04\x00\x00")
-    with pytest.raises(UserError, match=r"w\.pt: no valid YAML") as error:
+    with pytest.raises(UserError, match=r"w\.pt: invalid YAML") as error:
         Space.from_yaml(tmp_path / "w.pt")
     assert "\n" not in str(error.value)
 

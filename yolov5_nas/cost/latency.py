@@ -1,4 +1,4 @@
-"""Latency on the runtime that will be used, measured in turn with the stock architecture's."""
+"""Latency on the runtime that will be used, measured alternately with the stock architecture's."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Runtime:
 def latency(
     model: Any, reference: Any, imgsz: tuple[int, int], runtime: Runtime, host: Host
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Time of a forward pass of a YOLOv5 model, in turn with a reference so that a noisy machine slows both.
+    """Time of a forward pass of a YOLOv5 model, alternately with a reference so that a noisy machine slows both.
 
     While it runs, trainings of this machine on the same device wait (see `device_lock`).
 

@@ -1,4 +1,4 @@
-"""Whether a search can run on this machine: what is there, what is broken, and how to get or mend it.
+"""Whether a search can run on this machine: what is there, what is broken, and how to get or fix it.
 
 A quick look reads versions and files, asks programs that answer at once, and imports nothing heavy. A thorough one also
 tries each thing.

@@ -48,7 +48,7 @@ class Outcome:
 
 
 class EngineError(RuntimeError):
-    """The engine can't go on; the journal is whole, and the run can be resumed."""
+    """The engine failed; the journal is whole, and the run can be resumed."""
 
 
 class Engine:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import UserError
 
-PACKAGE = "package"  # in place of a clone's path
+PACKAGE = "package"  # instead of a clone's path
 GET_YOLOV5 = (
     "git clone https://github.com/ultralytics/yolov5 and give it by --yolov5 PATH or YOLOV5_ROOT, or pip install"
     " 'yolov5-nas[yolov5]'"

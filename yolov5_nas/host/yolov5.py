@@ -132,7 +132,7 @@ class Host:
     def load_exported(self, path: Path, half: bool, device: Any) -> Any:
         """`DetectMultiBackend` of an exported model, as `detect.py` and `val.py` run it: images to predictions.
 
-        ONNX Runtime and OpenVINO get as many threads as torch has in this process, in place of all cores.
+        ONNX Runtime and OpenVINO get as many threads as torch has in this process, instead of all cores.
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(patched(self.common, check_requirements=lambda *_, **__: None))

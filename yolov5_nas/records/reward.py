@@ -178,7 +178,7 @@ def accuracy(metrics: Mapping[str, float]) -> float:
 
 
 def make_reward(name: str, targets: Sequence[Target] = (), exponent: float = EXPONENT) -> Reward:
-    """The reward of a name: `soft`, `hard`, `map`, or a function of one's own as `module:function` or
+    """The reward of a name: `soft`, `hard`, `map`, or a function of your own as `module:function` or
     `file.py:function`, which takes `{metric: value}` and returns a number to maximise.
 
     Raises:

@@ -19,7 +19,7 @@ NOISE = 0.2
 
 @dataclass(frozen=True)
 class Effect:
-    """What an option does to a metric where it stands in place of the default one, all other choices equal.
+    """What an option does to a metric where it stands instead of the default one, all other choices equal.
 
     Args:
         mean: in the metric's unit, or as a share of the stock architecture's value.

@@ -26,7 +26,7 @@ COLUMNS = (  # metric, heading, format
     ("gflops", "GFLOPs", "{:.3f}"),
     ("params", "parameters", "{:,.0f}"),
 )
-# Milliseconds of two moments don't compare on a shared machine; the ratio, measured in turn with stock YOLOv5, does.
+# On a shared machine milliseconds of two moments can't be compared; the ratio to stock YOLOv5, timed alternately, can.
 COMPARED = tuple(column for column in COLUMNS if column[0] != "latency_ms")
 NAMED = 6  # effects named in a sentence; the picture shows more
 MESSAGE = 300  # characters of an error's message in the table of failures
@@ -151,7 +151,7 @@ def _choices(records: Sequence[TrialRecord], options: Options) -> Figure:
     refused = len(costed) - sum(metric in r.metrics for r in done)
     among = f", {refused} infeasible ones among them" if refused else ""
     method = (
-        "Each row is an option in place of stock YOLOv5's, all else equal, with a 95 % interval: a model of main"
+        "Each row is an option instead of stock YOLOv5's, all else equal, with a 95 % interval: a model of main"
         f" effects (Bayesian ridge regression) of {len(done)} trials for mAP50-95, and of {len(costed)} for"
         f" {name}{among}. It knows nothing of choices that act together, it keeps near no change where trials are few,"
         " and of twenty intervals about one misses the truth by chance."
@@ -206,8 +206,8 @@ def _latency_text(records: Sequence[TrialRecord]) -> list[str]:
     if not timed:
         return [*text, "No trial has a latency."]
     text.append(
-        "Latency is the median of a forward pass. Each model was timed in turn with stock YOLOv5, and the ratio of the"
-        " two (x stock) is what trials are compared by."
+        "Latency is the median of a forward pass. Each model was timed alternately with stock YOLOv5, and trials are"
+        " compared by the ratio of the two (x stock)."
     )
     if not any(r.conditions for r in timed):
         text.append("The journal does not say on what it was measured: it is of an older version.")

@@ -60,13 +60,13 @@ def search(
             One of your own must ask the same when it is asked and told the same, or a resume proposes others; where
             nothing is left to ask, it raises `strategies.SpaceExhausted`.
         reward: the name of one, or metrics to a number to maximise.
-        engine: the name of one, or an object, in place of the options `engine`, `device`, `concurrency`,
+        engine: the name of one, or an object, instead of the options `engine`, `device`, `concurrency`,
             `trial_minutes`, and those of NNI and Ray.
         options: those of the command line, underscores for dashes; see `options.Options`.
 
     Raises:
-        UserError: an option, a file or the machine is not as it must be. Nothing was written then.
-        EngineError: the engine can't go on; the run can be resumed.
+        UserError: an option, a file or the machine is invalid. Nothing was written then.
+        EngineError: the engine failed; the run can be resumed.
     """
     if isinstance(strategy, str):
         options["strategy"], strategy = strategy, None
@@ -118,7 +118,7 @@ def evaluate(
         The metrics of the best validated epoch, the costs, and the curve; see `journal.TrialResult`.
 
     Raises:
-        UserError: the architecture is not of the space, or an option, a file or the machine is not as it must be.
+        UserError: the architecture is not of the space, or an option, a file or the machine is invalid.
         TrialError: the trial ended without a result; `reason` is one of `journal.REASONS`.
     """
     prepared = prepare(Options().with_given({"engine": "local", **options}))

@@ -52,7 +52,7 @@ def prove(
             from inherited weights.
         seeds: trainings of each.
         epochs: of each training; by default three times a trial's, or the base's, and those of an audit at least.
-        engine: where to train, in place of the options `engine`, `device`, `concurrency`, `trial_minutes`.
+        engine: where to train, instead of the options `engine`, `device`, `concurrency`, `trial_minutes`.
         options: those of a search that say where to train.
 
     Raises:
@@ -88,7 +88,7 @@ def prove_trial(architecture: Mapping[str, Value], settings: Settings, seed: int
 
 
 def rescaled(settings: Settings, depth: float, width: float) -> Settings:
-    """Settings whose default architecture is stock YOLOv5 at other multiples, timed beside stock as it was."""
+    """Settings whose default architecture is stock YOLOv5 at other multiples, timed against stock as it was."""
     layers, rows = settings.space.layers, [*settings.model["backbone"], *settings.model["head"]]
     rows = [[*row[:3], _stock_args(row[3], layers.get(i))] for i, row in enumerate(rows)]
     n = len(settings.model["backbone"])

@@ -51,7 +51,7 @@ def load_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         problem = " ".join(str(getattr(e, "problem", None) or e).split())
-        raise UserError(f"no valid YAML: {problem}", file=path, line=mark.line + 1 if mark else None) from None
+        raise UserError(f"invalid YAML: {problem}", file=path, line=mark.line + 1 if mark else None) from None
 
 
 def read_model_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:

@@ -57,7 +57,7 @@ class Space:
 
         Args:
             path: a YOLOv5 model YAML with at least one NASConv or NASC3 line, or the name of a shipped one.
-            nc: number of classes, in place of the YAML's.
+            nc: number of classes, instead of the YAML's.
             imgsz: default input size in pixels, where the YAML makes the input size a choice.
 
         Raises:

@@ -21,7 +21,7 @@ class SpaceExhausted(Exception):
 class Strategy:
     """What all strategies share: the default architecture comes first, and none is proposed twice.
 
-    A strategy of one's own overrides `propose` and, if it learns, `observe`.
+    A strategy of your own overrides `propose` and, if it learns, `observe`.
 
     Args:
         space: what to search.

@@ -36,7 +36,7 @@ class Settings:
         pruner: ends the training early.
         stock: the searchable YAML whose default architecture latency is compared with; by default `model`.
         weights: a checkpoint to inherit from: stock YOLOv5 of the space, any architecture of it, or a supernet.
-        inherit_hyp: hyper-parameters where weights are given, in place of `hyp`; an `optimizer` among them comes before
+        inherit_hyp: hyper-parameters where weights are given, instead of `hyp`; an `optimizer` among them comes before
             that of the settings.
         base_epochs: epochs of a trial that has no parent, where others start from its weights.
         freeze: layers (in the searchable YAML's numbers) that are not trained.
@@ -118,5 +118,5 @@ class Settings:
 
 
 def budget_of(settings: Settings, epochs: int | None = None) -> dict[str, Any]:
-    """What a training by these settings costs, as the journal has it; `epochs` in place of theirs."""
+    """What a training by these settings costs, as the journal has it; `epochs` instead of theirs."""
     return {"epochs": settings.epochs if epochs is None else epochs, "weights": settings.weights}

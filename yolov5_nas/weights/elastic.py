@@ -320,7 +320,7 @@ def _repeats(module: nn.Module) -> list[Any]:
 
 
 def _stock_form(d: Mapping[str, Any]) -> dict[str, Any]:
-    """The model dict with Conv and C3 in place of the searchable layers, line by line."""
+    """The model dict with Conv and C3 instead of the searchable layers, line by line."""
 
     def stock(row: list[Any]) -> list[Any]:
         f, n, module, args = row
@@ -333,7 +333,7 @@ def _stock_form(d: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _searchable(stock: Any, layer: Layer, space: Space) -> nn.Module:
-    """The searchable module in place of the stock one that the parser built, with the parser's marks on it."""
+    """The searchable module instead of the stock one that the parser built, with the parser's marks on it."""
     module: Any
     if isinstance(layer, C3Layer):
         module = NASC3(stock.cv1.conv.in_channels, layer, space.multiples.default_act)

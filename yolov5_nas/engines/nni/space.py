@@ -36,7 +36,7 @@ class SymbolicSpace(ExecutableModelSpace):
         return frozen(sample)
 
     def executable_model(self) -> dict[str, Value]:
-        """The architecture as `{label: value}`, which an evaluator of one's own gets."""
+        """The architecture as `{label: value}`, which an evaluator of your own gets."""
         return dict(self.sample or {})
 
     def check_contains(self, sample: dict[str, Any]) -> Any:

@@ -51,7 +51,7 @@ class RayEngine(Engine):
         concurrency: trials at a time; by default as many as the cluster has room for.
         trial_minutes: a trial that takes longer is stopped and recorded as `timeout`.
         ship_data: copy the data set to the nodes; else each must have it at the same path.
-        files: what nodes need besides this package: a clone of YOLOv5, a checkpoint, a Python file of one's own.
+        files: what nodes need besides this package: a clone of YOLOv5, a checkpoint, a Python file of your own.
         measure_on: a resource of Ray's; nodes that have it measure, one architecture at a time, before it is trained
             on whatever node. None: each trial measures where it trains.
         measure: with `measure_on`, what measures; its result is given to the trial as a fifth argument.
@@ -325,7 +325,7 @@ class RayEngine(Engine):
             return None
         self._busy -= 1
         if not slot.files:  # it is back, but what it answered to its job is lost
-            return _lost(job, slot, f"the connection to node {slot.node.name} broke")
+            return _lost(job, slot, f"the connection to node {slot.node.name} failed")
         outcome = outcome_from_json(text, job)
         assert outcome
         heavy, slot.files, slot.heavy = slot.heavy, None, None
