@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import io
 import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,40 @@ MODULES = (
     *("models", "models.common", "models.experimental", "models.yolo", "utils.general", "utils.dataloaders"),
     *("utils.loss", "utils.torch_utils", "utils.autoanchor", "utils.plots", "val"),
 )
+
+
+@contextlib.contextmanager
+def compatible(modules: Sequence[types.ModuleType]) -> Iterator[None]:
+    """Today's numpy and Pillow as the host expects them, and no download of a font.
+
+    Args:
+        modules: those of the host that fetch fonts, in some versions.
+    """
+    import numpy as np
+    from PIL.ImageFont import FreeTypeFont
+
+    def no_font(*_: Any, **__: Any) -> None:
+        """Nothing of ours draws text with the host's fonts."""
+
+    with contextlib.ExitStack() as stack:
+        if not hasattr(np, "trapz"):
+            stack.enter_context(patched(np, trapz=np.trapezoid))
+        if not hasattr(FreeTypeFont, "getsize"):
+            stack.enter_context(patched(FreeTypeFont, getsize=lambda f, t, *a, **k: f.getbbox(t)[2:]))
+        for module in modules:
+            if hasattr(module, "check_font"):
+                stack.enter_context(patched(module, check_font=no_font))
+        yield
+
+
+def of_version(create_dataloader: Callable[..., Any]) -> Callable[..., Any]:
+    """A host's `create_dataloader`, taking what the newest has: `seed` (in v7.0 the order has a fixed one)."""
+
+    def create(*args: Any, **kwargs: Any) -> Any:
+        known = inspect.signature(create_dataloader).parameters
+        return create_dataloader(*args, **{name: value for name, value in kwargs.items() if name in known})
+
+    return create
 
 
 def first_kept(nms: Callable[..., Any], most: int = 300) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .compat import MODULES, first_kept, importable, module_entry, on_cpu, patched
+from .compat import MODULES, compatible, first_kept, importable, module_entry, of_version, on_cpu, patched
 from .exporters import ExportFailures, export_openvino, onnxruntime_threads, openvino_threads
 from .locate import Location, find
 
@@ -60,12 +60,9 @@ class Host:
         with importable(self.location):
             return importlib.import_module(("yolov5." if self.location.kind == "package" else "") + name)
 
-    def create_dataloader(self, *args: Any, seed: int = 0, **kwargs: Any) -> tuple[Any, Any]:
-        """`create_dataloader`, which takes a seed in the newer versions only (in v7.0 the order has a fixed one)."""
-        function = self.dataloaders.create_dataloader
-        if "seed" in inspect.signature(function).parameters:
-            kwargs["seed"] = seed
-        return function(*args, **kwargs)
+    def create_dataloader(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """`create_dataloader`, with the arguments of the newest version."""
+        return of_version(self.dataloaders.create_dataloader)(*args, **kwargs)
 
     def validate(self, **kwargs: Any) -> tuple[float, ...]:
         """`val.run`: precision, recall, mAP50, mAP50-95, box, objectness and class loss.
@@ -143,24 +140,9 @@ class Host:
             stack.enter_context(self.quiet())
             return self.common.DetectMultiBackend(str(path), device=device, fp16=half).eval()
 
-    @contextlib.contextmanager
-    def compatible(self) -> Iterator[None]:
+    def compatible(self) -> contextlib.AbstractContextManager[None]:
         """Today's numpy and Pillow as the host expects them, and no download of a font."""
-        import numpy as np
-        from PIL.ImageFont import FreeTypeFont
-
-        def no_font(*_: Any, **__: Any) -> None:
-            """Nothing of ours draws text with the host's fonts."""
-
-        with contextlib.ExitStack() as stack:
-            if not hasattr(np, "trapz"):
-                stack.enter_context(patched(np, trapz=np.trapezoid))
-            if not hasattr(FreeTypeFont, "getsize"):
-                stack.enter_context(patched(FreeTypeFont, getsize=lambda f, t, *a, **k: f.getbbox(t)[2:]))
-            for name in ("utils.general", "utils.plots"):
-                if hasattr(self.modules[name], "check_font"):
-                    stack.enter_context(patched(self.modules[name], check_font=no_font))
-            yield
+        return compatible([self.modules[name] for name in ("utils.general", "utils.plots")])
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:

@@ -58,7 +58,7 @@ def search(
         resume: the folder of a run to go on with.
         strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
             One of your own must ask the same when it is asked and told the same, or a resume proposes others; where
-            nothing is left to ask, it raises `strategies.SpaceExhausted`.
+            nothing is left to ask, it raises `strategies.strategy.SpaceExhausted`.
         reward: the name of one, or metrics to a number to maximise.
         engine: the name of one, or an object, instead of the options `engine`, `device`, `concurrency`,
             `trial_minutes`, and those of NNI and Ray.

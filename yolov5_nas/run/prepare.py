@@ -28,6 +28,7 @@ from ..space.arithmetic import STRIDE, make_divisible
 from ..space.compile import dump_model
 from ..space.model_yaml import load_yaml, read_model_yaml
 from ..space.space import Space
+from ..strategies.named import strategy_named
 from ..training.initial import check_weights
 from ..training.settings import Settings
 from ..training.trial import measure_trial
@@ -51,10 +52,7 @@ def prepare(o: Options) -> Prepared:
     """Find and check all that the user named."""
     hooks = _find_hooks(o)  # before YOLOv5 is imported, for which loggers are told to stay offline
     _ = reward_of(o), o.constraints  # raise what is wrong with them
-    strategy = o.strategy or ("nsga2" if o.objectives else "evolution")
-    if o.objectives and strategy in ("evolution", "tpe"):
-        accepted = ("nsga2", "random", "grid")
-        raise UserError("--objectives need a --strategy that searches for several", got=strategy, accepted=accepted)
+    strategy = strategy_named(o.strategy, o.objectives)
     if o.one_shot == 0 and o.weights and not supernet.read(Path(o.weights)):
         raise UserError("--one-shot 0 scores by --weights of a supernet only", got=o.weights)
     check_onnx(o)

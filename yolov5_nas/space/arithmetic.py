@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from .activations import activation_name
 from .architecture import Value
 
-PLAIN_ACTS = ("SiLU", "Identity", "ReLU")
-ACTIVATIONS = (  # those without weights: YOLOv5 gives all repeats of a line the same instance
-    *PLAIN_ACTS,
-    "ReLU6",
-    "LeakyReLU",
-    "ELU",
-    "GELU",
-    "Mish",
-    "Hardswish",
-    "Hardsigmoid",
-    "Hardtanh",
-    "Sigmoid",
-    "Softplus",
-    "Tanh",
-)
 # The modules whose first argument YOLOv5's parse_model scales by width_multiple, over all supported versions.
 SCALED_MODULES = frozenset(
     (
@@ -110,13 +95,3 @@ def plain_kernels(k: int, s: int, p: int | None = None, d: int = 1) -> tuple[str
             if kk >= 1 and same_output(kk, pad, given, s, d):
                 options.append(kernel_name(kk, pad))
     return tuple(options)
-
-
-def activation_name(act: Any) -> str | None:
-    """`ReLU`, `nn.ReLU()` and `nn.LeakyReLU(0.1)` as `ReLU` and `LeakyReLU(0.1)`; None for anything else."""
-    value = r"(?:\w+ *= *)?(?:[+-]?\d[\d.e-]*|True|False)"
-    pattern = rf"(?:torch\.)?(?:nn\.)?(\w+)(?:\(((?:{value}(?:, *{value})*)?)\))?"
-    match = re.fullmatch(pattern, act.strip()) if isinstance(act, str) else None
-    if not match or match[1] not in ACTIVATIONS:
-        return None
-    return f"{match[1]}({match[2]})" if match[2] else match[1]

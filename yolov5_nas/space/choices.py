@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import UserError
 from .architecture import Value
-from .arithmetic import hidden_width
+from .arithmetic import hidden_width, parse_kernel
 
 Kind = Literal["kernel", "width", "depth", "act", "imgsz"]
 
@@ -34,6 +34,16 @@ class Choice:
             raise UserError(f"the options of {self.label} must be at least one and all different", got=self.options)
         if self.default not in self.options:
             raise UserError(f"the default of {self.label} must be one of its options", got=self.default)
+
+    def extreme(self, pick: Any) -> Value:
+        """The option with the fewest weights (`pick` is min) or the most (max); of those without, the default."""
+        sizes: dict[Kind, Any] = {
+            "kernel": lambda o: parse_kernel(o)[0],
+            "width": float,
+            "depth": float,
+            "imgsz": float,
+        }
+        return self.default if self.kind == "act" else pick(self.options, key=sizes[self.kind])  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,12 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from .activations import ACTIVATIONS, PLAIN_ACTS, activation_name
 from .architecture import Value
 from .arithmetic import (
-    ACTIVATIONS,
-    PLAIN_ACTS,
     SCALED_MODULES,
     STRIDE,
     Multiples,
-    activation_name,
     autopad,
     hidden_width,
     kernel_name,

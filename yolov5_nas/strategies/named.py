@@ -14,6 +14,19 @@ from .optuna_samplers import OptunaStrategy
 from .random_search import RandomSearch
 from .strategy import Strategy
 
+SEVERAL = ("nsga2", "random", "grid")  # those that search for several objectives
+
+
+def strategy_named(name: str | None, objectives: Sequence[str]) -> str:
+    """The name that `--strategy` has, or its default.
+
+    Raises:
+        UserError: it can't search for several objectives, and there are some.
+    """
+    if objectives and name not in (None, *SEVERAL):
+        raise UserError("--objectives need a --strategy that searches for several", got=name, accepted=SEVERAL)
+    return name or ("nsga2" if objectives else "evolution")
+
 
 def make_strategy(
     name: str,
@@ -31,7 +44,7 @@ def make_strategy(
         constraints: what NSGA-II and TPE learn to meet; the others just don't propose the same again.
 
     Raises:
-        UserError: there is none of that name, or it can't search for several objectives.
+        UserError: there is none of that name.
     """
     if name not in STRATEGIES:
         raise UserError("unknown strategy", got=name, accepted=STRATEGIES)

@@ -83,7 +83,7 @@ def freeze(model: nn.Module, layers: Iterable[int], names: Mapping[str, str] | N
     """Let all layers be trained but these, numbered as in the searchable YAML.
 
     Args:
-        names: the layers of a derived model in it, from `derive.weight_names`.
+        names: the layers of a derived model in it, from `compile.weight_names`.
     """
     frozen = {f"model.{i}" for i in layers}
     for key, parameter in model.named_parameters():

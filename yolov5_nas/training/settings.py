@@ -23,7 +23,7 @@ class Settings:
 
     Args:
         model: the searchable model YAML.
-        data: from `data.resolve_data`.
+        data: from `dataset.resolve_data`.
         hyp: YOLOv5's hyper-parameters. Two more keys may stand in it, for short trainings: `nominal_batch` (64) and
             `warmup_iterations` (max(warmup_epochs, 100 iterations)).
         location: the host.

@@ -170,7 +170,7 @@ class NASC3(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """The torch module of an activation option (a name that `space.activation_name` let through)."""
+    """The torch module of an activation option (a name that `activations.activation_name` let through)."""
     return eval(f"nn.{name}" if name.endswith(")") else f"nn.{name}()", {"nn": nn})
 
 
@@ -291,7 +291,7 @@ def rename_states(states: Mapping[str, State], names: Mapping[str, str]) -> Stat
 
     Args:
         states: `{"model.2": {"cv1.conv.weight": ...}}`.
-        names: from `derive.weight_names`.
+        names: from `compile.weight_names`.
     """
     result: State = {}
     for derived, origin in names.items():

@@ -149,7 +149,7 @@ def _take_c3(modules: list[nn.Module], layer: C3Layer) -> C3Weights:
     first: Any = _next(modules, "C3", "Conv")
     if type(first).__name__ == "C3":
         cv1, cv2, cv3, inner = first.cv1, first.cv2, first.cv3, list(first.m)
-    else:  # written out, as `derive._c3_lines` does
+    else:  # written out, as `compile._c3_lines` does
         inner = []
         while modules and type(modules[0]).__name__ in ("Bottleneck", "Sequential"):
             module: Any = modules.pop(0)

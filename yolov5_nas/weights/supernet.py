@@ -12,8 +12,6 @@ import torch
 from ..errors import UserError
 from ..host.yolov5 import Host
 from ..space.architecture import Architecture, Value
-from ..space.arithmetic import parse_kernel
-from ..space.choices import Choice
 from ..space.space import Space
 from .elastic import anchor_count, register, unregister
 
@@ -28,15 +26,7 @@ def build(host: Host, model: Mapping[str, Any], nc: int, anchors: Any = None) ->
 
 def extreme(space: Space, pick: Any) -> Architecture:
     """The smallest (`pick` is min) or largest (max) architecture; activations, which are neither, stay the default."""
-    return Architecture({c.label: _pick(c, pick) for c in space.choices.values()})
-
-
-def _pick(choice: Choice, pick: Any) -> Value:
-    if choice.kind == "act":
-        return choice.default
-    if choice.kind == "kernel":
-        return pick(choice.options, key=lambda kernel: parse_kernel(kernel)[0])  # type: ignore[no-any-return]
-    return pick(choice.options)  # type: ignore[no-any-return]
+    return Architecture({c.label: c.extreme(pick) for c in space.choices.values()})
 
 
 def save(shared: Any, yaml: Mapping[str, Any], path: Path, **entries: Any) -> None:
