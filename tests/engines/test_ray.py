@@ -4,6 +4,7 @@ import shutil
 import socket
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import fake_trials
 import psutil
@@ -212,7 +213,9 @@ def test_a_search_on_digits_over_two_nodes_with_shipped_data(ray_cluster, digits
     assert len(copies) == 1
     val = copies[0] / str(digits_yaml.parent)[1:] / "labels/val"
     assert len(list(val.glob("*.txt"))) == 32
-    assert val.with_suffix(".cache").exists()  # it was the copy that the nodes read
+    (read,) = (ray_cluster.cache / "yolov5-nas/lists").glob("*/val.txt")
+    assert all(Path(line).is_relative_to(copies[0]) for line in read.read_text().splitlines())
+    assert read.with_suffix(".cache").exists()  # YOLOv5's: it was the copy that the nodes read
 
 
 def test_a_node_killed_in_the_middle_of_trials(make_engine, ray_cluster, tmp_path, capsys):

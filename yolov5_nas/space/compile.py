@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import yaml
@@ -11,6 +12,8 @@ from .architecture import Architecture, Value
 from .arithmetic import SCALED_MODULES, Multiples, parse_kernel
 from .choices import C3Layer, ConvLayer
 from .space import Space
+
+KEPT = 4  # stock models of a space, one of which is the reference
 
 
 class StockLine(NamedTuple):
@@ -37,18 +40,50 @@ def derive(space: Space, architecture: Mapping[str, Value]) -> dict[str, Any]:
     Raises:
         UserError: the architecture is not of the space.
     """
-    space.validate(architecture)
+    return deepcopy(stock_model(space, architecture).cfg)
+
+
+class StockModel(NamedTuple):
+    """An architecture as a stock model.
+
+    Args:
+        cfg: YOLOv5's model dict.
+        names: for each module of the model, its name in a stock model of the space: `{"model.3": "model.2.cv1"}`.
+    """
+
+    cfg: dict[str, Any]
+    names: dict[str, str]
+
+
+def stock_model(space: Space, architecture: Mapping[str, Value]) -> StockModel:
+    """The stock model of an architecture. The latest ones are kept, since a trial needs them in many places.
+
+    Raises:
+        UserError: the architecture is not of the space.
+    """
+    key = Architecture(architecture).id
+    if key not in space.compiled:
+        space.validate(architecture)
+        while len(space.compiled) >= KEPT:
+            del space.compiled[next(iter(space.compiled))]
+        space.compiled[key] = _stock_model(space, architecture)
+    return space.compiled[key]  # type: ignore[no-any-return]
+
+
+def _stock_model(space: Space, architecture: Mapping[str, Value]) -> StockModel:
     lines = stock_lines(space, architecture)
     split = sum(line.origin < len(space.yaml["backbone"]) for line in lines)
     kept = {k: v for k, v in space.yaml.items() if k not in ("imgsz", "backbone", "head")}
     rows = [line.row for line in lines]
-    return {
+    cfg = {
         **kept,
         "depth_multiple": 1.0,
         "width_multiple": 1.0,
         "backbone": rows[:split],
         "head": rows[split:],
     }
+    origins = (f"model.{line.origin}" + (f".{line.part}" if line.part else "") for line in lines)
+    return StockModel(cfg, {f"model.{j}": name for j, name in enumerate(origins)})
 
 
 def dump_model(cfg: Mapping[str, Any]) -> str:
@@ -81,12 +116,9 @@ def stock_lines(space: Space, architecture: Mapping[str, Value]) -> list[StockLi
     return lines
 
 
-def weight_names(space: Space, architecture: Architecture) -> dict[str, str]:
+def weight_names(space: Space, architecture: Mapping[str, Value]) -> dict[str, str]:
     """For each module of the derived model, its name in a stock model of the space: `{"model.3": "model.2.cv1"}`."""
-    names = {}
-    for j, line in enumerate(stock_lines(space, architecture)):
-        names[f"model.{j}"] = f"model.{line.origin}" + (f".{line.part}" if line.part else "")
-    return names
+    return stock_model(space, architecture).names
 
 
 def _renumber(f: Any, i: int, last: list[int]) -> Any:

@@ -46,6 +46,7 @@ class Space:
     imgsz: Choice | None = None
     source: str = "model YAML"
     choices: Mapping[str, Choice] = field(init=False)
+    compiled: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)  # see `compile`
 
     def __post_init__(self) -> None:
         found = [c for layer in self.layers.values() for c in layer.choices] + ([self.imgsz] if self.imgsz else [])

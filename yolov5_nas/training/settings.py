@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ..cost.latency import Runtime
@@ -80,7 +81,7 @@ class Settings:
         """Number of classes."""
         return 1 if self.single_cls else int(self.data["nc"])
 
-    @property
+    @cached_property
     def space(self) -> Space:
         """The search space of the model YAML."""
         return self._space_of(self.model)
@@ -110,7 +111,7 @@ class Settings:
 
     def reference(self) -> tuple[dict[str, Any], int]:
         """The stock model whose latency others are compared with, and its input size."""
-        space = self._space_of(self.stock or self.model)
+        space = self._space_of(self.stock) if self.stock else self.space
         return derive(space, space.default()), self.imgsz_of(space.default())
 
     def _space_of(self, model: Mapping[str, Any]) -> Space:
