@@ -14,7 +14,7 @@ demo: $(VENV)/plain
 	$(BIN)/yolov5-nas search --cfg yolov5n_nas.yaml --data digits.yaml --trials 6 --epochs 10 --device cpu --concurrency 2
 
 test: install
-	$(BIN)/python -m pytest -n 4 --no-loadscope-reorder -m "not slow and not cuda" tests
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder -m "not slow and not cuda" tests
 
 test-cuda:
 	$(CUDA_PYTHON) -m pytest -m cuda -vv -rs tests/test_cuda.py

@@ -224,8 +224,8 @@ def test_a_node_killed_in_the_middle_of_trials(make_engine, ray_cluster, tmp_pat
     engine.start(fake_trials.slow, None, tmp_path)
 
     def kill_one(record):
-        if not killed:
-            slot = max((s for s in engine._slots if s.job), key=lambda s: s.since)
+        if not killed and (busy := [slot for slot in engine._slots if slot.job]):
+            slot = max(busy, key=lambda s: s.since)
             killed.append(slot.node.id)
             ray_cluster.kill(slot.node.id)
 
