@@ -12,7 +12,7 @@ import sys
 import time
 import zipfile
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +39,7 @@ from yolov5_nas.space.space import Space
 from yolov5_nas.training.initial import load_weights
 from yolov5_nas.training.process import global_state_kept
 from yolov5_nas.training.scoring import score_trial
+from yolov5_nas.training.settings import Settings
 from yolov5_nas.training.supernet import SupernetTraining, train_supernet
 from yolov5_nas.training.trainer import Training
 from yolov5_nas.training.trial import measure_architecture, run_trial
@@ -513,9 +514,11 @@ def test_a_process_that_has_used_cuda_is_not_forked():
     assert python(["-c", FORKS]).split() == ["True", "False"]
 
 
-def preload(settings):
-    """What a warm process calls before its trials (see `warm.serve`): it uses CUDA."""
-    torch.zeros(1, device=DEVICE)
+class UsesCuda(Settings):
+    """Settings whose `preload`, which a warm process calls before its trials (see `warm.serve`), uses CUDA."""
+
+    def preload(self):
+        torch.zeros(1, device=DEVICE)
 
 
 @pytest.fixture
@@ -540,6 +543,8 @@ def nni_engine(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("trial", "method"), [(seen_from_inside, "spawn"), (run_trial, "fork")])
 def test_a_warm_process_of_nni_forks_unless_it_has_used_cuda(nni_engine, settings, trial, method):
+    if method == "spawn":
+        settings = UsesCuda(**{field.name: getattr(settings, field.name) for field in fields(settings)})
     engine = nni_engine(trial, settings)
     (outcome,) = outcomes(engine, [Job(0, dict(settings.space.default()), 0)])
     assert engine.start_method == method

@@ -1,4 +1,4 @@
-"""The audit of a search's proxy: who is trained in full, what the comparison says, what --proxy auto does."""
+"""The audit of a search's proxy: who is trained in full, what the comparison says."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def test_it_starts_from_the_weights_of_stock_yolov5(settings, host, tmp_path):
     training._prepare()
     stock = host.load_checkpoint(tmp_path / "weights.pt").float()
     slice_ = extract(training.model, default, host)
-    images = next(training.images.some())
+    images = next(training.images.scaled(training.images.some()))
     for model in (stock, slice_):
         update_bn([images], model)
         model.eval()

@@ -59,11 +59,12 @@ def compatible(modules: Sequence[types.ModuleType]) -> Iterator[None]:
 
 
 def of_version(create_dataloader: Callable[..., Any]) -> Callable[..., Any]:
-    """A host's `create_dataloader`, taking what the newest has: `seed` (in v7.0 the order has a fixed one)."""
+    """A host's `create_dataloader`, which takes a `seed` as the newest does (in v7.0 the order has a fixed one)."""
 
-    def create(*args: Any, **kwargs: Any) -> Any:
-        known = inspect.signature(create_dataloader).parameters
-        return create_dataloader(*args, **{name: value for name, value in kwargs.items() if name in known})
+    def create(*args: Any, seed: int = 0, **kwargs: Any) -> Any:
+        if "seed" in inspect.signature(create_dataloader).parameters:
+            kwargs["seed"] = seed
+        return create_dataloader(*args, **kwargs)
 
     return create
 

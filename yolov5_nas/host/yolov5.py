@@ -232,7 +232,7 @@ def load(location: Location | None = None) -> Host:
     location = location or (_loaded.location if _loaded else find())
     if _loaded is None:
         _loaded = Host(location)
-        gc.freeze()  # what was imported is no garbage: looking through it took a fifth of a short trial's time
+        gc.freeze()  # what was imported is no garbage: looking through it took a fifth of a search without trainings
     elif _loaded.location.root != location.root:
         raise UserError("one YOLOv5 per process", got=str(location), accepted=[_loaded.location])
     return _loaded

@@ -1,4 +1,4 @@
-"""The files of a run. Each of their names stands here, once."""
+"""The files of a run. Their names stand here, but for those that one file alone writes and reads."""
 
 from __future__ import annotations
 

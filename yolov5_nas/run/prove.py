@@ -18,8 +18,7 @@ from ..records.journal import Journal, TrialRecord, TrialResult, best, eligible,
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
-from ..results.comparison import EQUAL, compare, names_of, read, table, verdict
-from ..results.comparison import contestants as contestants_of
+from ..results.comparison import EQUAL, compare, contestants, names_of, read, table, verdict
 from ..results.report import report
 from ..space.architecture import Architecture, Value
 from ..space.choices import ConvLayer, Layer
@@ -70,9 +69,10 @@ def prove(
     candidates = _candidates(records, o, o.inherits, top)
     with hold(run):
         folder.path.mkdir(exist_ok=True)
-        contestants = _plan(folder, candidates, settings, cost)
-        _train(run, contestants, seeds, settings, engine)
-    found = contestants_of(read(run), names_of(run), cost)
+        architectures = _plan(folder, candidates, settings, cost)
+        names = names_of(run)
+        _train(folder, architectures, names, seeds, settings, engine)
+    found = contestants(read(run), names, cost)
     comparisons = compare(found)
     report(run)
     lines = ["".join(f"{cell:>16}" for cell in row) for row in table(found, cost)]
@@ -173,9 +173,16 @@ def depth_of(width: float, settings: Settings) -> float:
     return round(base_depth * float(np.interp(width, *FAMILY) / np.interp(base_width, *FAMILY)), 4)
 
 
-def _train(run: Path, contestants: list[Architecture], seeds: int, settings: Settings, engine: Engine) -> None:
+def _train(
+    folder: RunFolder,
+    architectures: list[Architecture],
+    names: Mapping[str, str],
+    seeds: int,
+    settings: Settings,
+    engine: Engine,
+) -> None:
     """Train each with one seed after the other."""
-    count, names = seeds * len(contestants), names_of(run)
+    count = seeds * len(architectures)
 
     def listeners(journal: Journal) -> list[Listener]:
         def tell(record: TrialRecord) -> None:
@@ -186,8 +193,8 @@ def _train(run: Path, contestants: list[Architecture], seeds: int, settings: Set
 
         return [tell]
 
-    strategy, folder = GivenArchitectures(contestants * seeds), RunFolder(run).proof
-    stage = {"listeners": listeners, "seed": lambda number: number // len(contestants)}
+    strategy = GivenArchitectures(architectures * seeds)
+    stage = {"listeners": listeners, "seed": lambda number: number // len(architectures)}
     try:
         run_stage(folder, prove_trial, settings, strategy, lambda: engine, accuracy, count, **stage)
     finally:

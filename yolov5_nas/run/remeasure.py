@@ -51,7 +51,7 @@ def remeasure(
         print(f"[{i}/{len(records)}] trial {record.number}: x stock {metrics['latency_ratio']:.3f}", flush=True)
     files.remeasured.mkdir(exist_ok=True)
     text = "".join(record.to_json() + "\n" for record in found)
-    write_whole(files.remeasured / f"{backend}-{device.replace(',', '-')}.jsonl", text)
+    write_whole(files.remeasured / f"{o.latency_backend}-{device.replace(',', '-')}.jsonl", text)
     report(run)
     lines = ["".join(f"{cell:>10}" for cell in row) for row in ranking(records, found)]
     return "\n".join([*lines, "", f"Kendall's tau between the two rankings: {agreement(records, found):.2f}"])

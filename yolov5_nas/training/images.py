@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,13 +36,16 @@ class Images:
         self.val, _ = self._loader("val")
 
     def some(self) -> Iterator[torch.Tensor]:
-        """Some batches of training images, (B, 3, H, W) from 0 to 1 on the device, drawn at random by the seed."""
+        """Some batches of training images, (B, 3, H, W) from 0 to 255, drawn at random by the seed."""
         size, order = self.batch_size, list(range(len(self.dataset)))
         if not self.settings.rect:  # or those of a batch have their shape in common, and their place
             random.Random(self.seed).shuffle(order)
         for i in range(0, min(len(order), BATCHES * size), size):
-            images = self.dataset.collate_fn([self.dataset[j] for j in order[i : i + size]])[0]
-            yield images.to(self.settings.device).float() / 255
+            yield self.dataset.collate_fn([self.dataset[j] for j in order[i : i + size]])[0]
+
+    def scaled(self, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Batches as a model takes them: from 0 to 1, on the device, one at a time."""
+        return (images.to(self.settings.device).float() / 255 for images in batches)
 
     def validate(self, model: Any, compute_loss: Any = None) -> dict[str, float]:
         """`val.run` of a model, by the names of `VALIDATED`; the losses are 0 without `compute_loss`."""

@@ -32,7 +32,7 @@ class Scorer:
 
     def __init__(self, images: Images):
         self.images = images
-        self.calibration: list[torch.Tensor] = []  # (B, 3, H, W) each
+        self.calibration: list[torch.Tensor] = []  # (B, 3, H, W) each, from 0 to 255
 
     def score(self, network: Any, architecture: Architecture, compute_loss: Any = None) -> dict[str, float]:
         """Validation of an architecture's slice of a supernet, with batch norm estimated for it."""
@@ -42,7 +42,7 @@ class Scorer:
             with global_state_kept():
                 host.general.init_seeds(self.images.seed, deterministic=True)  # of the augmentation
                 self.calibration = list(self.images.some())
-        update_bn(self.calibration, model)
+        update_bn(self.images.scaled(self.calibration), model)
         return self.images.validate(model.eval(), compute_loss)
 
 

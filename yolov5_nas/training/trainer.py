@@ -173,11 +173,12 @@ class Training:
     def _settle(self) -> None:
         """Refit the weights to the parent and estimate batch norm statistics, on training images. That leaves the
         training's random numbers alone."""
+        parent, self.start = self.start.parent, Start()
         with global_state_kept():
-            if self.start.parent is not None:
-                self._refit(self.start.parent.to(self.device).float())
-            update_bn(self.images.some(), self.model)
-        self.start = Start()  # whose model's memory goes
+            if parent is not None:
+                self._refit(parent.to(self.device).float())
+                del parent  # its memory goes
+            update_bn(self.images.scaled(self.images.some()), self.model)
         self.ema.ema.load_state_dict(self.model.state_dict())
 
     def _refit(self, parent: Any) -> None:
@@ -185,7 +186,7 @@ class Training:
         ours, theirs = (read_source(model, space, weights).writers() for model in (self.model, parent))
         batches = list(self.images.some())
         images = torch.cat([batch for batch in batches if batch.shape[2:] == batches[0].shape[2:]])
-        images = images[: max(1, PIXELS // images[0, 0].numel())]
+        (images,) = self.images.scaled([images[: max(1, PIXELS // images[0, 0].numel())]])
         refit(self.model, parent, {i: (ours[i], theirs[i]) for i in ours}, images)
 
     def _schedule(self, epoch: float) -> float:
