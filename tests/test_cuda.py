@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hungry import Hungry
+from prepared import prepared
 from torch import nn
 
 from yolov5_nas.cost.latency import ERROR_BOUND, Runtime, latency, prepare
@@ -36,7 +37,6 @@ from yolov5_nas.space.architecture import Architecture
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.space.space import Space
-from yolov5_nas.training.initial import load_weights
 from yolov5_nas.training.process import global_state_kept
 from yolov5_nas.training.scoring import score_trial
 from yolov5_nas.training.settings import Settings
@@ -622,16 +622,6 @@ def test_a_supernet_trains_is_resumed_and_scores_its_slices(elastic, host, tmp_p
     child = run_trial(architecture, replace(scoring, epochs=1), 0, tmp_path / "child", COSTS)
     assert child.state == "complete"
     assert "batch norm estimated again" in (tmp_path / "child" / "log.txt").read_text()
-
-
-def prepared(host, settings, architecture):
-    """A training that has inherited its weights, before its first step."""
-    host.general.init_seeds(0, deterministic=True)
-    model = host.build(derive(settings.space, architecture))
-    start = load_weights(model, settings.space, architecture, settings, host)
-    training = Training(host, model, settings, 64, 16, 0, start=start)
-    training._prepare()
-    return training
 
 
 def test_weights_are_inherited_exactly_by_the_architecture_they_are_of(host, settings, trained):

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from hungry import Hungry
+from prepared import prepared
 
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import shipped
@@ -21,7 +22,7 @@ from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 from yolov5_nas.strategies.early_stopping import Pruner
 from yolov5_nas.training import trial
-from yolov5_nas.training.initial import check_weights, load_weights
+from yolov5_nas.training.initial import check_weights
 from yolov5_nas.training.process import global_state_kept
 from yolov5_nas.training.trainer import Training
 from yolov5_nas.training.trial import measure_architecture, run_trial
@@ -142,16 +143,6 @@ def test_validation_takes_its_time_on_a_busy_machine(host, settings):
         with patched(host.general, time=busy), patched(host.general.LOGGER, warning=warnings.append):
             training._validate()
     assert warnings == []  # YOLOv5's own: NMS time limit exceeded
-
-
-def prepared(host, settings, architecture):
-    """A training that has inherited its weights, before its first step."""
-    host.general.init_seeds(0, deterministic=True)
-    model = host.build(derive(settings.space, architecture))
-    start = load_weights(model, settings.space, architecture, settings, host)
-    training = Training(host, model, settings, 64, 16, 0, start=start)
-    training._prepare()
-    return training
 
 
 def test_before_the_first_step_outputs_are_the_checkpoints(host, settings, stock_result):
