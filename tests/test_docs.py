@@ -47,6 +47,7 @@ TINY = {
     **{"--trials": "2", "--epochs": "1", "--base-epochs": "1", "--one-shot": "1", "--scores": "2", "--audit": "1"},
     **{"--seeds": "2", "--top": "1", "--imgsz": "64", "--device": "cpu", "--data": "my.yaml", "--engine": "local"},
     **{"--concurrency": "1", "--audit-epochs": "1", "--yolov5": None},  # None: left out
+    **{"--constraint": "params<=4e6"},  # refuses few: each one drawn is built
 }
 GIVEN = {  # also where a command does not say so
     "search": ("--trials", "--epochs", "--data", "--device", "--engine"),

@@ -2,22 +2,18 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 
 import fake_search
 import fake_trials
+import forked
 import psutil
 import pytest
 from loops import loop
-from places import TESTS
 
 from yolov5_nas.records.journal import Journal
 
-SCRIPT = TESTS / "fake_search.py"
 TRIALS = 14
 ENGINES = [
     "local",
@@ -50,21 +46,21 @@ def test_cut_off_after_each_line_the_search_goes_on_as_if_it_had_not_been(tmp_pa
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_killed_at_random_moments_and_resumed(tmp_path, engine, request, monkeypatch):
-    if engine == "ray":
-        monkeypatch.setenv("RAY_ADDRESS", request.getfixturevalue("ray_cluster").address)
+def test_killed_at_random_moments_and_resumed(tmp_path, engine, request):
+    address = request.getfixturevalue("ray_cluster").address if engine == "ray" else None
+    forked.serve(*(["nni.nas.experiment"] if engine == "nni" else []))  # it takes ten seconds to import
     rng, folder, others = random.Random(1), tmp_path / "run", set(psutil.Process().children(recursive=True))
+    folder.mkdir()
     for victims in ("launcher", "launcher", "launcher") if engine != "nni" else ("launcher", "manager", "both"):
-        process = start(folder, engine)
+        process = forked.start(run_search, folder, engine, address)
         wait_for_lines(folder, lines_in(folder) + rng.randint(1, 6), process)
         time.sleep(rng.uniform(0, 0.15))
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.is_alive(), "it ended before it could be killed"
         kill(process, victims)
     left = set(psutil.Process().children(recursive=True)) - others
-    if engine == "nni":  # whose import takes ten seconds, and which this process has
-        fake_search.main(folder, TRIALS, 2, engine, "quick")
-    else:
-        assert start(folder, engine).wait(120) == 0
+    last = forked.start(run_search, folder, engine, address)
+    last.join(120)
+    assert last.exitcode == 0
     journal = Journal(folder / "trials.jsonl")
     assert sorted(r.number for r in journal.records if r.done) == list(range(TRIALS))  # none lost, none twice
     assert all(r.state == "complete" for r in journal.trials.values())
@@ -73,23 +69,23 @@ def test_killed_at_random_moments_and_resumed(tmp_path, engine, request, monkeyp
     assert not (folder / "nni" / "processes.txt").exists()
 
 
+def run_search(folder, engine, address):
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+    fake_search.main(folder, TRIALS, 2, engine, "quick")
+
+
 def kill(process, victims):
     """Kill a search; its workers then end themselves, but for NNI's, which a resume ends."""
     manager = next((p for p in psutil.Process(process.pid).children() if "main.js" in p.cmdline()), None)
     if victims != "launcher":
         manager.kill()
     if victims != "manager":
-        process.send_signal(signal.SIGKILL)
-    assert process.wait(30) != 0
+        process.kill()
+    process.join(30)
+    assert process.exitcode not in (0, None)
     if not manager:
         _workers_are_gone(process.pid)
-
-
-def start(folder, engine):
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(SCRIPT), str(folder), str(TRIALS), "2", engine, "quick"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parent.parent)])}
-    return subprocess.Popen(command, env=env, start_new_session=True)
 
 
 def lines_in(folder):
@@ -98,7 +94,7 @@ def lines_in(folder):
 
 
 def wait_for_lines(folder, lines, process):
-    while lines_in(folder) < lines and process.poll() is None:
+    while lines_in(folder) < lines and process.is_alive():
         time.sleep(0.01)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import cv2
 import fake_trials
+import forked
 import psutil
 import pytest
 import yaml
 from inline import inline, untrained
-from places import ROOT, TESTS
+from places import ROOT
 
 from yolov5_nas.cli import main
 from yolov5_nas.cost import latency
@@ -189,32 +190,21 @@ def test_a_yaml_with_several_input_sizes_is_trained_at_one_of_them(host, digits_
     assert prepare(Options(cfg=str(cfg), data=str(digits_yaml), device="cpu", imgsz=given)).options.imgsz == size
 
 
-QUICKLY = """
-import sys, fake_trials
-from yolov5_nas import cli, run
-run.run_trial = fake_trials.one_then_slow
-if __name__ == "__main__":
-    sys.exit(cli.main())
-"""
-
-
 def start(folder, *flags):
     """A search of fake trials in a process of its own, once a trial has ended and another runs."""
-    journal, script = folder / "trials.jsonl", folder.parent / "quickly.py"
-    script.write_text(QUICKLY)
+    journal = folder / "trials.jsonl"
     before = journal.read_bytes().count(b"\n") if journal.exists() else 0
-    env = {**os.environ, "PYTHONPATH": f"{TESTS}:{ROOT}"}
-    process = subprocess.Popen(
-        [sys.executable, str(script), "search", *map(str, flags)],
-        **dict.fromkeys(("stdout", "stderr"), subprocess.PIPE),
-        start_new_session=True,
-        text=True,
-        env=env,
-    )
+    forked.serve("torchvision", "seaborn")
+    process = forked.start(search_quickly, list(map(str, flags)), output=folder.parent)
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= before + 3):
-        assert process.poll() is None, process.stderr.read()
+        assert process.is_alive(), (folder.parent / "err.txt").read_text()
         time.sleep(0.05)
     return process
+
+
+def search_quickly(flags):
+    pipeline.run_trial = fake_trials.one_then_slow
+    return main(["search", *flags])
 
 
 def test_interrupted_it_ends_cleanly_with_everything_saved_and_keeps_a_second_search_out(
@@ -227,24 +217,25 @@ def test_interrupted_it_ends_cleanly_with_everything_saved_and_keeps_a_second_se
     assert search("--resume", folder, "--trials", 99) == 2
     assert "another search is running in this folder" in capsys.readouterr().err
     assert (folder / "search.yaml").read_text() == before
-    interrupt(process, signal.SIGINT, 130)
+    interrupt(process, signal.SIGINT, 130, tmp_path)
     assert (folder / "report.html").exists()
     assert (folder / "best/weights/best.pt").exists()
     assert [r.state for r in read_journal(folder)] == ["complete", "started"]
     (folder / "trials/1/slow").touch()  # trial 1 ends at once, now
-    interrupt(start(folder, "--resume", folder), signal.SIGTERM, 143)
+    interrupt(start(folder, "--resume", folder), signal.SIGTERM, 143, tmp_path)
     assert [r.state for r in read_journal(folder)] == ["complete", "complete", "started"]
 
 
-def interrupt(process, number, code):
-    process.send_signal(number)
+def interrupt(process, number, code, output):
+    os.kill(process.pid, number)
     try:
-        out, err = process.communicate(timeout=60)
+        process.join(60)
     finally:
-        if process.poll() is None:
+        if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == code, err
-    assert "go on with: yolov5-nas search --resume" in out
+    err = (output / "err.txt").read_text()
+    assert process.exitcode == code, err
+    assert "go on with: yolov5-nas search --resume" in (output / "out.txt").read_text()
     assert "Traceback" not in err
     left = [p for p in psutil.process_iter() if _group(p.pid) == process.pid]
     assert not psutil.wait_procs(left, timeout=5)[1]
