@@ -8,7 +8,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -204,8 +203,7 @@ def prepare(model: Any, imgsz: int, runtime: Runtime, host: Host, path: Path) ->
     dtype = torch.float16 if runtime.half else torch.float32
     image = torch.zeros(runtime.batch, 3, imgsz, imgsz, device=device, dtype=dtype)
     if runtime.backend == "pytorch":
-        with host.quiet():
-            fused = deepcopy(model).to(device).float().eval().fuse()
+        fused = host.fused(model, device)
         fused = fused.half() if runtime.half else fused
         return _graph(fused, image) if device.type == "cuda" else lambda: fused(image)
     exported = host.export(model, path.with_suffix(".pt"), runtime.backend, imgsz, runtime.batch, runtime.half, device)

@@ -49,12 +49,20 @@ class Host:
     def build(self, cfg: Mapping[str, Any], nc: int | None = None, anchors: int | None = None) -> Any:
         """YOLOv5's `Model` of a model dict, which stays as it is; the YAML's `activation:` does not leak out."""
         default_act = self.common.Conv.default_act
-        no_summary = patched(self.yolo, model_info=lambda *_, **__: None)  # nobody sees it; it profiles the model
         try:
-            with self.quiet(), no_summary:
+            with self.quiet(), self._no_summary():
                 return self.yolo.Model(deepcopy(dict(cfg)), ch=3, nc=nc, anchors=anchors)
         finally:
             self.common.Conv.default_act = default_act
+
+    def fused(self, model: Any, device: Any) -> Any:
+        """A model as it is deployed: a copy in float32 on the device, its batch norms folded into convolutions."""
+        with self.quiet(), self._no_summary():
+            return deepcopy(model).to(device).float().eval().fuse()
+
+    def _no_summary(self) -> contextlib.AbstractContextManager[None]:
+        """Without a model's summary, which nobody sees, and which profiles the model."""
+        return patched(self.yolo, model_info=lambda *_, **__: None)
 
     def module(self, name: str) -> Any:
         """A further module of the host, such as `train` or `utils.callbacks`."""
@@ -102,7 +110,7 @@ class Host:
         """
         import torch
 
-        exporter, fused = self.module("export"), deepcopy(model).to(device).float().eval().fuse()
+        exporter, fused = self.module("export"), self.fused(model, device)
         exporting = {
             "attempt_load": lambda *_, **__: fused,
             "select_device": lambda *_: torch.device(device),  # the host's hides the GPUs from this process

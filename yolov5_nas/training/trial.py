@@ -6,7 +6,6 @@ It knows nothing of the search. What it trains is the derived stock model, so wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,8 +136,7 @@ def _measure_by_hooks(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """What hooks measure of a model as it is deployed, while trainings wait, and what went wrong."""
     hooks = Hooks(settings.hooks)
-    with host.quiet():
-        fused = deepcopy(model).to(settings.device).float().eval().fuse()
+    fused = host.fused(model, settings.device)
     with DeviceLock(settings.device).measuring(), torch.no_grad():
         return hooks.measured(fused, imgsz, settings.device), hooks.problems
 
