@@ -7,6 +7,8 @@ CUDA_PYTHON ?= $(if $(wildcard $(VENV)/plain),$(BIN)/python,$(PYTHON))
 # One thread for each process where processes run side by side.
 export OMP_NUM_THREADS ?= 1
 export GOMP_SPINCOUNT ?= 10000
+# Each of the suite's hundred processes would compile all our files again.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-cuda test-slow lint docs install clean
 

@@ -142,7 +142,7 @@ def small_settings(host: Host, digits_yaml: Path, tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("subset")
     data = resolve_data(digits_yaml, host)
     check_data(data, host, 64, digits_yaml)
-    data = {k: v for k, v in take_subset(data, host, 64, 0.1, 0, folder).items() if k != "download"}
+    data = {k: v for k, v in take_subset(data, host, 64, 0.1, 0, folder, digits_yaml).items() if k != "download"}
     model, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")
     hyp = yaml.safe_load((shipped("data") / "hyp.short.yaml").read_text())
     hyp.pop("optimizer")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .engines.contract import EngineError
-from .errors import UserError
+from .errors import UserError, machine_fault
 from .records.option import GROUPS, flag
 from .records.options import ENGINES, MAY_CHANGE, REMOVED, REPEATED, TABLE, TYPES, Options, load_options
 
@@ -21,9 +21,9 @@ EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
 EXIT_CODES = """exit codes:
   0    done
-  1    no trial has a result; doctor: something is broken
+  1    no trial has a result, or stock YOLOv5 has none; doctor: something is broken
   2    invalid input; nothing was written
-  3    the engine failed; --resume continues
+  3    the engine failed, or the machine (a full disk, for instance); --resume continues
   130  Ctrl-C; --resume continues
   141  nobody reads the output of a search any more; --resume continues
   143  SIGTERM; --resume continues"""
@@ -67,6 +67,11 @@ def _guarded(args: argparse.Namespace) -> int:
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE if args.function in (_search, _prove) else EXIT_OK
+    except OSError as e:
+        if not (fault := machine_fault(e)):
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        return EXIT_ENGINE_LOST
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -86,7 +91,7 @@ def _search(args: argparse.Namespace) -> int:
     if result.interrupted:
         print(f"\nstopped; go on with: yolov5-nas search --resume {result.folder}")
         return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
-    return EXIT_OK if result.best else EXIT_NOTHING_FOUND
+    return EXIT_OK if result.is_compared else EXIT_NOTHING_FOUND
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,25 +19,69 @@ def shipped(folder: str) -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / folder
 
 
+def given_path(name: str | Path) -> Path:
+    """What a user named, `~` being their home.
+
+    Raises:
+        UserError: `~NAME` names no user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as e:
+        raise UserError(f"no path ({e})", got=str(name)) from None
+
+
+def absolute(name: str | Path) -> Path:
+    """The absolute path of what a user named. Links are kept: what lies beside one is meant."""
+    return Path(os.path.abspath(given_path(name)))  # noqa: PTH100  # `resolve` follows links
+
+
 def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
-    """The absolute path of a file named by the user: as given, else the first of that name below the folders.
+    """The absolute path of a file named by the user: as given, else below the folders.
+
+    A name without a folder is found anywhere below them; one with a folder (`hub/yolov5n.yaml`, `data/coco128.yaml`)
+    only so, since another file of the same last part is another file.
 
     Args:
         what: what the file is, for the message: "model YAML (--cfg)".
 
     Raises:
-        UserError: there is no such file (the places that were looked into are listed).
+        UserError: there is no such file (names like it, and the places that were looked into, are listed).
     """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path.resolve()
-    if not path.is_absolute():
-        for folder in folders:
-            for candidate in (folder / path, *sorted(folder.rglob(path.name))):
-                if candidate.is_file():
-                    return candidate.resolve()
-    looked = ["the working directory", *map(str, folders)] if not path.is_absolute() else [str(path.parent)]
-    raise UserError(f"{what} not found", got=str(name), accepted="a file in " + ", ".join(looked))
+    path = absolute(name)
+    if is_file(path):
+        return path
+    given = Path(name)
+    below = [] if given.is_absolute() or str(name).startswith("~") else list(map(Path, folders))
+    for folder in below:
+        if len(given.parts) < 2:
+            others = sorted(p for p in folder.rglob("*") if p.name == given.name)
+        else:
+            others = [folder.parent / given] if given.parts[0] == folder.name else []
+        for candidate in (folder / given, *others):
+            if is_file(candidate):
+                return absolute(candidate)
+    near = _near(path, below)
+    looked = "a file in " + ", ".join(map(str, [path.parent, *below]))
+    raise UserError(f"{what} does not exist", got=str(name), accepted=f"{near}; {looked}" if near else looked)
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file; a name that the system can't have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _near(path: Path, folders: Sequence[Path]) -> str:
+    """Names like a path's that exist beside it or below the folders."""
+    try:
+        beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    except OSError:
+        beside = []
+    known = {Path(p).name: p for p in [*(p.name for folder in folders for p in folder.rglob("*.yaml")), *beside]}
+    return ", ".join(known[name] for name in difflib.get_close_matches(path.name, known))
 
 
 def write_whole(path: Path, text: str) -> None:

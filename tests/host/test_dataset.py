@@ -5,24 +5,12 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from datasets import write_data
 
 from yolov5_nas.digits import HARD_SPLITS, SPLITS, render, render_hard
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import find_file, increment_path, make_folder, shipped
 from yolov5_nas.host.dataset import check_data, find_data, read_data, resolve_data, take_subset
-
-
-def write_data(folder, labels=("0 0.5 0.5 0.2 0.2",), **entries):
-    """A data set of one image a label line, the same for both splits, and its YAML."""
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-    for i, label in enumerate(labels):
-        cv2.imwrite(str(folder / "images" / f"{i}.png"), np.full((64, 64, 3), 90, np.uint8))
-        (folder / "labels" / f"{i}.txt").write_text(label)
-    data = {"path": str(folder), "train": "images", "val": "images", "names": ["a", "b"], **entries}
-    path = folder / "data.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path
 
 
 def test_digits_are_the_same_on_every_machine(tmp_path):
@@ -121,7 +109,17 @@ def test_names_may_be_a_list_a_mapping_or_a_number_of_classes(tmp_path):
     [
         ({"names": []}, "names must list the classes"),
         ({"names": {1: "a"}}, "names must list the classes"),
-        ({"nc": 3}, r"nc must be the number of names \(2\), got 3"),
+        ({"names": {0: "a", "one": "b"}}, "names must list the classes"),
+        ({"names": {0: "a", None: "b"}}, "names must list the classes"),
+        ({"names": {False: "a", True: "b"}}, "names must list the classes"),
+        ({"names": "ab"}, "names must list the classes"),
+        ({"imgsz": [64, 64]}, "imgsz must be a whole number of pixels"),
+        ({"imgsz": -64}, "imgsz must be a whole number of pixels"),
+        ({"train": {"a": "images"}}, "train must be a folder or file of images"),
+        ({"train": 3}, "train must be a folder or file of images"),
+        ({"val": []}, "val must be a folder or file of images"),
+        ({"val": ["images", None]}, "val must be a folder or file of images"),
+        ({"path": ["a"]}, "path must be a folder"),
         ({"train": "nowhere"}, "the images of train do not exist"),
         ({"val": "nowhere", "download": "raise OSError('no disk')"}, "could not be made ready .OSError: no disk"),
     ],
@@ -129,6 +127,79 @@ def test_names_may_be_a_list_a_mapping_or_a_number_of_classes(tmp_path):
 def test_bad_data_yamls(host, tmp_path, entries, message):
     with pytest.raises(UserError, match=message):
         resolve_data(write_data(tmp_path, **entries), host)
+
+
+def test_a_wrong_nc_is_the_number_of_names_as_in_yolov5(host, tmp_path, capsys):
+    path = write_data(tmp_path, nc=80)
+    assert resolve_data(path, host)["nc"] == 2 == host.check_dataset(yaml.safe_load(path.read_text()), False)["nc"]
+    assert "nc is 80, but there are 2 names: 2 classes are taken" in capsys.readouterr().out
+
+
+def test_a_line_number_leads_to_the_value(tmp_path):
+    path = write_data(tmp_path, imgsz="large")
+    with pytest.raises(UserError) as e:
+        read_data(path)
+    assert path.read_text().splitlines()[e.value.line - 1] == "imgsz: large"
+
+
+def test_images_that_are_links_have_their_labels_beside_the_link(host, tmp_path):
+    write_data(tmp_path / "store", labels=("0 .5 .5 .1 .1",) * 4)
+    (tmp_path / "set/images").mkdir(parents=True)
+    (tmp_path / "store/labels").rename(tmp_path / "set/labels")
+    for image in (tmp_path / "store/images").iterdir():
+        (tmp_path / "set/images" / image.name).symlink_to(image)
+    path = tmp_path / "set/data.yaml"
+    path.write_text(yaml.safe_dump({"path": str(path.parent), "train": "images", "val": "images", "names": ["a", "b"]}))
+    data = resolve_data(path, host)
+    assert check_data(data, host, 64, path) == {"train": 4, "val": 4}
+    half = take_subset(data, host, 64, 0.5, 0, tmp_path, path)
+    assert check_data(half, host, 64, path) == {"train": 2, "val": 4}
+
+
+def test_a_data_yaml_that_is_a_link_means_the_folder_of_the_link(host, tmp_path, monkeypatch):
+    if host.location.kind == "clone":
+        pytest.skip("a relative path is one of the clone's there")
+    original = write_data(tmp_path / "set", path="files")
+    (tmp_path / "linked").mkdir()
+    write_data(tmp_path / "linked/files")
+    (tmp_path / "linked/data.yaml").symlink_to(original)
+    found = find_data(str(tmp_path / "linked/data.yaml"), host.location.root)
+    assert resolve_data(found, host)["train"] == str(tmp_path / "linked/files/images")
+
+
+def test_home_is_meant_by_a_tilde_in_the_file_too(host, tmp_path, monkeypatch):
+    path = write_data(tmp_path / "set", path="~/set", val="~/set/images", train=["~/set/images"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = resolve_data(path, host)
+    assert check_data(data, host, 64, path) == {"train": 1, "val": 1}
+
+
+def test_a_subset_without_an_object_is_refused_before_anything_is_written(host, tmp_path):
+    path = write_data(tmp_path / "set", labels=("0 .5 .5 .1 .1", *("",) * 19))
+    data = resolve_data(path, host)
+    with pytest.raises(UserError, match="--subset must leave training images with objects; none of these 2 has one"):
+        take_subset(data, host, 64, 0.1, 0, tmp_path, path)
+    assert not (tmp_path / "train_subset.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("0 .5 .5 .1 .1 .9", "labels require 5 columns"),
+        ("0 .5 .5 .1 -.1", "negative label values"),
+        ("0 9 9 .1 .1", "9"),
+    ],
+)
+def test_the_host_says_why_it_ignores_files(host, tmp_path, capsys, bad, reason):
+    good = "0 .5 .5 .1 .1"
+    path = write_data(tmp_path / "all", labels=(bad,) * 5)
+    with pytest.raises(UserError, match="the images and labels of train can't be read") as e:
+        check_data(resolve_data(path, host), host, 64, path)
+    assert reason in str(e.value) and "0.png: " in str(e.value) and str(e.value).endswith("; and 2 more)")
+    path = write_data(tmp_path / "some", labels=(good, bad, good, bad))
+    for _ in range(2):  # the second time it is read from the host's cache
+        assert check_data(resolve_data(path, host), host, 64, path) == {"train": 2, "val": 2}
+        assert "train: 2 files are ignored (" in (out := capsys.readouterr().out) and reason in out
 
 
 def test_a_model_yaml_given_as_data():
@@ -157,11 +228,11 @@ def test_a_class_out_of_range(host, tmp_path):
 def test_a_subset_is_a_list_of_training_images_that_the_host_reads(host, tmp_path):
     path = write_data(tmp_path / "set", labels=("0 .5 .5 .1 .1",) * 10)
     data = resolve_data(path, host)
-    listed = take_subset(data, host, 64, 0.3, 0, tmp_path)["train"]
+    listed = take_subset(data, host, 64, 0.3, 0, tmp_path, path)["train"]
     lines = Path(listed).read_text().splitlines()
     assert len(set(lines)) == 3
     assert check_data({**data, "train": listed}, host, 64, path) == {"train": 3, "val": 10}
-    assert Path(take_subset(data, host, 64, 0.3, 0, tmp_path)["train"]).read_text().splitlines() == lines
+    assert Path(take_subset(data, host, 64, 0.3, 0, tmp_path, path)["train"]).read_text().splitlines() == lines
 
 
 def test_files_are_found_in_the_working_directory_the_plugin_and_the_host(host, tmp_path, monkeypatch):
@@ -173,7 +244,7 @@ def test_files_are_found_in_the_working_directory_the_plugin_and_the_host(host, 
     assert hyp == root / "data/hyps/hyp.scratch-low.yaml"
     (tmp_path / "digits.yaml").touch()
     assert find_data("digits.yaml", root) == tmp_path / "digits.yaml"
-    with pytest.raises(UserError, match=r"data YAML .* not found, got 'none.yaml'; accepted: a file in"):
+    with pytest.raises(UserError, match=r"data YAML .* does not exist, got 'none.yaml'; accepted: .*a file in"):
         find_data("none.yaml", root)
 
 

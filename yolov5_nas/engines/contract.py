@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import TrialError, UserError
+from ..errors import TrialError, UserError, machine_fault
 from ..records.journal import TrialResult
 from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture, Value
@@ -49,6 +49,10 @@ class Outcome:
 
 class EngineError(RuntimeError):
     """The engine failed; the journal is whole, and the run can be resumed."""
+
+
+class MachineError(EngineError):
+    """The machine is at fault: its disk is full, for instance."""
 
 
 class Engine:
@@ -144,6 +148,8 @@ def call_trial(trial: Trial, job: Job, settings: Any, run: Path) -> TrialResult:
     except MemoryError as e:
         raise TrialError("oom", f"MemoryError: {e}") from e
     except Exception as e:
+        if fault := machine_fault(e):
+            raise TrialError("machine", fault) from e
         raise TrialError("crash", f"{type(e).__name__}: {e}"[:500]) from e
     if not isinstance(result, TrialResult):
         raise TrialError("crash", f"the trial returned no TrialResult but {type(result).__name__}")

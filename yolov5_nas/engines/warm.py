@@ -21,6 +21,7 @@ from ..errors import TrialError
 from ..records.run_folder import RunFolder, TrialFolder
 from .contract import Job, Outcome, Trial, call_trial, outcome_from_json, outcome_to_json, pin
 
+UNWRITTEN = os.EX_IOERR  # exit code of a trial's process that could not write its outcome
 PROCESSES = "processes.txt"  # in the engine's folder: a line `pid start kind` for each process of a run
 
 
@@ -100,7 +101,10 @@ def _run(
         result = call_trial(trial, job, settings, folder.parent)
     except TrialError as e:
         error = {"reason": e.reason, "message": e.message}
-    write_outcome(own, job, Outcome(job.number, time.monotonic() - start, result, error))
+    try:
+        write_outcome(own, job, Outcome(job.number, time.monotonic() - start, result, error))
+    except OSError:
+        os._exit(UNWRITTEN)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

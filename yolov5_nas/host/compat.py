@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import io
+import logging
 import os
 import sys
 import types
@@ -83,6 +84,17 @@ def first_kept(nms: Callable[..., Any], most: int = 300) -> Callable[..., Any]:
         return kept
 
     return first
+
+
+class Lines(logging.Handler):
+    """Collects what a logger is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
 
 
 def on_cpu(model: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import absolute, is_file
 
 PACKAGE = "package"  # instead of a clone's path
 GET_YOLOV5 = (
@@ -41,11 +42,11 @@ def find(path: str | Path | None = None) -> Location:
     if str(path) != PACKAGE:
         for given, rule in ((path, "--yolov5"), (os.environ.get("YOLOV5_ROOT"), "YOLOV5_ROOT")):
             if given:
-                if not is_clone(Path(given)):
+                if not is_clone(root := absolute(given)):
                     raise UserError(
                         f"{rule} must be a clone of ultralytics/yolov5", got=str(given), accepted=GET_YOLOV5
                     )
-                return Location("clone", Path(given).resolve(), rule)
+                return Location("clone", root.resolve(), rule)
         if is_clone(Path.cwd()):
             return Location("clone", Path.cwd(), "the working directory")
     spec = importlib.util.find_spec("yolov5")
@@ -56,4 +57,4 @@ def find(path: str | Path | None = None) -> Location:
 
 def is_clone(root: Path) -> bool:
     """Whether a folder holds YOLOv5's code."""
-    return all((root / name).is_file() for name in ("models/yolo.py", "utils/general.py", "val.py"))
+    return all(is_file(root / name) for name in ("models/yolo.py", "utils/general.py", "val.py"))

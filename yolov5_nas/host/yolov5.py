@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .compat import MODULES, compatible, first_kept, importable, module_entry, of_version, on_cpu, patched
+from ..files import is_file
+from .checkpoints import ACCEPTED, model_in, what_is
+from .compat import MODULES, Lines, compatible, first_kept, importable, module_entry, of_version, on_cpu, patched
 from .exporters import ExportFailures, export_openvino, onnxruntime_threads, openvino_threads
 from .locate import Location, find
 
@@ -164,6 +166,18 @@ class Host:
         finally:
             logger.setLevel(level)
 
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[list[str]]:
+        """What the host says comes into the list, instead of onto the terminal."""
+        lines, logger = Lines(), self.general.LOGGER
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        try:
+            with patched(logger, handlers=[lines], propagate=False):
+                yield lines.texts
+        finally:
+            logger.setLevel(level)
+
     def save_checkpoint(self, model: Any, path: Path, **entries: Any) -> None:
         """Write a model as YOLOv5's own stripped checkpoint, in half precision, that a clone and the package load.
 
@@ -196,20 +210,22 @@ class Host:
         Unpickling runs code: only checkpoints that the user named, or that we wrote, come here.
 
         Raises:
-            UserError: the file is missing or no YOLOv5 checkpoint.
+            UserError: the file is missing or no YOLOv5 checkpoint (says what it is).
         """
         import torch
 
-        if not path.is_file():
+        if not is_file(path):
             raise UserError("the weights file does not exist", file=path)
         try:
             with self._clone_names():
-                checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-            model = checkpoint.get("ema") or checkpoint["model"]
-            return model.float()
+                return model_in(torch.load(path, map_location="cpu", weights_only=False), path)
+        except UserError:
+            raise
         except Exception as e:  # unpickling can raise anything
-            problem = f"{type(e).__name__}: {e}".splitlines()[0]
-            raise UserError(f"no YOLOv5 checkpoint of a detection model ({problem})", file=path) from None
+            problem = what_is(path) or f"{type(e).__name__}: {e}".splitlines()[0]
+            raise UserError(
+                f"no YOLOv5 checkpoint of a detection model ({problem})", accepted=ACCEPTED, file=path
+            ) from None
 
     @contextlib.contextmanager
     def _clone_names(self) -> Iterator[None]:

@@ -5,7 +5,6 @@ A hook travels as its text, so that it is the same in every process and on every
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import linecache
@@ -24,7 +23,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from ..files import find_file, make_folder, shipped
+from ..files import find_file, given_path, is_file, make_folder, shipped
 from .journal import TrialRecord
 from .metrics import is_own
 from .run_folder import RunFolder
@@ -108,11 +107,8 @@ def find_hook(given: str) -> Hook:
     """
     name, *settings = split(given)
     names = [name] if name.endswith(".py") else [name, name + ".py"]
-    try:
-        known = [n for n in names if Path(n).expanduser().is_file() or (shipped("hooks") / n).is_file()]
-        path = find_file(next(iter(known), names[-1]), [shipped("hooks")], "hook file (--hook)")
-    except OSError as e:
-        raise UserError(f"hook file (--hook) can't be looked for ({e.strerror})", got=name) from None
+    known = [n for n in names if is_file(given_path(n)) or is_file(shipped("hooks") / n)]
+    path = find_file(next(iter(known), names[-1]), [shipped("hooks")], "hook file (--hook)")
     return read_hook(path, settings)
 
 
@@ -136,9 +132,8 @@ def split(given: str) -> list[str]:
     >>> split("remote_latency HOST=pi@10.0.0.7 'COMMAND=python3 time.py {model}'")
     ['remote_latency', 'HOST=pi@10.0.0.7', 'COMMAND=python3 time.py {model}']
     """
-    with contextlib.suppress(OSError):  # too long for a name
-        if Path(given).is_file():
-            return [given]
+    if is_file(given_path(given)):
+        return [given]
     try:
         words = shlex.split(given)
     except ValueError as e:

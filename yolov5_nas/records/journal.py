@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 2  # 1 had no budget, and what a proof trains among the labels
 STATES = ("started", "complete", "failed", "infeasible", "pruned")
-REASONS = ("oom", "nan", "crash", "killed", "timeout", "latency", "hook")  # why a trial failed
+REASONS = ("oom", "nan", "crash", "killed", "timeout", "latency", "hook", "machine")  # why a trial failed
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,16 @@ class TrialRecord:
     def counts(self) -> bool:
         """Whether it has ended and counts among `--trials`; what a constraint refused does not."""
         return self.done and self.state != "infeasible"
+
+    @property
+    def is_tried_again(self) -> bool:
+        """Whether a resume starts it again: it was cut off, or killed, which says nothing of the architecture."""
+        return not self.done or (self.state == "failed" and (self.error or {}).get("reason") in ("killed", "machine"))
+
+    def again(self) -> TrialRecord:
+        """The start of its next attempt."""
+        same = {"number": self.number, "architecture": self.architecture, "seed": self.seed, "parent": self.parent}
+        return TrialRecord(**same, state="started", attempt=self.attempt + 1)  # type: ignore[arg-type]
 
     def to_json(self) -> str:
         """The journal's line, without the newline."""

@@ -5,6 +5,7 @@ The names are YOLOv5's where it has them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -110,13 +111,13 @@ class Options:
     latency_backend: str = latency(
         "pytorch", "runtime on which latency is measured", choices=BACKENDS, spelled={"tensorrt": "engine"}
     )
-    latency_batch: int = latency(1, "images in a timed forward pass")
+    latency_batch: int = latency(1, "images in a timed forward pass", least=1)
     half: bool = latency(False, "time in FP16 (on a GPU)")
 
     epochs: int = training(12, "epochs of a trial", least=1)
     batch_size: int = training(16, "images in a batch", least=1, aliases=("--batch",))
     imgsz: int | None = training(
-        None, "image size in pixels (default: the data YAML's, else 640)", aliases=("--img", "--img-size")
+        None, "image size in pixels (default: the data YAML's, else 640)", least=1, aliases=("--img", "--img-size")
     )
     optimizer: str | None = training(
         None, "SGD, Adam or AdamW (default: the hyp YAML's, else SGD)", choices=("SGD", "Adam", "AdamW")
@@ -136,10 +137,10 @@ class Options:
     val_period: int | None = training(None, "epochs between validations (default: a quarter of the epochs)", least=1)
 
     device: str = machine("", "0 or 0,1 or cpu (default: the first GPU, else the CPU)", may_change=False)
-    concurrency: int | None = machine(None, "trials at a time (default: one for each device)")
+    concurrency: int | None = machine(None, "trials at a time (default: one for each device)", least=1)
     # Loaders' processes have random numbers of their own.
     workers: int | None = machine(
-        None, "data loader processes of a trial (default: 8, on the CPU 0)", may_change=False
+        None, "data loader processes of a trial (default: 8, on the CPU 0)", least=0, may_change=False
     )  # fmt: skip
     cache: str | None = machine("ram", "keep decoded images: ram, disk or none", choices=("ram", "disk", "val", "none"))
     hours: float | None = machine(None, "stop after this many hours")
@@ -213,6 +214,12 @@ class Options:
             raise UserError("--subset must be a share above 0 and at most 1", got=self.subset)
         if self.hours is not None and not self.hours > 0:
             raise UserError("--hours must be above 0", got=self.hours)
+        if not math.isfinite(self.exponent):
+            raise UserError("--exponent must be a number", got=self.exponent)
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError("--label-smoothing must be at least 0 and below 1", got=self.label_smoothing)
+        if any(layer < 0 for layer in self.freeze):
+            raise UserError("--freeze takes layers' numbers, or how many", got=self.freeze)
 
     def _check_inherit(self) -> None:
         given = self.weights or self.base_epochs

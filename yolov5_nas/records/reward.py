@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import UserError
+from ..files import absolute, given_path, is_file
 from .metrics import check_cost
 
 Reward = Callable[[Mapping[str, float]], float]
@@ -204,8 +205,8 @@ class OwnReward:
     """
 
     def __init__(self, name: str, source: str | None = None):
-        self.name, path = name, Path(name.rpartition(":")[0])
-        if source is None and path.suffix == ".py" and path.is_file():
+        self.name, path = name, given_path(name.rpartition(":")[0])
+        if source is None and path.suffix == ".py" and is_file(path):
             source = path.read_text()
         self.source, self.function = source, _function(name, source)
 
@@ -240,7 +241,7 @@ def _module(name: str, source: str | None) -> object:
         return importlib.import_module(name)
     if source is None:
         raise FileNotFoundError(f"no such file: {name}")
-    path = Path(name).resolve()
+    path = absolute(name)
     module = ModuleType(f"reward_{path.stem}")
     module.__file__ = str(path)
     exec(compile(source, path, "exec"), module.__dict__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,8 +12,8 @@ from typing import Any
 
 from ..engines.contract import Engine
 from ..engines.local import own_device
-from ..errors import UserError
-from ..files import make_folder
+from ..errors import UserError, machine_fault
+from ..files import given_path, make_folder
 from ..records.journal import TrialResult, latest, read_lines
 from ..records.options import Options, check_names
 from ..records.reward import Reward
@@ -75,7 +76,7 @@ def search(
     if isinstance(engine, str):
         options["engine"], engine = engine, None
     if resume:
-        folder = Path(resume)
+        folder = given_path(resume)
         chosen = resumed_options(folder, check_names(options))
         _check_objects(engine, strategy, chosen)
         engine = engine or engine_of(chosen)
@@ -89,9 +90,16 @@ def search(
     _check_objects(engine, strategy, chosen)
     prepared = prepare(chosen)
     engine = engine or engine_of(prepared.options)
-    folder = make_folder(new_folder(chosen))
+    folder = new_folder(chosen)
+    existed = folder.exists()
+    make_folder(folder)
     with hold(folder):
-        settings = write_run(folder, prepared)
+        try:
+            settings = write_run(folder, prepared)
+        except OSError as e:
+            if not existed:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f"the run can't be written ({machine_fault(e) or e})", file=folder) from None
         return Pipeline(folder, prepared.options, settings, strategy, reward, engine).run()
 
 

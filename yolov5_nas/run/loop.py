@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ..engines.contract import Engine, Job, Outcome
+from ..engines.contract import Engine, Job, MachineError, Outcome
 from ..records.journal import Journal, TrialRecord
 from ..records.metrics import LATENCIES
 from ..records.reward import Reward
@@ -35,7 +35,8 @@ class AskTell(Protocol):
 class Loop:
     """One search over a journal, which may hold the beginning of it already.
 
-    A trial whose machine is gone (`Outcome.lost`) is started again, once; the journal shows it as the next attempt.
+    What is the machine's fault (a full disk, say) ends the search and is no result of the trial. A trial whose machine
+    is gone (`Outcome.lost`) is started again, once; the journal shows it as the next attempt.
 
     Args:
         strategy: proposes architectures; brought to where the journal ends by playing it back.
@@ -161,8 +162,12 @@ class Loop:
         record = self.running.pop(outcome.number)
         if outcome.lost and record.number not in self.lost:
             self.lost.add(record.number)
-            self.waiting.append(replace(record, attempt=record.attempt + 1))
+            self.waiting.append(record.again())
             return
+        if (
+            outcome.error and outcome.error["reason"] == "machine"
+        ):  # the journal has it as started, so it is tried again
+            raise MachineError(f"trial {record.number} can't go on: {outcome.error['message']}")
         self.pruners.pop(record.number, None)
         record = judge(record, outcome, self.reward)
         self.journal.append(record)
@@ -194,6 +199,7 @@ def replay(records: Iterable[TrialRecord], strategy: AskTell) -> list[TrialRecor
 
     Returns:
         The trials that a kill cut off, as records to start again: same number, architecture and seed, next attempt.
+        Of one that ended by a kill the strategy is told twice, then.
     """
     latest: dict[int, TrialRecord] = {}
     for record in records:
@@ -204,7 +210,7 @@ def replay(records: Iterable[TrialRecord], strategy: AskTell) -> list[TrialRecor
             if asked.id != record.id:
                 print(f"trial {record.number}: the strategy now proposes another architecture than the journal holds")
         latest[record.number] = record
-    return [replace(r, attempt=r.attempt + 1) for _, r in sorted(latest.items()) if not r.done]
+    return [r.again() for _, r in sorted(latest.items()) if r.is_tried_again]
 
 
 def judge(record: TrialRecord, outcome: Outcome, reward: Reward) -> TrialRecord:

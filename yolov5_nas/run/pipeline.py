@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..engines.contract import Engine, EngineError
-from ..errors import UserError
+from ..engines.contract import Engine, EngineError, MachineError
+from ..errors import UserError, machine_fault
 from ..records.hooks import Hooks
-from ..records.journal import Journal, TrialRecord, best, read_journal, read_lines
+from ..records.journal import Journal, TrialRecord, best, read_journal, read_lines, reference
 from ..records.options import Options
 from ..records.reward import REWARDS, Reward
 from ..records.run_folder import RunFolder
@@ -44,6 +44,11 @@ class SearchResult:
     def best(self) -> TrialRecord | None:
         """The trial with the highest reward."""
         return best(self.trials)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether there is a best trial, and stock YOLOv5 beside it."""
+        return self.best is not None and reference(self.trials) is not None
 
     def table(self) -> str:
         """The closing table."""
@@ -86,7 +91,23 @@ class Pipeline:
         self.loop: dict[str, Any] = {"seed": o.seed, "hours": o.hours, "since": time.monotonic()}
 
     def run(self) -> SearchResult:
-        """Go through it, and write the report."""
+        """Go through it, and write the report.
+
+        Raises:
+            EngineError: the engine failed, or the machine (its disk is full, say); the run can be resumed.
+        """
+        try:
+            return self._run()
+        except EngineError as e:
+            problem: Exception = e
+        except OSError as e:
+            if not (fault := machine_fault(e)):
+                raise
+            problem = MachineError(fault)
+        kind, way_on = type(problem), f"go on with: yolov5-nas search --resume {self.folder}"
+        raise kind(f"{problem}; {way_on}") from problem
+
+    def _run(self) -> SearchResult:
         ending, interrupted = "interrupted", True
         self.hooks.call("on_search_start", run=self.folder, options=asdict(self.options))
         try:
@@ -94,8 +115,6 @@ class Pipeline:
             interrupted = False
         except StageError as e:
             ending, interrupted = str(e), False
-        except EngineError as e:
-            raise EngineError(f"{e}; go on with: yolov5-nas search --resume {self.folder}") from e
         except KeyboardInterrupt:
             pass  # as the result says
         finally:
@@ -105,6 +124,9 @@ class Pipeline:
         if RunFolder(self.folder).journal.exists():
             trials = tuple(read_journal(self.folder))
             report(self.folder)
+            if not interrupted and (first := trials[0] if trials else None) and first.state == "failed":
+                reason = (first.error or {}).get("message")
+                ending += f"; trial 0, stock YOLOv5, has failed ({reason}), so nothing is compared with it"
         self.hooks.call("on_search_end", run=self.folder, trials=trials)
         return SearchResult(self.folder, trials, ending, interrupted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,23 +17,24 @@ from ..engines.nni.checks import has_nni
 from ..engines.nni.engine import NNIEngine
 from ..engines.ray.engine import RayEngine
 from ..errors import UserError
-from ..files import find_file, increment_path, shipped
-from ..host.dataset import check_data, find_data, read_data, resolve_data, take_subset
+from ..files import absolute, find_file, given_path, increment_path, shipped
+from ..host.dataset import check_data, draw_subset, find_data, read_data, resolve_data, take_subset
 from ..host.locate import PACKAGE, Location, find
 from ..host.yolov5 import Host, load
 from ..records.hooks import Hook, as_given, find_hook, keep_hooks, kept_hooks
 from ..records.options import Options
 from ..records.reward import Reward, make_reward
 from ..records.run_folder import RunFolder
-from ..space.arithmetic import STRIDE, make_divisible
 from ..space.compile import dump_model
-from ..space.model_yaml import load_yaml, read_model_yaml
+from ..space.model_yaml import read_model_yaml
 from ..space.space import Space
 from ..strategies.named import strategy_named
+from ..training.hyp import read_hyp
 from ..training.initial import check_weights
-from ..training.settings import Settings
+from ..training.settings import Settings, with_anchors
 from ..training.trial import measure_trial
 from ..weights import supernet
+from .check_model import check_model
 
 
 @dataclass(frozen=True)
@@ -49,37 +51,52 @@ class Prepared:
 
 
 def prepare(o: Options) -> Prepared:
-    """Find and check all that the user named."""
+    """Find and check all that the user named.
+
+    Raises:
+        UserError: something of it can't be taken. Nothing was written then.
+    """
+    try:
+        return _prepare(o)
+    except OSError as e:  # a name that is too long, a folder that may not be read
+        raise UserError(f"a file can't be read ({e.strerror})", got=str(e.filename)[:200]) from None
+
+
+def _prepare(o: Options) -> Prepared:
     hooks = _find_hooks(o)  # before YOLOv5 is imported, for which loggers are told to stay offline
     _ = reward_of(o), o.constraints  # raise what is wrong with them
     strategy = strategy_named(o.strategy, o.objectives)
-    if o.one_shot == 0 and o.weights and not supernet.read(Path(o.weights)):
+    if o.one_shot == 0 and o.weights and not supernet.read(given_path(o.weights)):
         raise UserError("--one-shot 0 scores by --weights of a supernet only", got=o.weights)
     check_onnx(o)
     location = find(o.yolov5)
     cfg = find_file(o.cfg, [shipped("models"), location.root / "models"], "model YAML (--cfg)")
-    model, _ = read_model_yaml(cfg)
     data_file = find_data(o.data, location.root)
-    space = Space.from_yaml(cfg, imgsz=o.imgsz)
-    wanted = space.imgsz.default if space.imgsz else o.imgsz or read_data(data_file).get("imgsz") or 640
-    imgsz = make_divisible(int(wanted), STRIDE)
-    if imgsz != wanted:
-        print(f"the input size must be a multiple of {STRIDE}: {imgsz} is taken for {wanted}")
     hyp_file = _find_hyp(o.hyp or "hyp.short.yaml", "--hyp", location)
-    hyp = _read_hyp(hyp_file)
+    hyp = read_hyp(hyp_file)
+    model, lines = read_model_yaml(cfg)
+    model = dict(with_anchors(model, hyp))
+    space = Space.from_dict(model, imgsz=o.imgsz, source=str(cfg), lines=lines)
+    _check_freeze(o, len(lines), cfg)
+    wanted = space.imgsz.default if space.imgsz else o.imgsz or read_data(data_file).get("imgsz") or 640
     has_base = bool(o.weights or o.base_epochs)
     from_weights = has_base or o.one_shot is not None
     inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
-    inherit_hyp = _read_hyp(inherit_file) if from_weights else None
+    inherit_hyp = _read_inherit_hyp(inherit_file, hyp) if from_weights else None
     optimizer = o.optimizer or hyp.get("optimizer", "SGD")
     if inherit_hyp:
         inherit_hyp["optimizer"] = o.optimizer or inherit_hyp.get("optimizer", optimizer)
     host = load(location)
     print(f"{location}, torch {host.torch_utils.torch.__version__}")
     data = resolve_data(data_file, host)
+    model["nc"] = 1 if o.single_cls else data["nc"]
+    model, imgsz = check_model(model, str(cfg), lines, int(wanted), host)
     check_data(data, host, imgsz, data_file, o.single_cls)
+    if o.subset < 1:
+        draw_subset(data, host, imgsz, o.subset, o.seed, data_file)
     if o.weights:
-        print(check_weights(Path(o.weights), space, 1 if o.single_cls else data["nc"], host))
+        space = Space.from_dict(model, source=str(cfg))
+        print(check_weights(absolute(o.weights), space, model["nc"], host))
     device = _device(o)
     Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
     population = o.population or max(2, min(16, o.trials // 3))
@@ -90,7 +107,7 @@ def prepare(o: Options) -> Prepared:
         hyp=str(hyp_file) if o.hyp else None,
         inherit=o.inherit or ("base" if has_base else None),
         inherit_hyp=str(inherit_file) if o.inherit_hyp else None,
-        weights=str(Path(o.weights).resolve()) if o.weights else None,
+        weights=str(absolute(o.weights)) if o.weights else None,
         yolov5=str(location.root) if location.kind == "clone" else PACKAGE,
         imgsz=imgsz,
         optimizer=optimizer,
@@ -103,6 +120,12 @@ def prepare(o: Options) -> Prepared:
         hook=tuple(map(as_given, hooks)),
     )
     return Prepared(options, model, hyp, inherit_hyp, data, host, hooks)
+
+
+def _check_freeze(o: Options, layers: int, cfg: Path) -> None:
+    if any(layer >= layers for layer in frozen_layers(o.freeze)):
+        accepted = f"a number of layers up to {layers}, or several of 0 to {layers - 1}"
+        raise UserError("--freeze must name layers of the model", got=o.freeze, accepted=accepted, file=cfg)
 
 
 def check_onnx(o: Options) -> None:
@@ -130,13 +153,12 @@ def _find_hyp(name: str, flag: str, location: Location) -> Path:
     return find_file(name, [shipped("data"), location.root / "data"], f"hyper-parameter YAML ({flag})")
 
 
-def _read_hyp(path: Path) -> dict[str, Any]:
-    hyp, _ = load_yaml(path)
-    shipped_keys, _ = load_yaml(shipped("data") / "hyp.short.yaml")
-    needed = set(shipped_keys) - {"optimizer", "nominal_batch", "warmup_iterations"}  # ours alone
-    if not isinstance(hyp, dict) or not needed <= set(hyp):
-        raise UserError("a hyper-parameter YAML must have YOLOv5's keys", accepted=sorted(needed), file=path)
-    return hyp
+def _read_inherit_hyp(path: Path, hyp: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters of what starts from weights, whose models have the same anchors as the others."""
+    found, anchors = read_hyp(path), hyp.get("anchors")
+    if found.get("anchors", anchors) != anchors:
+        raise UserError("anchors must be those of --hyp", got=found["anchors"], accepted=[anchors], file=path)
+    return {**found, **({"anchors": anchors} if anchors else {})}
 
 
 def _device(o: Options) -> str:
@@ -160,7 +182,7 @@ def _torch_device(device: str) -> str:
 
 
 def new_folder(o: Options) -> Path:
-    folder = increment_path(Path(o.project) / o.name, o.exist_ok)
+    folder = increment_path(given_path(o.project) / o.name, o.exist_ok)
     check_new(folder)
     return folder
 
@@ -192,7 +214,7 @@ def settings_of(folder: Path, o: Options) -> Settings:
 
 def _settings(folder: Path, o: Options, data: dict[str, Any], host: Host) -> Settings:
     if o.subset < 1:
-        data = take_subset(data, host, o.imgsz or 640, o.subset, o.seed, folder)
+        data = take_subset(data, host, o.imgsz or 640, o.subset, o.seed, folder, Path(o.data))
         check_data(data, host, o.imgsz or 640, Path(o.data), o.single_cls)
     files = RunFolder(folder)
     model, _ = read_model_yaml(files.space)

@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
+from ..files import absolute
 from ..records.hooks import split
 from ..records.options import MAY_CHANGE, Options, load_options
 from ..records.run_folder import RunFolder
@@ -43,7 +44,7 @@ def _same(name: str, old: Any, new: Any) -> bool:
     if name == "hook":
         return len(old) == len(new) and all(map(_same_hook, old, new))
     if name in ("cfg", "data", "hyp", "inherit_hyp", "weights", "yolov5") and old and new:
-        return Path(old) == Path(new).expanduser().resolve() or Path(old).name == new
+        return Path(old) == absolute(new) or Path(old).resolve() == absolute(new).resolve() or Path(old).name == new
     return bool(old == new)
 
 

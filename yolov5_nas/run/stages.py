@@ -118,7 +118,7 @@ def run_stage(
     """
     files.path.mkdir(exist_ok=True)
     journal = Journal(files.journal)
-    if sum(r.counts for r in journal.trials.values()) < count:
+    if sum(r.counts and not r.is_tried_again for r in journal.trials.values()) < count:
         running = engine()
         try:
             running.start(trial, settings, files.path)

@@ -9,7 +9,8 @@ from typing import Any
 from .activations import activation_name
 from .architecture import Value
 
-# The modules whose first argument YOLOv5's parse_model scales by width_multiple, over all supported versions.
+# The modules whose first argument YOLOv5's parse_model scales by width_multiple, over all supported versions. A search
+# asks its host (`run.check_model`); a model YAML's `scaled_modules` are what it found to differ.
 SCALED_MODULES = frozenset(
     (
         *("Conv", "GhostConv", "Bottleneck", "GhostBottleneck", "SPP", "SPPF", "DWConv", "MixConv2d", "Focus"),
@@ -17,7 +18,6 @@ SCALED_MODULES = frozenset(
         *("C3x", "NASConv", "NASC3"),
     )
 )
-STRIDE = 32  # YOLOv5's largest stride: input sizes are multiples of it
 
 
 def make_divisible(x: float, divisor: int = 8) -> int:
@@ -65,6 +65,7 @@ class Multiples:
 
     def __init__(self, model: Mapping[str, Any]):
         self.model = model
+        self.scaled = frozenset(model.get("scaled_modules", SCALED_MODULES))
         self.default_act = activation_name(model.get("activation") or "nn.SiLU()") or ""
 
     def channels(self, c2: int) -> int:

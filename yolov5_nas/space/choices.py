@@ -20,14 +20,16 @@ class Choice:
     Args:
         label: its name in an architecture.
         options: the values that it can have, in order.
-        default: the one that stock YOLOv5 has.
+        default: the one that stock YOLOv5 has, or where that is no option, the first.
         kind: what it decides.
+        is_stock: whether the default is what stock YOLOv5 has.
     """
 
     label: str
     options: tuple[Value, ...]
     default: Value
     kind: Kind
+    is_stock: bool = True
 
     def __post_init__(self) -> None:
         if not self.options or len(set(self.options)) != len(self.options):

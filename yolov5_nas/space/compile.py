@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from .architecture import Architecture, Value
-from .arithmetic import SCALED_MODULES, Multiples, parse_kernel
+from .arithmetic import Multiples, parse_kernel
 from .choices import C3Layer, ConvLayer
+from .model_yaml import SEARCHABLE
 from .space import Space
 
+OURS = ("imgsz", "scaled_modules")  # keys of a model YAML that YOLOv5 does not know
 KEPT = 4  # stock models of a space, one of which is the reference
 
 
@@ -73,7 +75,7 @@ def stock_model(space: Space, architecture: Mapping[str, Value]) -> StockModel:
 def _stock_model(space: Space, architecture: Mapping[str, Value]) -> StockModel:
     lines = stock_lines(space, architecture)
     split = sum(line.origin < len(space.yaml["backbone"]) for line in lines)
-    kept = {k: v for k, v in space.yaml.items() if k not in ("imgsz", "backbone", "head")}
+    kept = {k: v for k, v in space.yaml.items() if k not in (*OURS, "backbone", "head")}
     rows = [line.row for line in lines]
     cfg = {
         **kept,
@@ -84,6 +86,19 @@ def _stock_model(space: Space, architecture: Mapping[str, Value]) -> StockModel:
     }
     origins = (f"model.{line.origin}" + (f".{line.part}" if line.part else "") for line in lines)
     return StockModel(cfg, {f"model.{j}": name for j, name in enumerate(origins)})
+
+
+def stock_form(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A searchable model dict with Conv and C3 instead of the searchable layers, line by line."""
+
+    def stock(row: list[Any]) -> list[Any]:
+        f, n, module, args = row
+        if module not in SEARCHABLE:
+            return row
+        return [f, n, module.removeprefix("NAS"), [a for a in args if not isinstance(a, Mapping)]]
+
+    model = deepcopy({k: v for k, v in model.items() if k not in OURS})  # YOLOv5's parser writes into the rows
+    return {**model, "backbone": [stock(r) for r in model["backbone"]], "head": [stock(r) for r in model["head"]]}
 
 
 def dump_model(cfg: Mapping[str, Any]) -> str:
@@ -132,7 +147,7 @@ def _renumber(f: Any, i: int, last: list[int]) -> Any:
 
 def _stock_args(module: str, args: list[Any], multiples: Multiples) -> list[Any]:
     args = list(args)
-    if module in SCALED_MODULES:
+    if module in multiples.scaled:
         args[0] = multiples.channels(args[0])
     elif module == "Segment" and len(args) > 3:
         args[3] = multiples.width(args[3])

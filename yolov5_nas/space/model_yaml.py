@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,6 @@ from ..errors import UserError
 from .activations import ACTIVATIONS, PLAIN_ACTS, activation_name
 from .architecture import Value
 from .arithmetic import (
-    SCALED_MODULES,
-    STRIDE,
     Multiples,
     autopad,
     hidden_width,
@@ -27,6 +26,7 @@ WIDTH_SCALES = (1.0, 1.5, 2.0)  # plain NASC3: scale of the hidden width
 SEARCHABLE = ("NASConv", "NASC3")
 CONV_OPTIONS = ("kernel", "act")
 C3_OPTIONS = ("width", "depth", "kernel", "act")
+MOST = 1000  # of repeats, anchors, kernels: more would fill the memory, or take for ever, before anything is said
 
 
 # Reading the YAML -----------------------------------------------------------------------------------------------------
@@ -52,8 +52,13 @@ def load_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
         raise UserError(f"invalid YAML: {problem}", file=path, line=mark.line + 1 if mark else None) from None
 
 
+def top_level_lines(node: yaml.Node | None) -> dict[str, int]:
+    """The line of each key of a mapping."""
+    return {key.value: key.start_mark.line + 1 for key, _ in node.value} if isinstance(node, yaml.MappingNode) else {}
+
+
 def read_model_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
-    """A model YAML as a dict, and the line number of each of its layers.
+    """A model YAML as a dict, and the line number of each of its layers. Hyper-parameters may have its `anchors`.
 
     Raises:
         UserError: it has no backbone and head, or lacks a key that YOLOv5 needs.
@@ -64,13 +69,19 @@ def read_model_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
         if isinstance(model, dict) and {"train", "val", "names"} & set(model):
             hint = " (this is a dataset YAML: were --cfg and --data mixed up?)"
         raise UserError(f"a model YAML must have a backbone and a head{hint}", file=path)
-    assert isinstance(node, yaml.MappingNode)
-    nodes = {key.value: value for key, value in node.value}
-    for key in ("nc", "depth_multiple", "width_multiple", "anchors"):
+    key_lines = top_level_lines(node)
+    for key in ("nc", "depth_multiple", "width_multiple", *(["anchors"] if "anchors" in model else [])):
         if key not in model:
             raise UserError(f"a model YAML must have the key {key}", file=path)
         if rule := _top_level_rule(key, model[key]):
-            raise UserError(rule, got=model[key], file=path, line=nodes[key].start_mark.line + 1)
+            raise UserError(rule, got=model[key], file=path, line=key_lines.get(key))
+    return model, _layer_lines(model, node, path)
+
+
+def _layer_lines(model: Mapping[str, Any], node: yaml.Node | None, path: Path) -> list[int]:
+    """The line number of each layer, which has four entries."""
+    assert isinstance(node, yaml.MappingNode)
+    nodes = {key.value: value for key, value in node.value}
     lines: list[int] = []
     for part in ("backbone", "head"):
         if not isinstance(model[part], list) or not model[part]:
@@ -80,17 +91,20 @@ def read_model_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
             if not (isinstance(row, list) and len(row) == 4 and isinstance(row[2], str) and isinstance(row[3], list)):
                 raise UserError("a layer must be [from, number, module, args]", got=row, file=path, line=line)
             lines.append(line)
-    return model, lines
+    return lines
 
 
 def _top_level_rule(key: str, value: Any) -> str | None:
     """The rule that the value of a model YAML's key breaks, if it does."""
     if isinstance(value, list) and key == "anchors":
         pairs = value and all(isinstance(a, list) and a and len(a) % 2 == 0 for a in value)
-        return None if pairs else "anchors must be a list of widths and heights for each output"
+        alike = pairs and len({len(a) for a in value}) == 1 and all(_is_number(x) for a in value for x in a)
+        return None if alike else "anchors must be a list of widths and heights for each output, as many for each"
     whole = key in ("nc", "anchors")
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 < value < math.inf:
         return f"{key} must be a {'whole ' if whole else ''}number above 0"
+    if key == "anchors" and value > MOST:
+        return f"anchors must be at most {MOST}"
     return None
 
 
@@ -103,6 +117,8 @@ class LayerParser:
         if not self.default_act:
             rule = "activation must be an activation of torch.nn without weights"
             raise UserError(rule, got=model["activation"], accepted=ACTIVATIONS, file=source)
+        if "anchors" not in model:
+            raise UserError("a model YAML must have the key anchors, or the hyper-parameters must", file=source)
         if model.get("channel_multiple") not in (None, 8):
             rule = "channel_multiple must be 8 (only the newest YOLOv5 reads it)"
             raise UserError(rule, got=model["channel_multiple"], file=source)
@@ -118,9 +134,11 @@ class LayerParser:
         for x in f if isinstance(f, list) else [f]:
             if not isinstance(x, int) or not (x == -1 or -i <= x < i):
                 raise self.fail(i, "from must be -1 or name earlier layers", got=f)
-        if not isinstance(number, int) or number < 1:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise self.fail(i, f"{module} needs a number of repeats of at least 1", got=number)
-        if module in SCALED_MODULES and not (args and _is_number(args[0]) and args[0] > 0):
+        if self.multiples.repeats(number) > MOST:
+            raise self.fail(i, f"{module} needs at most {MOST} repeats", got=number)
+        if module in self.multiples.scaled and not (args and _is_number(args[0]) and args[0] > 0):
             raise self.fail(i, f"{module} needs its output channels as first argument", got=args[:1])
         if module in SEARCHABLE:
             return
@@ -150,8 +168,8 @@ class LayerParser:
             raise self.fail(i, "NASConv takes [c2, k, s, p, g, d, act]", got=args)
         c2, k, s, p, g, d, act = _filled(args, (0, 1, 1, None, 1, 1, True))
         for name, value, least in (("k", k, 1), ("s", s, 1), ("g", g, 1), ("d", d, 1), ("p", 0 if p is None else p, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise self.fail(i, f"NASConv {name} must be a whole number of at least {least}", got=value)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+                raise self.fail(i, f"NASConv {name} must be a whole number of {least} to {MOST}", got=value)
         c2 = self.multiples.channels(c2)
         if c2 % g:
             raise self.fail(i, f"NASConv output channels must be a multiple of its groups ({g})", got=c2)
@@ -185,8 +203,8 @@ class LayerParser:
         repeats = self.multiples.repeats(number)
         depths = options.get("depth", [])
         for depth in depths:
-            if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-                raise self.fail(i, "NASC3 depth must be a whole number of bottlenecks of at least 1", got=depth)
+            if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= MOST:
+                raise self.fail(i, f"NASC3 depth must be a whole number of bottlenecks of 1 to {MOST}", got=depth)
         kernels = tuple(self._kernel(i, "NASC3", k, (1, 0), 1, 1) for k in options.get("kernel", [1, 3]))
         layer = C3Layer(
             index=i,
@@ -235,11 +253,12 @@ class LayerParser:
     def _choice(self, i: int, label: str, options: tuple[Value, ...], default: Value, kind: Kind) -> Choice:
         if len(set(options)) != len(options):
             raise self.fail(i, f"the options of {label} must all be different", got=list(options))
-        return Choice(label, options, default if default in options else options[0], kind)
+        is_stock = default in options
+        return Choice(label, options, default if is_stock else options[0], kind, is_stock)
 
     def _kernel(self, i: int, module: str, k: Any, given: tuple[int, int], s: int, d: int) -> str:
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise self.fail(i, f"{module} kernel must be a whole number of at least 1", got=k)
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST:
+            raise self.fail(i, f"{module} kernel must be a whole number of 1 to {MOST}", got=k)
         if k == given[0]:
             return kernel_name(*given)
         for p in range(d * k + given[1] + 1):
@@ -278,9 +297,9 @@ def _is_number(x: Any) -> bool:
 def imgsz_choice(sizes: Any, default: int | None, source: str) -> Choice | None:
     if sizes is None:
         return None
-    multiples = isinstance(sizes, list) and all(isinstance(s, int) and s > 0 and s % STRIDE == 0 for s in sizes)
-    if not sizes or not multiples or len(set(sizes)) < len(sizes):
-        raise UserError(f"imgsz must be a list of different multiples of {STRIDE}", got=sizes, file=source)
+    whole = isinstance(sizes, list) and all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes)
+    if not sizes or not whole or len(set(sizes)) < len(sizes):
+        raise UserError("imgsz must be a list of different sizes in pixels", got=sizes, file=source)
     if default is not None and default not in sizes:
         raise UserError("--imgsz must be one of the sizes that the model YAML lists", got=default, accepted=sizes)
     return Choice("imgsz", tuple(sizes), default or max(sizes), "imgsz")

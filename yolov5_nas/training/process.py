@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import TrialError
+from ..errors import TrialError, machine_fault
 from ..host.compat import patched
 from ..host.yolov5 import Host, load
 from ..records.run_folder import TrialFolder
@@ -39,14 +39,22 @@ def as_trial(settings: Settings, folder: Path | None) -> Iterator[Host]:
             with host.compatible():
                 yield host
         except TrialError as e:
-            traceback.print_exc()
+            _write_traceback()
             traceback.clear_frames(e.__traceback__)  # whoever keeps the error does not keep a model with it
             raise
         except Exception as e:
-            traceback.print_exc()
+            _write_traceback()
             traceback.clear_frames(e.__traceback__)
+            if fault := machine_fault(e):
+                raise TrialError("machine", fault) from e
             reason = "oom" if is_out_of_memory(e) else "crash"
             raise TrialError(reason, f"{type(e).__name__}: {e}".splitlines()[0][:500]) from e
+
+
+def _write_traceback() -> None:
+    """Into the log, if that can be written."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 # The process ----------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def _opened(settings: Settings, host: Host, imgsz: int, seed: int) -> tuple[Any,
     path = Path(settings.weights or "")
     key = (path, path.stat().st_mtime_ns if path.exists() else 0, imgsz, seed)
     if key not in _scorers:
-        network = supernet.load(path, settings.model, settings.nc, host).to(settings.device)
+        network = supernet.load(path, settings.space.yaml, settings.nc, host).to(settings.device)
         stride = int(network.stride.max())
         hyp = {name: value for name, value in settings.hyp_used.items() if name != "optimizer"}
         _scorers[key] = network, Scorer(Images(host, settings, imgsz, settings.batch_size, stride, hyp, seed))

@@ -115,7 +115,13 @@ class Settings:
         return derive(space, space.default()), self.imgsz_of(space.default())
 
     def _space_of(self, model: Mapping[str, Any]) -> Space:
+        model = with_anchors(model, self.hyp_used)
         return Space.from_dict(model, nc=self.nc, imgsz=self.imgsz if "imgsz" in model else None)
+
+
+def with_anchors(model: Mapping[str, Any], hyp: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model dict with the hyper-parameters' number of anchors at each place, where they have one, as in YOLOv5."""
+    return {**model, "anchors": round(hyp["anchors"])} if hyp.get("anchors") else model
 
 
 def budget_of(settings: Settings, epochs: int | None = None) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class SupernetTraining(Training):
         parts = {n: getattr(self, n).state_dict() for n in ("model", "optimizer", "scheduler", "scaler")}
         parts |= {"epoch": epoch + 1, "last_step": self.last_step, "accumulate": float(self.accumulate)}
         parts |= {"updates": self.ema.updates, "curve": self.curve}
-        supernet.save(self.ema.ema, self.settings.model, TrialFolder(self.folder).last, **parts)
+        supernet.save(self.ema.ema, self.settings.space.yaml, TrialFolder(self.folder).last, **parts)
 
     def _backward(self, images: torch.Tensor, targets: torch.Tensor, iteration: int) -> tuple[float, torch.Tensor]:
         rng = random.Random(f"{self.seed} {iteration}")
@@ -114,8 +114,8 @@ class SupernetTraining(Training):
 def _initial(host: Host, s: Settings, space: Space, largest: Architecture) -> Any:
     """A supernet at random, another that is trained on, or one that has stock YOLOv5's weights."""
     if s.weights and supernet.read(Path(s.weights)):
-        return supernet.load(Path(s.weights), s.model, s.nc, host)
-    network = supernet.build(host, s.model, s.nc, s.hyp_used.get("anchors"))
+        return supernet.load(Path(s.weights), s.space.yaml, s.nc, host)
+    network = supernet.build(host, s.space.yaml, s.nc)
     if s.weights:
         source = read_source(host.load_checkpoint(Path(s.weights)), space, s.weights)
         taken, left = fitting(shared_state(source, space, largest), network.state_dict())
@@ -165,5 +165,5 @@ def train_supernet(
         training = SupernetTraining(host, settings, seed, folder)
         training.run()
         if folder:
-            supernet.save(training.best, settings.model, TrialFolder(folder).weights)
+            supernet.save(training.best, settings.space.yaml, TrialFolder(folder).weights)
         return TrialResult(training.results, tuple(training.curve), budget=budget_of(settings))

@@ -150,7 +150,7 @@ def _train(
     for last in (False, True):
         try:
             host.general.init_seeds(seed, deterministic=True)
-            model = host.build(cfg, nc=settings.nc, anchors=settings.hyp_used.get("anchors"))
+            model = host.build(cfg)
             start = load_weights(model, space, architecture, settings, host)
             training = Training(host, model, settings, imgsz, batch_size, seed, folder, start, costs.metrics)
             del model, start  # they are the training's alone

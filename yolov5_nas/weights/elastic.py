@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from ..host.yolov5 import Host, load
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import parse_kernel
 from ..space.choices import C3Layer, ConvLayer, Layer
-from ..space.compile import derive, weight_names
+from ..space.compile import derive, stock_form, weight_names
 from ..space.model_yaml import SEARCHABLE
 from ..space.space import Space
 
@@ -204,7 +203,7 @@ def register(host: Host | None = None) -> None:
         if not any(row[2] in SEARCHABLE for row in [*d["backbone"], *d["head"]]):
             return stock(d, ch)
         space = Space.from_dict(d)
-        model, save = stock(_stock_form(d), ch)  # the parser works out channels; then the searchable layers move in
+        model, save = stock(stock_form(d), ch)  # the parser works out channels; then the searchable layers move in
         for i, layer in space.layers.items():
             model[i] = _searchable(model[i], layer, space)
         model.space = space
@@ -272,7 +271,7 @@ def extract(model: nn.Module, architecture: Architecture, host: Host | None = No
             states[f"model.{i}"] = {f"{j}.{n}": v for j, state in enumerate(repeats) for n, v in state.items()}
         else:
             states[f"model.{i}"] = module.stock_state()
-    stock = (host or load()).build(derive(space, architecture), anchors=anchor_count(model))
+    stock = (host or load()).build(derive(space, architecture))
     stock.load_state_dict(rename_states(states, weight_names(space, architecture)))
     for name in ("names", "nc", "hyp", "class_weights"):
         if hasattr(model, name):
@@ -317,19 +316,6 @@ def _layers_and_space(model: Any) -> tuple[Any, Space]:
 
 def _repeats(module: nn.Module) -> list[Any]:
     return list(module) if isinstance(module, nn.Sequential) else [module]
-
-
-def _stock_form(d: Mapping[str, Any]) -> dict[str, Any]:
-    """The model dict with Conv and C3 instead of the searchable layers, line by line."""
-
-    def stock(row: list[Any]) -> list[Any]:
-        f, n, module, args = row
-        if module not in SEARCHABLE:
-            return row
-        return [f, n, module.removeprefix("NAS"), [a for a in args if not isinstance(a, Mapping)]]
-
-    d = deepcopy(dict(d))  # the parser writes into the rows that it is given
-    return {**d, "backbone": [stock(r) for r in d["backbone"]], "head": [stock(r) for r in d["head"]]}
 
 
 def _searchable(stock: Any, layer: Layer, space: Space) -> nn.Module:

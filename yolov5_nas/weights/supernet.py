@@ -18,10 +18,10 @@ from .elastic import anchor_count, register, unregister
 KIND = "yolov5-nas shared network"
 
 
-def build(host: Host, model: Mapping[str, Any], nc: int, anchors: Any = None) -> Any:
+def build(host: Host, model: Mapping[str, Any], nc: int) -> Any:
     """The network of a searchable YAML with one set of weights for all its architectures."""
     with _registered(host):
-        return host.build({k: v for k, v in model.items() if k != "imgsz"}, nc=nc, anchors=anchors)
+        return host.build({k: v for k, v in model.items() if k != "imgsz"}, nc=nc)
 
 
 def extreme(space: Space, pick: Any) -> Architecture:
@@ -74,7 +74,7 @@ def restore(found: Mapping[str, Any], model: Mapping[str, Any], nc: int, host: H
         raise UserError("the supernet was trained for another space than that of --cfg", got=got, file=path)
     if found["nc"] != nc:
         raise UserError(f"the supernet was trained for {found['nc']} classes, not {nc}", file=path)
-    shared = build(host, model, nc, found.get("anchors"))
+    shared = build(host, {**model, "anchors": found.get("anchors") or model["anchors"]}, nc)
     shared.load_state_dict(found["state"])
     return shared
 

@@ -376,6 +376,8 @@ def _why(running: _Running, code: int) -> dict[str, str]:
     if running.stopped:
         reason, message = running.stopped
         return {"reason": reason, "message": message}
+    if code == warm.UNWRITTEN:
+        return {"reason": "machine", "message": "its outcome can't be written (is the disk full?)"}
     killed = code in (-signal.SIGKILL, -signal.SIGTERM)
     return {"reason": "killed" if killed else "crash", "message": f"the process ended with exit code {code}"}
 

@@ -1,0 +1,121 @@
+"""Checkpoints that people bring: old ones, other programs', and files that are none."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+import yaml
+
+from yolov5_nas.errors import UserError
+from yolov5_nas.files import shipped
+from yolov5_nas.host.checkpoints import modernised
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
+from yolov5_nas.training.initial import check_weights
+
+SPACE = Space.from_yaml(shipped("models") / "yolov5n_elastic.yaml", nc=10)
+
+
+@pytest.fixture(scope="module")
+def stock(host):
+    torch.manual_seed(0)
+    return host.build(derive(SPACE, SPACE.default()))
+
+
+def aged(model):
+    """A model as an old torch saved it: its modules lack what later versions set."""
+    model = deepcopy(model)  # whose activation is one of the host's
+    for module in model.modules():
+        for name in ("inplace", "recompute_scale_factor", "padding_mode", "ceil_mode"):
+            vars(module).pop(name, None)
+    return model
+
+
+def test_old_modules_get_what_todays_torch_sets(host, stock, tmp_path):
+    path = tmp_path / "old.pt"
+    host.save_checkpoint(aged(host.build(derive(SPACE, SPACE.default()))), path)
+    with pytest.raises(AttributeError):
+        torch.load(path, weights_only=False)["model"].float().eval()(torch.zeros(1, 3, 64, 64))
+    model = host.load_checkpoint(path).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 64, 64))[0].shape == (1, 252, 15)
+    assert check_weights(path, SPACE, 10, host).endswith("349 of 349 tensors are inherited")
+
+
+def test_a_model_of_today_stays_as_it_is(stock):
+    before = [dict(vars(m)) for m in stock.modules()]
+    assert [vars(m).keys() for m in modernised(stock).modules()] == [b.keys() for b in before]
+
+
+def bare(path, model):
+    torch.save(model.state_dict(), path)
+
+
+def nested(path, model):
+    torch.save({"model": model.state_dict()}, path)
+
+
+def without(path, model):
+    torch.save({"epoch": 3, "optimizer": None}, path)
+
+
+def scripted(path, model):
+    torch.jit.trace(torch.nn.Conv2d(3, 3, 1), torch.zeros(1, 3, 8, 8)).save(path)
+
+
+def yolov5u(path, model):
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.save({"model": DetectionModel("yolov5n.yaml", nc=10, verbose=False).half(), "train_args": {}}, path)
+
+
+def text(words):
+    return lambda path, model: path.write_bytes(words)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (text(b"<!DOCTYPE html><html>a page</html>"), "a web page"),
+        (text(b"\n  <html>"), "a web page"),
+        (text(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4\n"), "a Git LFS pointer"),
+        (text(b""), "an empty file"),
+        (text(b"no checkpoint"), "no YOLOv5 checkpoint of a detection model ("),
+        (bare, "a bare state dict"),
+        (nested, "a bare state dict"),
+        (without, "a dict without a model (it has epoch, optimizer)"),
+        (scripted, "TorchScript"),
+        (yolov5u, "a model of the package ultralytics (YOLOv5u"),
+    ],
+)
+def test_another_file_is_refused_by_what_it_is(host, stock, tmp_path, write, words):
+    path = tmp_path / "best.pt"
+    write(path, stock)
+    with pytest.raises(UserError, match="no YOLOv5 checkpoint of a detection model") as e:
+        check_weights(path, SPACE, 10, host)
+    assert words in str(e.value)
+    assert "accepted: a checkpoint of YOLOv5's train.py" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("kind", ["ClassificationModel", "SegmentationModel"])
+def test_a_model_of_another_task_is_refused_by_its_name(host, tmp_path, kind):
+    path = tmp_path / "best.pt"
+    if kind == "SegmentationModel":
+        cfg = yaml.safe_load((host.location.root / "models/segment/yolov5n-seg.yaml").read_text())
+        model = host.yolo.SegmentationModel(cfg)
+    else:
+        model = host.yolo.ClassificationModel(model=host.build(derive(SPACE, SPACE.default())), nc=3, cutoff=8)
+    host.save_checkpoint(model, path)
+    with pytest.raises(UserError, match=f"got .*a {kind} of YOLOv5"):
+        host.load_checkpoint(path)
+
+
+def test_a_checkpoint_of_the_users_home_is_found(host, stock, tmp_path, monkeypatch):
+    host.save_checkpoint(stock, tmp_path / "own.pt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    from yolov5_nas.records.options import Options
+    from yolov5_nas.run.prepare import prepare
+
+    options = Options(cfg="yolov5n_elastic.yaml", weights="~/own.pt", device="cpu", engine="local", imgsz=64)
+    assert prepare(options).options.weights == str(tmp_path / "own.pt")
