@@ -46,10 +46,16 @@ def test_names_like_it_are_listed(folders, monkeypatch):
         found(folders, folders / "mine/data/digitz.yaml", monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["a" * 300 + ".yaml", "a/" * 3000 + "b.yaml", "nul\0.yaml", ""])
+@pytest.mark.parametrize("name", ["a" * 300 + ".yaml", "a/" * 3000 + "b.yaml", "nul\0.yaml"])
 def test_a_name_that_no_file_can_have_does_not_exist(folders, monkeypatch, name):
     with pytest.raises(UserError, match="does not exist"):
         found(folders, name, monkeypatch)
+
+
+def test_a_folder_is_no_file(folders, monkeypatch):
+    for name in ("", ".", "data"):
+        with pytest.raises(UserError, match="must be a file, not a folder"):
+            found(folders, name, monkeypatch)
 
 
 def test_home_is_meant_by_a_tilde(folders, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import uuid
@@ -61,6 +62,8 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
         for candidate in (folder / given, *others):
             if is_file(candidate):
                 return absolute(candidate)
+    if is_folder(path):
+        raise UserError(f"{what} must be a file, not a folder", got=str(name))
     near = _near(path, below)
     looked = "a file in " + ", ".join(map(str, [path.parent, *below]))
     raise UserError(f"{what} does not exist", got=str(name), accepted=f"{near}; {looked}" if near else looked)
@@ -74,14 +77,23 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _near(path: Path, folders: Sequence[Path]) -> str:
-    """Names like a path's that exist beside it or below the folders."""
+def is_folder(path: Path) -> bool:
+    """As `is_file`, of a folder."""
     try:
-        beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    except OSError:
-        beside = []
-    known = {Path(p).name: p for p in [*(p.name for folder in folders for p in folder.rglob("*.yaml")), *beside]}
-    return ", ".join(known[name] for name in difflib.get_close_matches(path.name, known))
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _near(path: Path, folders: Sequence[Path]) -> str:
+    """Files with names like a path's, beside it or below the folders."""
+    beside: list[Path] = []
+    if is_folder(path.parent):
+        with contextlib.suppress(OSError):
+            beside = [p for p in path.parent.iterdir() if p.suffix == path.suffix and is_file(p)]
+    below = [p for folder in folders for p in folder.rglob(f"*{path.suffix}")] if path.suffix else []
+    known = {p.stem: p.name for p in below} | {p.stem: str(p) for p in beside}  # the endings are alike anyway
+    return ", ".join(known[stem] for stem in difflib.get_close_matches(path.stem, known))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -205,13 +205,13 @@ def test_every_argument_of_every_point_can_be_taken_or_left(tmp_path):
 @pytest.mark.parametrize(
     ("given", "error"),
     [
-        ("no_such", "hook file (--hook) not found, got 'no_such.py'"),
+        ("no_such", "hook file (--hook) does not exist, got 'no_such.py'"),
         ("energy WATTS=1", "energy.py: a setting must be NAME=value of a constant of the file, got 'WATTS=1'"),
         ("energy SECONDS", "got 'SECONDS'; accepted: SECONDS, BATCH, POWERCAP, WARM_UP"),
         ("energy BATCH=1.5", "the setting BATCH must be of the type int, got '1.5'"),
         ("energy SECONDS=nan", "the setting SECONDS must be of the type float, got 'nan'"),
         ("energy 'BATCH=1", "--hook can't be read (No closing quotation)"),
-        ("x" * 300, "hook file (--hook) can't be looked for (File name too long)"),
+        ("x" * 300, "hook file (--hook) does not exist, got 'xxx"),
     ],
 )
 def test_a_hook_that_is_not_there_or_has_no_such_setting_is_an_error(given, error):

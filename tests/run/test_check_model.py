@@ -207,6 +207,7 @@ BAD = {
     "Segment": (changed(-1, segment), "only detection is searched", -1),
     "sizes that do not fit": (changed(12, [[-1, 4], 1, "Concat", [1]]), "can't build or run this layer", 12),
     "an argument too many": (changed(9, [-1, 1, "SPPF", [1024, 5, 6, 7, 8]]), "can't build or run this layer", 9),
+    "images of one channel": ({**model_of(), "ch": 1}, "can't build or run this layer", 0),
     "a Concat of one layer": (changed(12, [-1, 1, "Concat", [1]]), "can't build or run this layer", 12),
     "two rows of anchors": ({**model_of(), "anchors": model_of()["anchors"][:2]}, "a row for each of the 3", -1),
     "four rows of anchors": ({**model_of(), "anchors": [*model_of()["anchors"], [1, 2] * 3]}, "for each of the 3", -1),

@@ -73,9 +73,9 @@ def doctor(yolov5: str | None = None, project: str = "runs/nas", thorough: bool 
 
 
 def _python() -> Check:
-    good = (3, 10) <= sys.version_info < (3, 13)
+    good = (3, 10) <= sys.version_info < (3, 15)
     text = f"{platform.python_version()} at {sys.executable}"
-    return Check("Python", OK if good else BROKEN, text, "use Python 3.10, 3.11 or 3.12")
+    return Check("Python", OK if good else BROKEN, text, "use Python 3.10 to 3.14")
 
 
 def _requirements() -> Check:

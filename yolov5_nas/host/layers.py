@@ -34,7 +34,6 @@ class Built:
     """
 
     def __init__(self, host: Host, cfg: Mapping[str, Any]):
-        self.cfg = cfg
         try:
             self.model = host.build(cfg).eval()
         except Exception as e:  # a module can raise anything
@@ -51,7 +50,7 @@ class Built:
         Raises:
             LayerError: a layer can't be run.
         """
-        return _run(list(self.model.model), self.model.save, self.cfg, imgsz)
+        return _run(list(self.model.model), self.model.save, imgsz)
 
 
 def _first_error(host: Host, cfg: Mapping[str, Any]) -> LayerError | None:
@@ -64,7 +63,7 @@ def _first_error(host: Host, cfg: Mapping[str, Any]) -> LayerError | None:
         except Exception as e:
             return LayerError(count - 1, _said(e))
     try:
-        _run(list(layers), save, cfg, 256)  # as the host's `Model` does
+        _run(list(layers), save, 256)  # as the host's `Model` does
     except LayerError as e:
         return e
     return None
@@ -79,14 +78,11 @@ def _parse(host: Host, cfg: Mapping[str, Any]) -> Any:
         host.common.Conv.default_act = default_act
 
 
-def _run(layers: list[Any], save: list[int], cfg: Mapping[str, Any], imgsz: int) -> list[BuiltLayer]:
+def _run(layers: list[Any], save: list[int], imgsz: int) -> list[BuiltLayer]:
     """Run layers one after another, as the host's `_forward_once` does."""
     import torch
 
-    try:
-        x: Any = torch.zeros(1, cfg.get("ch", 3), imgsz, imgsz)
-    except Exception as e:
-        raise LayerError(0, _said(e)) from None
+    x: Any = torch.zeros(1, 3, imgsz, imgsz)  # as the images are, whatever the YAML's `ch` says
     kept: list[Any] = []
     built = []
     with torch.no_grad():

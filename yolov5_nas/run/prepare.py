@@ -182,7 +182,10 @@ def _torch_device(device: str) -> str:
 
 
 def new_folder(o: Options) -> Path:
-    folder = increment_path(given_path(o.project) / o.name, o.exist_ok)
+    try:
+        folder = increment_path(given_path(o.project) / o.name, o.exist_ok)
+    except OSError as e:  # of too long a name
+        raise UserError(f"no folder for runs ({e.strerror})", got=f"{o.project}/{o.name}") from None
     check_new(folder)
     return folder
 
