@@ -136,13 +136,14 @@ def digits_yaml(digits: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_settings(host: Host, digits_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """yolov5n at 64 px on 64 training images, for two epochs."""
-    from yolov5_nas.host.dataset import check_data, resolve_data, take_subset
+    from yolov5_nas.host.dataset import check_data, draw_subset, resolve_data, take_subset
     from yolov5_nas.training.settings import Settings
 
     folder = tmp_path_factory.mktemp("subset")
     data = resolve_data(digits_yaml, host)
     check_data(data, host, 64, digits_yaml)
-    data = {k: v for k, v in take_subset(data, host, 64, 0.1, 0, folder, digits_yaml).items() if k != "download"}
+    images = draw_subset(data, host, 64, 0.1, 0, digits_yaml)
+    data = {k: v for k, v in take_subset(data, images, folder).items() if k != "download"}
     model, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")
     hyp = yaml.safe_load((shipped("data") / "hyp.short.yaml").read_text())
     hyp.pop("optimizer")

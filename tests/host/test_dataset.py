@@ -10,7 +10,7 @@ from datasets import write_data
 from yolov5_nas.digits import HARD_SPLITS, SPLITS, render, render_hard
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import find_file, increment_path, make_folder, shipped
-from yolov5_nas.host.dataset import check_data, find_data, read_data, resolve_data, take_subset
+from yolov5_nas.host.dataset import check_data, draw_subset, find_data, read_data, resolve_data, take_subset
 
 
 def test_digits_are_the_same_on_every_machine(tmp_path):
@@ -152,7 +152,7 @@ def test_images_that_are_links_have_their_labels_beside_the_link(host, tmp_path)
     path.write_text(yaml.safe_dump({"path": str(path.parent), "train": "images", "val": "images", "names": ["a", "b"]}))
     data = resolve_data(path, host)
     assert check_data(data, host, 64, path) == {"train": 4, "val": 4}
-    half = take_subset(data, host, 64, 0.5, 0, tmp_path, path)
+    half = take_subset(data, draw_subset(data, host, 64, 0.5, 0, path), tmp_path)
     assert check_data(half, host, 64, path) == {"train": 2, "val": 4}
 
 
@@ -178,8 +178,7 @@ def test_a_subset_without_an_object_is_refused_before_anything_is_written(host, 
     path = write_data(tmp_path / "set", labels=("0 .5 .5 .1 .1", *("",) * 19))
     data = resolve_data(path, host)
     with pytest.raises(UserError, match="--subset must leave training images with objects; none of these 2 has one"):
-        take_subset(data, host, 64, 0.1, 0, tmp_path, path)
-    assert not (tmp_path / "train_subset.txt").exists()
+        draw_subset(data, host, 64, 0.1, 0, path)
 
 
 @pytest.mark.parametrize(
@@ -228,11 +227,12 @@ def test_a_class_out_of_range(host, tmp_path):
 def test_a_subset_is_a_list_of_training_images_that_the_host_reads(host, tmp_path):
     path = write_data(tmp_path / "set", labels=("0 .5 .5 .1 .1",) * 10)
     data = resolve_data(path, host)
-    listed = take_subset(data, host, 64, 0.3, 0, tmp_path, path)["train"]
+    images = draw_subset(data, host, 64, 0.3, 0, path)
+    listed = take_subset(data, images, tmp_path)["train"]
     lines = Path(listed).read_text().splitlines()
     assert len(set(lines)) == 3
     assert check_data({**data, "train": listed}, host, 64, path) == {"train": 3, "val": 10}
-    assert Path(take_subset(data, host, 64, 0.3, 0, tmp_path, path)["train"]).read_text().splitlines() == lines
+    assert draw_subset(data, host, 64, 0.3, 0, path) == images == lines
 
 
 def test_files_are_found_in_the_working_directory_the_plugin_and_the_host(host, tmp_path, monkeypatch):

@@ -123,18 +123,10 @@ def draw_subset(data: Mapping[str, Any], host: Host, imgsz: int, share: float, s
     return sorted(found.im_files[i] for i in drawn)
 
 
-def take_subset(
-    data: Mapping[str, Any], host: Host, imgsz: int, share: float, seed: int, folder: Path, file: Path
-) -> dict[str, Any]:
-    """The data with a random share of its training images, listed in `folder/train_subset.txt`.
-
-    Raises:
-        UserError: none of them has an object.
-    """
+def take_subset(data: Mapping[str, Any], images: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The data with some of its training images, listed in `folder/train_subset.txt`."""
     listed = folder / "train_subset.txt"
-    # Absolute, but links are not followed: labels lie beside the link.
-    images = [str(absolute(image)) for image in draw_subset(data, host, imgsz, share, seed, file)]
-    listed.write_text("".join(f"{image}\n" for image in images))
+    listed.write_text("".join(f"{absolute(image)}\n" for image in images))
     return {**data, "train": str(listed)}
 
 

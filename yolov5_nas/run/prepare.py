@@ -48,6 +48,7 @@ class Prepared:
     data: dict[str, Any]
     host: Host
     hooks: tuple[Hook, ...]
+    subset: list[str] | None  # the training images of `--subset`
 
 
 def prepare(o: Options) -> Prepared:
@@ -92,8 +93,7 @@ def _prepare(o: Options) -> Prepared:
     model["nc"] = 1 if o.single_cls else data["nc"]
     model, imgsz = check_model(model, str(cfg), lines, int(wanted), host)
     check_data(data, host, imgsz, data_file, o.single_cls)
-    if o.subset < 1:
-        draw_subset(data, host, imgsz, o.subset, o.seed, data_file)
+    subset = draw_subset(data, host, imgsz, o.subset, o.seed, data_file) if o.subset < 1 else None
     if o.weights:
         space = Space.from_dict(model, source=str(cfg))
         print(check_weights(absolute(o.weights), space, model["nc"], host))
@@ -119,7 +119,7 @@ def _prepare(o: Options) -> Prepared:
         workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
         hook=tuple(map(as_given, hooks)),
     )
-    return Prepared(options, model, hyp, inherit_hyp, data, host, hooks)
+    return Prepared(options, model, hyp, inherit_hyp, data, host, hooks, subset)
 
 
 def _check_freeze(o: Options, layers: int, cfg: Path) -> None:
@@ -205,7 +205,7 @@ def write_run(folder: Path, prepared: Prepared) -> Settings:
     if prepared.inherit_hyp:
         files.inherit_hyp.write_text(yaml.safe_dump(prepared.inherit_hyp, sort_keys=False))
     prepared.options.save(files.options)  # last: with it the folder can be resumed
-    return _settings(folder, prepared.options, prepared.data, prepared.host)
+    return _settings(folder, prepared.options, prepared.data, prepared.host, prepared.subset)
 
 
 def settings_of(folder: Path, o: Options) -> Settings:
@@ -215,10 +215,12 @@ def settings_of(folder: Path, o: Options) -> Settings:
     return _settings(folder, o, data, host)
 
 
-def _settings(folder: Path, o: Options, data: dict[str, Any], host: Host) -> Settings:
+def _settings(folder: Path, o: Options, data: dict[str, Any], host: Host, subset: list[str] | None = None) -> Settings:
     if o.subset < 1:
-        data = take_subset(data, host, o.imgsz or 640, o.subset, o.seed, folder, Path(o.data))
-        check_data(data, host, o.imgsz or 640, Path(o.data), o.single_cls)
+        file, imgsz = Path(o.data), o.imgsz or 640
+        images = subset or draw_subset(data, host, imgsz, o.subset, o.seed, file)
+        data = take_subset(data, images, folder)
+        check_data(data, host, imgsz, file, o.single_cls)
     files = RunFolder(folder)
     model, _ = read_model_yaml(files.space)
     names = {n for n in Settings.__dataclass_fields__ if n in Options.__dataclass_fields__} - {
