@@ -126,6 +126,8 @@ def _prove(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise  # `_guarded` knows the exit codes
+    except EngineError as e:
+        raise EngineError(f"{e}; the same command goes on") from e
     return EXIT_OK
 
 

@@ -8,15 +8,16 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-# No space, no permission, a broken disk, too many open files: a machine's, whatever was tried on it.
-_MACHINES = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE),
-    *(errno.ENOMEM, errno.EFBIG),
-}
-_WRITING = re.compile(
-    "PytorchStreamWriter failed|unexpected pos|iostream error|No space left on device"
-)  # torch's words
-
+# A machine's fault, whatever was tried on it: a full or broken disk or too many open files; and no permission, or a
+# network disk that is gone.
+_DISK = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "EMFILE", "ENFILE", "EFBIG")
+_OTHERS = ("EACCES", "EPERM", "ENOMEM", "ESTALE", "ENOTCONN", "ETIMEDOUT", "ENOLCK", "EREMOTEIO", "EHOSTDOWN", "ENODEV")
+DISK_FAULTS = {getattr(errno, name) for name in _DISK if hasattr(errno, name)}
+_FAULTS = DISK_FAULTS | {getattr(errno, name) for name in _OTHERS if hasattr(errno, name)}
+_IN_WORDS = re.compile(  # torch's: of its file writer, of shared memory, of a loader's process that was killed
+    r"PytorchStreamWriter failed|unexpected pos|iostream error|No space left on device|Too many open files|ancdata"
+    r"|unable to (open shared memory|mmap)|DataLoader worker \(pid.*(exited unexpectedly|killed by signal)"
+)
 SHOWN = 500  # characters of what was got
 
 
@@ -67,9 +68,12 @@ class TrialError(RuntimeError):
 
 def machine_fault(error: BaseException) -> str | None:
     """What is wrong with the machine, where an error is its fault and not that of what was tried; else None."""
-    if isinstance(error, OSError) and error.errno in _MACHINES:
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or os.strerror(error.errno)}{where}"
-    if isinstance(error, RuntimeError) and _WRITING.search(str(error)):
-        return f"a file can't be written ({str(error).splitlines()[0][:200]})"
+    text = str(error)
+    if isinstance(error, OSError):
+        said = re.search(r"\[Errno (\d+)\]", text)  # one of a loader's process has its number in words alone
+        number = error.errno or (int(said[1]) if said else None)
+        if number is not None and number in _FAULTS:
+            return os.strerror(number) + (f": {error.filename}" if error.filename else "")
+    if isinstance(error, RuntimeError) and (found := _IN_WORDS.search(text)):
+        return next((line for line in text.splitlines() if found[0] in line), found[0])[:300]
     return None

@@ -1,6 +1,7 @@
 """Checkpoints that people bring: old ones, other programs', and files that are none."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,7 +81,9 @@ def text(words):
         (text(b"\n  <html>"), "a web page"),
         (text(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4\n"), "a Git LFS pointer"),
         (text(b""), "an empty file"),
-        (text(b"no checkpoint"), "no YOLOv5 checkpoint of a detection model ("),
+        (text(b"no checkpoint"), "no YOLOv5 checkpoint of a detection model (a text)"),
+        (text(b"PK\x03\x04 and then nothing"), "a damaged file"),
+        (text(bytes(range(256)) * 9), "no YOLOv5 checkpoint of a detection model ("),
         (bare, "a bare state dict"),
         (nested, "a bare state dict"),
         (without, "a dict without a model (it has epoch, optimizer)"),
@@ -96,6 +99,41 @@ def test_another_file_is_refused_by_what_it_is(host, stock, tmp_path, write, wor
     assert words in str(e.value)
     assert "accepted: a checkpoint of YOLOv5's train.py" in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_what_trainings_wrap_around_a_model_is_taken_off(host, stock, tmp_path):
+    for number, entries in enumerate(
+        (
+            {"model": torch.nn.DataParallel(stock), "ema": None},
+            {"model": stock, "ema": stock.state_dict()},
+            {"model": None, "ema": stock},
+            {"model": stock, "optimizer": {"state": {}}, "epoch": 3},
+        )
+    ):
+        path = tmp_path / f"{number}.pt"
+        torch.save(entries, path)
+        assert check_weights(path, SPACE, 10, host).endswith("349 of 349 tensors are inherited")
+    torch.save({"model": stock}, tmp_path / "7.pt")  # has no `nc`, which only train.py sets
+    vars(stock).pop("nc", None)
+    assert "the detection layer is for 10 classes, not 7" in check_weights(tmp_path / "7.pt", SPACE, 7, host)
+
+
+def test_what_differs_in_the_detection_layer_is_said(host, tmp_path):
+    model = host.build({**derive(SPACE, SPACE.default()), "anchors": 7})
+    host.save_checkpoint(model, tmp_path / "seven.pt")
+    assert "is for 7 anchors at each place, not 3" in check_weights(tmp_path / "seven.pt", SPACE, 10, host)
+    model = host.build(derive(SPACE, SPACE.default()))
+    model.model[-1].anchors *= 1.5
+    host.save_checkpoint(model, tmp_path / "own.pt")
+    assert check_weights(tmp_path / "own.pt", SPACE, 10, host).endswith(
+        "its anchors are taken too, and not those of --cfg"
+    )
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/tmp"])
+def test_what_is_no_file_is_said_to_be_none(host, path):
+    with pytest.raises(UserError, match="the weights must be a file"):
+        host.load_checkpoint(Path(path))
 
 
 @pytest.mark.parametrize("kind", ["ClassificationModel", "SegmentationModel"])

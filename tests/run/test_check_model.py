@@ -212,6 +212,10 @@ BAD = {
     "two rows of anchors": ({**model_of(), "anchors": model_of()["anchors"][:2]}, "a row for each of the 3", -1),
     "four rows of anchors": ({**model_of(), "anchors": [*model_of()["anchors"], [1, 2] * 3]}, "for each of the 3", -1),
     "rows of unlike lengths": ({**model_of(), "anchors": [[1, 2, 3, 4], [1, 2], [1, 2]]}, "as many for each", None),
+    "an anchor of no size": ({**model_of(), "anchors": [[1, 2], [1, 0], [1, 2]]}, "anchors must be", None),
+    "an anchor that is not finite": ({**model_of(), "anchors": [[1, 2], [1, float("nan")], [1, 2]]}, "anchors", None),
+    "an activation that is a class": ({**model_of(), "activation": "nn.SiLU"}, "layer", None),
+    "scaled_modules of no list": ({**model_of(), "scaled_modules": 5}, "scaled_modules must be a list", None),
     "an anchor that is no number": ({**model_of(), "anchors": [["a", 2], [1, 2], [1, 2]]}, "anchors must be", None),
 }
 

@@ -168,9 +168,59 @@ def test_a_search_whose_stock_trial_failed_is_not_called_done(host, digits_yaml,
     assert "trial 0, stock YOLOv5, has failed (broken on purpose)" in capsys.readouterr().out
 
 
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/model.onnx")
+
+
+HOOK = "import os\n\ndef measure():\n    raise OSError(28, os.strerror(28))\n"
+REWARD = "import os\n\ndef f(metrics):\n    raise OSError(28, os.strerror(28))\n"
+
+
+@pytest.mark.parametrize("place", ["latency", "hook", "reward"])
+def test_a_disk_that_is_full_where_something_is_measured(host, digits_yaml, tmp_path, monkeypatch, capsys, place):
+    from yolov5_nas.cost import measure
+
+    own = tmp_path / "own.py"
+    flags = ["--data", digits_yaml, "--project", tmp_path, *FLAGS]
+    with inline(), untrained(), pytest.MonkeyPatch.context() as patch:
+        if place == "latency":
+            patch.setattr(measure, "latency", full)
+        else:
+            own.write_text(HOOK if place == "hook" else REWARD)
+            flags += ["--hook", own] if place == "hook" else ["--reward", f"{own}:f"]
+        assert main(["search", *map(str, flags)]) == 3
+    assert "No space left on device" in (err := capsys.readouterr().err) and err.strip().endswith("exp")
+    if place == "latency":
+        with inline(), untrained():
+            assert main(["search", "--resume", str(tmp_path / "exp")]) == 0
+        assert [r.state for r in read_journal(tmp_path / "exp")] == ["complete"] * 3
+    else:
+        assert [r.state for r in read_journal(tmp_path / "exp")] == ["started"]
+
+
+def test_memory_that_is_short_is_told_from_a_crash():
+    from yolov5_nas.training.process import is_out_of_memory
+
+    text = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    assert is_out_of_memory(RuntimeError(text))
+
+
 def test_faults_are_told_from_errors():
     assert machine_fault(OSError(errno.ENOSPC, "No space left on device", "x")) == "No space left on device: x"
     writing = RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 128 vs 0")
     assert "a file can't be written" in machine_fault(writing)
+    for text in (
+        "Caught OSError in DataLoader worker process 0.\nOSError: [Errno 28] No space left on device",
+        "[Errno 24] Too many open files: 'x'",
+    ):
+        assert machine_fault(OSError(text))  # without a number, as torch raises a loader's again
+    for text in (
+        "DataLoader worker (pid(s) 4711) exited unexpectedly",
+        "DataLoader worker (pid 4711) is killed by signal: Killed. ",
+        "unable to open shared memory object </torch_1_2> in read-write mode: Too many open files (24)",
+        "received 0 items of ancdata",
+        "unable to mmap 8 bytes from file </torch_1_2>: Cannot allocate memory (12)",
+    ):
+        assert machine_fault(RuntimeError(text)) == text.strip() or text in machine_fault(RuntimeError(text))
     for error in (FileNotFoundError(errno.ENOENT, "none"), RuntimeError("sizes"), BrokenPipeError(errno.EPIPE, "pipe")):
         assert machine_fault(error) is None

@@ -29,7 +29,8 @@ def with_line(tmp_path, key, value):
         ("box", "1", 1),
         ("lr0", "1e6", 1e6),  # diverges, but is a number
         ("anchors", "3", 3),
-        ("anchors", "'4'", 4.0),
+        ("anchors", "'4'", 4),
+        ("anchors", "3.412", 3),  # of YOLOv5's own hyp.VOC.yaml
         ("optimizer", "adam", "Adam"),
         ("optimizer", "ADAMW", "AdamW"),
         ("mine", "[1, 2]", [1, 2]),  # nothing that YOLOv5 reads
@@ -59,8 +60,10 @@ def test_no_anchors_means_those_of_the_model(tmp_path):
         ("degrees", "-5", "must be at least 0"),
         ("momentum", "1", "must be below 1"),
         ("anchor_t", "0", "must be above 0"),
-        ("anchors", "2.5", "must be a whole number"),
-        ("anchors", "-3", "must be a whole number"),
+        ("anchors", "0.3", "must be 0, or 1 to 1000"),
+        ("anchors", "-3", "must be 0, or 1 to 1000"),
+        ("anchors", "1e9", "must be 0, or 1 to 1000"),
+        ("anchors", "many", "must be 0, or 1 to 1000"),
         ("nominal_batch", "0", "must be a whole number of at least 1"),
         ("optimizer", "Lion", "must be one of SGD, Adam, AdamW"),
     ],
@@ -75,6 +78,15 @@ def test_what_no_training_can_use_is_refused_with_its_line(tmp_path, capsys, key
         assert main([*argv, "--device", "cpu", "--engine", "local"]) == 2
     assert capsys.readouterr().err.startswith(f"error: {path}:{line}: {key} ")
     assert not (tmp_path / "runs").exists()
+
+
+def test_each_file_of_the_host_itself_is_taken(host):
+    files = sorted((host.location.root / "data/hyps").glob("hyp*.yaml"))
+    assert len(files) > 3
+    for file in files:
+        own = yaml.safe_load(file.read_text(errors="ignore"))
+        expected = {**own, **({"anchors": round(own["anchors"])} if own.get("anchors") else {})}
+        assert read_hyp(file) == {k: v for k, v in expected.items() if k != "anchors" or v}
 
 
 def test_a_file_of_something_else_names_what_is_missing(tmp_path):

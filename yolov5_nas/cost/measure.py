@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..errors import machine_fault
 from ..host.yolov5 import Host
 from .latency import Runtime, latency
 
@@ -52,6 +53,8 @@ def measure(
     try:
         timed, conditions = latency(model, reference, imgsz, runtime, host)
     except Exception as e:  # a runtime can raise anything
+        if machine_fault(e):
+            raise
         traceback.print_exc()
         problem = f"{e or type(e).__name__}".splitlines()[0][:400]
         return costs, {"backend": runtime.backend, "error": f"the latency backend {runtime.backend} failed: {problem}"}

@@ -20,7 +20,10 @@ def model_in(checkpoint: Any, path: Path) -> Any:
     """
     if not isinstance(checkpoint, Mapping):
         return _checked(checkpoint, path)
-    model = checkpoint.get("ema") or checkpoint.get("model")
+    import torch
+
+    parts = [checkpoint.get("ema"), checkpoint.get("model")]
+    model = next((part for part in parts if isinstance(part, torch.nn.Module)), parts[1] or parts[0])
     if model is None:
         raise _refused(_kind_of_dict(checkpoint), path)
     return _checked(model, path)
@@ -34,7 +37,11 @@ def what_is(path: Path) -> str | None:
         return "a Git LFS pointer (git lfs pull brings the file itself)"
     if start[:1] == b"<":
         return "a web page (was a link to the file's page saved instead of the file?)"
-    return "an empty file" if not start else None
+    if not start:
+        return "an empty file"
+    if start.startswith(b"PK"):
+        return "a damaged file, perhaps not downloaded to its end"
+    return "a text" if start.isascii() and start.replace(b"\n", b" ").decode().isprintable() else None
 
 
 def _checked(model: Any, path: Path) -> Any:
@@ -43,6 +50,8 @@ def _checked(model: Any, path: Path) -> Any:
     if not isinstance(model, torch.nn.Module):
         kind = "a bare state dict" if isinstance(model, Mapping) else f"an object of the type {type(model).__name__}"
         raise _refused(kind, path)
+    if type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
+        model = model.module
     module, name = type(model).__module__, type(model).__name__
     if module.split(".")[0] == "ultralytics":
         raise _refused("a model of the package ultralytics (YOLOv5u and later, without anchors)", path)

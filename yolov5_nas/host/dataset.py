@@ -32,7 +32,7 @@ def read_data(path: Path) -> dict[str, Any]:
         hint = " (this is a model YAML: were --cfg and --data mixed up?)" if _is_model(data) else ""
         raise UserError(f"a data YAML must have the keys train, val and names{hint}", file=path)
     names, lines = data.get("names"), top_level_lines(node)
-    if names is None and isinstance(data.get("nc"), int):
+    if names is None and type(data.get("nc")) is int:
         names = [f"class{i}" for i in range(data["nc"])]
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -41,7 +41,7 @@ def read_data(path: Path) -> dict[str, Any]:
         line = lines.get("names")
         raise UserError("names must list the classes 0, 1, 2, ...", got=data.get("names"), file=path, line=line)
     names = {key: str(name) for key, name in names.items()}
-    for key in ("path", *SPLITS):
+    for key in ("path", *SPLITS, *(["test"] if data.get("test") is not None else [])):
         if rule := _path_rule(key, data.get(key)):
             raise UserError(rule, got=data[key], file=path, line=lines.get(key))
     imgsz = data.get("imgsz")
@@ -82,11 +82,14 @@ def resolve_data(path: Path, host: Host, download: bool = True) -> dict[str, Any
         hint = f" (path: is relative, and so below {host.location.root})" if relative else ""
         raise UserError(f"the images of {missing[0]} do not exist{hint}", got=str(missing[1]), file=path)
     try:
-        return host.check_dataset(data, download=bool(missing))
+        found = host.check_dataset(data, download=bool(missing))
     except UserError:
         raise
-    except Exception as e:  # a download script can fail in any way
+    except (Exception, SystemExit) as e:  # a download script can fail in any way
         raise UserError(f"the data set could not be made ready ({type(e).__name__}: {e})", file=path) from e
+    if missing and (still := _missing(data, root)):
+        raise UserError(f"download: has left no images of {still[0]}", got=str(still[1]), file=path)
+    return found
 
 
 def check_data(data: Mapping[str, Any], host: Host, imgsz: int, file: Path, single_cls: bool = False) -> dict[str, int]:

@@ -91,10 +91,10 @@ def _run(layers: list[Any], save: list[int], imgsz: int) -> list[BuiltLayer]:
                 if layer.f != -1:
                     x = kept[layer.f] if isinstance(layer.f, int) else [x if j == -1 else kept[j] for j in layer.f]
                 x = layer(x)
+                built.append(BuiltLayer(sum(p.numel() for p in layer.parameters()), _shape(x)))
             except Exception as e:
                 raise LayerError(i, _said(e)) from None
             kept.append(x if i in save else None)
-            built.append(BuiltLayer(sum(p.numel() for p in layer.parameters()), _shape(x)))
     return built
 
 

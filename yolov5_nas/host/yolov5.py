@@ -215,7 +215,8 @@ class Host:
         import torch
 
         if not is_file(path):
-            raise UserError("the weights file does not exist", file=path)
+            wrong = "the weights must be a file" if path.exists() else "the weights file does not exist"
+            raise UserError(wrong, file=path)
         try:
             with self._clone_names():
                 return model_in(torch.load(path, map_location="cpu", weights_only=False), path)

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError
+from ..errors import DISK_FAULTS, UserError
 from ..files import find_file, given_path, is_file, make_folder, shipped
 from .journal import TrialRecord
 from .metrics import is_own
@@ -227,6 +227,8 @@ class Hooks:
         try:
             return function(**_named(function, given))
         except (Exception, SystemExit) as e:  # a user's function can raise anything
+            if point == "measure" and isinstance(e, OSError) and e.errno in DISK_FAULTS:
+                raise
             self._report(hook, point, f"{type(e).__name__}: {e}", traceback.format_exc())
             return None
 

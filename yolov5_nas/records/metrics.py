@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ..errors import UserError
 
@@ -14,6 +15,24 @@ TAKEN = (
     *("number", "id", "state", "reward", "seconds", "reason", "message"),
 )
 LATENCIES = ("latency_ratio", "latency_ms")
+
+
+class Shown(NamedTuple):
+    """How a metric is shown to people: in the head of a column, along an axis, its number."""
+
+    heading: str
+    axis: str
+    number: str
+
+
+SHOWN = {  # in the order of the columns
+    "map50_95": Shown("mAP50-95", "mAP50-95", "{:.3f}"),
+    "map50": Shown("mAP50", "mAP50", "{:.3f}"),
+    "latency_ms": Shown("latency ms", "latency (ms)", "{:.2f}"),
+    "latency_ratio": Shown("x stock", "latency / latency of stock YOLOv5", "{:.2f}"),
+    "gflops": Shown("GFLOPs", "GFLOPs", "{:.3f}"),
+    "params": Shown("parameters", "parameters", "{:,.0f}"),
+}
 # What each latency backend needs besides torch and YOLOv5. Their names are YOLOv5's (`export.py --include`).
 PACKAGES: dict[str, tuple[str, ...]] = {
     "pytorch": (),
@@ -28,6 +47,11 @@ BACKENDS = tuple(PACKAGES)
 def is_maximised(metric: str) -> bool:
     """Whether more of a metric is better; what is no accuracy is a cost."""
     return metric in ACCURACIES
+
+
+def axis_label(metric: str) -> str:
+    """What a metric is called along an axis, and in words."""
+    return SHOWN[metric].axis if metric in SHOWN else metric
 
 
 def is_own(metric: str) -> bool:

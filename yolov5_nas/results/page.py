@@ -13,19 +13,12 @@ from typing import Any
 import yaml
 
 from ..records.journal import TrialRecord, best, complete, front
-from ..records.metrics import LATENCIES, is_maximised
+from ..records.metrics import LATENCIES, SHOWN, axis_label, is_maximised
 from ..records.options import Options
 from .effects import MIN_TRIALS, Effect, effects
-from .plots import LABELS, axes_of, choices, pareto, progress, trusted
+from .plots import axes_of, choices, pareto, progress, trusted
 
-COLUMNS = (  # metric, heading, format
-    ("map50_95", "mAP50-95", "{:.3f}"),
-    ("map50", "mAP50", "{:.3f}"),
-    ("latency_ms", "latency ms", "{:.2f}"),
-    ("latency_ratio", "x stock", "{:.2f}"),
-    ("gflops", "GFLOPs", "{:.3f}"),
-    ("params", "parameters", "{:,.0f}"),
-)
+COLUMNS = tuple((metric, shown.heading, shown.number) for metric, shown in SHOWN.items())
 # On a shared machine milliseconds of two moments can't be compared; the ratio to stock YOLOv5, timed alternately, can.
 COMPARED = tuple(column for column in COLUMNS if column[0] != "latency_ms")
 NAMED = 6  # effects named in a sentence; the picture shows more
@@ -89,7 +82,7 @@ def page(
         failures=_failures(records),
         headings=["trial", "state", "reward", *(heading for _, heading, _ in columns), "seconds", "architecture"],
         rows=[_row(r, columns, _state(r, winner, on_front), default) for r in sorted(records, key=_rank)],
-        objectives=" and ".join(LABELS.get(m, m) for m in options.front),
+        objectives=" and ".join(axis_label(m) for m in options.front),
         options=yaml.safe_dump(
             {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()}, sort_keys=False
         ),
@@ -145,7 +138,7 @@ def _choices(records: Sequence[TrialRecord], options: Options) -> Figure:
     if not accuracy:
         return Figure(file, title, None, ("The complete trials don't differ in mAP50-95, or not in their choices.",))
     metric = next((m for m in axes_of(options.front, records) if not is_maximised(m)), "gflops")
-    name = "latency" if metric in LATENCIES else LABELS.get(metric, metric)
+    name = "latency" if metric in LATENCIES else axis_label(metric)
     costed = [r for r in records if r.state in ("complete", "infeasible") and metric in r.metrics]
     cost = effects(costed, metric, default, _reference(costed, metric))
     refused = len(costed) - sum(metric in r.metrics for r in done)

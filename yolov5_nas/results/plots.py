@@ -9,18 +9,10 @@ from itertools import accumulate
 from typing import Any
 
 from ..records.journal import TrialRecord, best, complete, eligible, front, reference
-from ..records.metrics import LATENCIES, is_maximised
+from ..records.metrics import LATENCIES, axis_label, is_maximised
 from ..records.reward import Constraint
 from .effects import Effect, fence, strongest
 
-LABELS = {
-    "map50_95": "mAP50-95",
-    "map50": "mAP50",
-    "latency_ms": "latency (ms)",
-    "latency_ratio": "latency / latency of stock YOLOv5",
-    "gflops": "GFLOPs",
-    "params": "parameters",
-}
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 GREY, BLUE, ORANGE, GREEN, RED = "#9aa0a6", "#0072b2", "#e69f00", "#009e73", "#d55e00"
 LEGEND_INCHES = 1.9  # that an entry of a legend takes
@@ -68,7 +60,7 @@ def pareto(records: Sequence[TrialRecord], x: str, y: str, constraints: Iterable
         if constraint.metric in (x, y):
             line = axes.axvline if constraint.metric == x else axes.axhline
             line(constraint.limit, color=RED, linestyle=":", zorder=1, label=str(constraint))
-    axes.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+    axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
     for axis, metric in ((axes.xaxis, x), (axes.yaxis, y)):
         if metric == "params":
             axis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")

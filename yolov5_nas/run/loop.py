@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..engines.contract import Engine, Job, MachineError, Outcome
+from ..errors import machine_fault
 from ..records.journal import Journal, TrialRecord
 from ..records.metrics import LATENCIES
 from ..records.reward import Reward
@@ -237,6 +238,8 @@ def judge(record: TrialRecord, outcome: Outcome, reward: Reward) -> TrialRecord:
             return _failed(record, "latency", result.conditions["error"])
         return _failed(record, "crash", f"the reward needs {name}, which was not measured")
     except Exception as e:
+        if fault := machine_fault(e):
+            raise MachineError(f"the reward of trial {record.number} can't be worked out: {fault}") from e
         return _failed(record, "crash", f"the reward raised {type(e).__name__}: {e}")
     if not math.isfinite(value):
         return _failed(record, "nan", f"the reward is {value}")

@@ -98,7 +98,7 @@ def _top_level_rule(key: str, value: Any) -> str | None:
     """The rule that the value of a model YAML's key breaks, if it does."""
     if isinstance(value, list) and key == "anchors":
         pairs = value and all(isinstance(a, list) and a and len(a) % 2 == 0 for a in value)
-        alike = pairs and len({len(a) for a in value}) == 1 and all(_is_number(x) for a in value for x in a)
+        alike = pairs and len({len(a) for a in value}) == 1 and all(_is_size(x) for a in value for x in a)
         return None if alike else "anchors must be a list of widths and heights for each output, as many for each"
     whole = key in ("nc", "anchors")
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 < value < math.inf:
@@ -112,6 +112,9 @@ class LayerParser:
     """Turns NASConv and NASC3 lines into layers; knows the YAML's multiples and where each line stands."""
 
     def __init__(self, model: Mapping[str, Any], source: str, lines: Sequence[int]):
+        scaled = model.get("scaled_modules", [])
+        if not isinstance(scaled, list) or not all(isinstance(name, str) for name in scaled):
+            raise UserError("scaled_modules must be a list of modules", got=scaled, file=source)
         self.multiples, self.source, self.lines = Multiples(model), source, lines
         self.default_act = self.multiples.default_act
         if not self.default_act:
@@ -288,6 +291,10 @@ class LayerParser:
 def _filled(args: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
     """Arguments, the missing ones with their defaults."""
     return (*args, *defaults[len(args) :])
+
+
+def _is_size(x: Any) -> bool:
+    return _is_number(x) and 0 < x < math.inf
 
 
 def _is_number(x: Any) -> bool:

@@ -12,7 +12,7 @@ from ..space.model_yaml import MOST, load_yaml, top_level_lines
 
 OURS = ("optimizer", "nominal_batch", "warmup_iterations")  # keys that YOLOv5 does not know
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
-WHOLE = {"anchors": 0, "nominal_batch": 1, "warmup_iterations": 0}  # and the least that they may be
+WHOLE = {"nominal_batch": 1, "warmup_iterations": 0}  # and the least that they may be
 
 
 def read_hyp(path: Path) -> dict[str, Any]:
@@ -33,13 +33,13 @@ def read_hyp(path: Path) -> dict[str, Any]:
     read = {}
     for key, value in hyp.items():
         number = _number(value)
-        read[key] = number if key in needed or key in WHOLE else value
+        read[key] = number if key in needed or key in WHOLE or key == "anchors" else value
         if rule := _rule(key, value, number, key in needed):
             raise UserError(rule, got=value, file=path, line=lines.get(key))
     if "optimizer" in hyp:
         read["optimizer"] = next(name for name in OPTIMIZERS if name.lower() == str(hyp["optimizer"]).lower())
-    if not read.get("anchors"):
-        read.pop("anchors", None)  # 0, as in YOLOv5: those of the model YAML
+    if anchors := read.pop("anchors", None):  # 0, as in YOLOv5: those of the model YAML
+        read["anchors"] = round(anchors)
     return read
 
 
@@ -61,11 +61,11 @@ def _rule(key: str, value: Any, number: float | None, is_needed: bool) -> str | 
     if key == "optimizer":
         known = str(value).lower() in (name.lower() for name in OPTIMIZERS)
         return None if known else f"optimizer must be one of {', '.join(OPTIMIZERS)}"
+    if key == "anchors":  # YOLOv5 rounds it; its own hyp.VOC.yaml has 3.412
+        return None if number == 0 or 1 <= round(number or 0) <= MOST else f"anchors must be 0, or 1 to {MOST}"
     if key in WHOLE:
         whole = number is not None and number == int(number) and WHOLE[key] <= number
-        if not whole or number is None:
-            return f"{key} must be a whole number of at least {WHOLE[key]}"
-        return f"anchors must be at most {MOST}" if key == "anchors" and number > MOST else None
+        return None if whole else f"{key} must be a whole number of at least {WHOLE[key]}"
     if not is_needed:  # others are not ours to know
         return None
     if number is None:

@@ -48,7 +48,8 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
         return f"{weights}: a supernet of this space; trials start from their slices of it"
     model = host.load_checkpoint(weights)
     source = read_source(model, space, weights)
-    own = host.build(derive(space, space.default()), nc=nc).state_dict()
+    own_model = host.build(derive(space, space.default()), nc=nc)
+    own = own_model.state_dict()
     taken, left = fitting(inherit(source, space, space.default()).state, own)
     detection = f"model.{max(int(name.split('.')[1]) for name in own)}."
     if any(not name.startswith(detection) for name in left):
@@ -56,7 +57,12 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
             "the weights must be of a model of the same size and channels as --cfg", got=left[0], file=weights
         )
     said = f"{weights}: {len(taken)} of {len(own)} tensors are inherited"
-    return f"{said}; the detection layer is for {model.nc} classes, not {nc}, and starts anew" if left else said
+    theirs, mine = model.model[-1], own_model.model[-1]
+    if not left:
+        differ = not theirs.anchors.float().allclose(mine.anchors.float(), rtol=1e-2)
+        return f"{said}; its anchors are taken too, and not those of --cfg" if differ else said
+    what = f"{theirs.nc} classes, not {nc}" if theirs.nc != nc else f"{theirs.na} anchors at each place, not {mine.na}"
+    return f"{said}; the detection layer is for {what}, and starts anew"
 
 
 def load_weights(model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host) -> Start:

@@ -24,6 +24,7 @@ from ..host.yolov5 import Host, load
 from ..records.run_folder import TrialFolder
 from .settings import Settings
 
+MEMORY = "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory"  # as torch and CUDA's libraries say it
 AUGMENTATION = (  # the hyper-parameters that a data set reads
     *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr"),
     *("mosaic", "mixup", "copy_paste"),
@@ -135,5 +136,5 @@ def free_memory() -> None:
 
 def is_out_of_memory(e: BaseException) -> bool:
     """Whether memory was short, in the words of torch or of CUDA's libraries."""
-    is_said = isinstance(e, RuntimeError) and re.search("out of memory|ALLOC_FAILED", str(e)) is not None
+    is_said = isinstance(e, RuntimeError) and re.search(MEMORY, str(e)) is not None
     return is_said or isinstance(e, torch.OutOfMemoryError | MemoryError)

@@ -121,7 +121,7 @@ class Settings:
 
 def with_anchors(model: Mapping[str, Any], hyp: Mapping[str, Any]) -> Mapping[str, Any]:
     """A model dict with the hyper-parameters' number of anchors at each place, where they have one, as in YOLOv5."""
-    return {**model, "anchors": round(hyp["anchors"])} if hyp.get("anchors") else model
+    return {**model, "anchors": round(float(hyp["anchors"]))} if hyp.get("anchors") else model
 
 
 def budget_of(settings: Settings, epochs: int | None = None) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ...errors import UserError
+from ...errors import UserError, machine_fault
 from ...files import PACKAGE, write_whole
 from ...records.journal import TrialResult
 from ...records.run_folder import RunFolder
 from ...space.architecture import Value
-from ..contract import Job, Trial, call_trial, outcome_from_json, outcome_to_json
+from ..contract import Job, Outcome, Trial, call_trial, outcome_from_json, outcome_to_json
 from ..local import LocalEngine, end_with
 from .shipping import SPLITS, files_of, images_of, listed, size_hash, unpack
 
@@ -229,8 +229,12 @@ class Slot:
         """
         own = RunFolder(self.folder).trial(job.number)
         folder = own.path
-        folder.mkdir(parents=True)
-        (folder / JOB).write_bytes(pickle.dumps((job, costs)))
+        try:
+            folder.mkdir(parents=True)
+            (folder / JOB).write_bytes(pickle.dumps((job, costs)))
+        except OSError as e:
+            error = {"reason": "machine", "message": f"{platform.node()}: {machine_fault(e) or e}"}
+            return outcome_to_json(job, Outcome(job.number, 0.0, error=error)), {}, {}
         self.engine.submit(replace(job, overrides={}))  # which are for the settings in the parcel
         (outcome,) = self.engine.wait()
         (folder / JOB).unlink(missing_ok=True)
