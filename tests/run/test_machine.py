@@ -201,14 +201,16 @@ def test_a_disk_that_is_full_where_something_is_measured(host, digits_yaml, tmp_
 def test_memory_that_is_short_is_told_from_a_crash():
     from yolov5_nas.training.process import is_out_of_memory
 
-    text = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    text = (
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    )
     assert is_out_of_memory(RuntimeError(text))
 
 
 def test_faults_are_told_from_errors():
     assert machine_fault(OSError(errno.ENOSPC, "No space left on device", "x")) == "No space left on device: x"
     writing = RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 128 vs 0")
-    assert "a file can't be written" in machine_fault(writing)
+    assert machine_fault(writing) == str(writing)
     for text in (
         "Caught OSError in DataLoader worker process 0.\nOSError: [Errno 28] No space left on device",
         "[Errno 24] Too many open files: 'x'",
