@@ -36,7 +36,7 @@ DATA = {
     "a size below zero": ({}, ("--imgsz", "-64"), "--imgsz must be at least 1"),
     "loaders below zero": ({}, ("--workers", "-1"), "--workers must be at least 0"),
     "another folder's file": ({}, ("--cfg", "mnie/yolov5n_nas.yaml"), "model YAML (--cfg) does not exist"),
-    "a run of too long a name": ({}, ("--name", "a" * 400), "no folder for runs (File name too long)"),
+    "a run of too long a name": ({}, ("--name", "a" * 400), "(File name too long)"),
     "weights that are not there": ({}, ("--weights", "~/none.pt"), "the weights file does not exist"),
 }
 

@@ -26,8 +26,15 @@ class ExportFailures(logging.Handler):
             self.lines.append(" ".join(text.split("export failure", 1)[1].split(": ", 1)[-1].split())[:300])
 
 
+def own_threads(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Within this block an exported file's runtime gets as many threads as torch has here, instead of all cores."""
+    if path.suffix == ".onnx":
+        return _onnxruntime_threads()
+    return _openvino_threads() if path.name.endswith("_openvino_model") else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def onnxruntime_threads() -> Iterator[None]:
+def _onnxruntime_threads() -> Iterator[None]:
     import onnxruntime
     import torch
 
@@ -43,7 +50,7 @@ def onnxruntime_threads() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def openvino_threads() -> Iterator[None]:
+def _openvino_threads() -> Iterator[None]:
     import openvino
     import torch
 

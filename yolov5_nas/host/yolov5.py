@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..files import is_file
 from .checkpoints import ACCEPTED, model_in, what_is
 from .compat import MODULES, Lines, compatible, first_kept, importable, module_entry, of_version, on_cpu, patched
-from .exporters import ExportFailures, export_openvino, onnxruntime_threads, openvino_threads
+from .exporters import ExportFailures, export_openvino, own_threads
 from .locate import Location, find
 
 
@@ -144,10 +144,7 @@ class Host:
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(patched(self.common, check_requirements=lambda *_, **__: None))
-            if path.suffix == ".onnx":
-                stack.enter_context(onnxruntime_threads())
-            elif path.name.endswith("_openvino_model"):
-                stack.enter_context(openvino_threads())
+            stack.enter_context(own_threads(path))
             stack.enter_context(self.quiet())
             return self.common.DetectMultiBackend(str(path), device=device, fp16=half).eval()
 
