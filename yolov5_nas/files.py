@@ -111,16 +111,20 @@ def increment_path(path: Path, exist_ok: bool = False) -> Path:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder.
+    """Create a folder, and those above it.
 
     Raises:
-        UserError: it can't be written.
+        UserError: it can't be written. None is left then that was not there.
     """
+    made = [folder for folder in (path, *path.parents) if not is_folder(folder)]
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".write-test"
         probe.touch()
         probe.unlink()
     except OSError as e:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise UserError(f"the folder can't be written ({e.strerror})", got=str(path)) from None
     return path
