@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..files import is_file
 from .checkpoints import ACCEPTED, model_in, what_is
 from .compat import MODULES, Lines, compatible, first_kept, importable, module_entry, of_version, on_cpu, patched
-from .exporters import ExportFailures, export_openvino, own_threads
+from .exporters import export_openvino, failures, own_threads
 from .locate import Location, find
 
 
@@ -120,21 +120,21 @@ class Host:
         }
         if "openvino.inference_engine" in inspect.getsource(exporter):  # gone since OpenVINO 2024
             exporting["export_openvino"] = export_openvino
-        failures, logger = ExportFailures(), self.general.LOGGER
         legacy: Any = torch.onnx.export
         if "dynamo" in inspect.signature(legacy).parameters:  # the newer exporter needs a further package and opset 18
             legacy = functools.partial(legacy, dynamo=False)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.compatible())
-            stack.enter_context(patched(logger, handlers=[failures], propagate=False))
+            said = stack.enter_context(self.heard())
             stack.enter_context(patched(exporter, **exporting))
             stack.enter_context(patched(torch.onnx, export=legacy))
             files = exporter.run(
                 weights=path, imgsz=(imgsz, imgsz), batch_size=batch, device="", include=(form,), half=half
             )
         found = [Path(file) for file in files if file]
-        if not found or failures.lines:
-            raise RuntimeError(failures.lines[-1] if failures.lines else f"{form} gave no file")
+        wrong = failures(said)
+        if not found or wrong:
+            raise RuntimeError(wrong[-1] if wrong else f"{form} gave no file")
         return found[-1]
 
     def load_exported(self, path: Path, half: bool, device: Any) -> Any:

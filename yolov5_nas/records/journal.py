@@ -107,7 +107,7 @@ class TrialRecord:
     @property
     def is_tried_again(self) -> bool:
         """Whether a resume starts it again: it was cut off, or killed, which says nothing of the architecture."""
-        return not self.done or (self.state == "failed" and (self.error or {}).get("reason") in ("killed", "machine"))
+        return not self.done or (self.state == "failed" and (self.error or {}).get("reason") == "killed")
 
     def again(self) -> TrialRecord:
         """The start of its next attempt."""

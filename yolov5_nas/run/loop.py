@@ -165,9 +165,8 @@ class Loop:
             self.lost.add(record.number)
             self.waiting.append(record.again())
             return
-        if (
-            outcome.error and outcome.error["reason"] == "machine"
-        ):  # the journal has it as started, so it is tried again
+        if outcome.error and outcome.error["reason"] == "machine":
+            # The journal has the trial as started, so a resume tries it again.
             raise MachineError(f"trial {record.number} can't go on: {outcome.error['message']}")
         self.pruners.pop(record.number, None)
         record = judge(record, outcome, self.reward)

@@ -8,10 +8,11 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import shipped
+from ..records.options import TABLE
 from ..space.model_yaml import MOST, load_yaml, top_level_lines
 
 OURS = ("optimizer", "nominal_batch", "warmup_iterations")  # keys that YOLOv5 does not know
-OPTIMIZERS = ("SGD", "Adam", "AdamW")
+OPTIMIZERS = TABLE["optimizer"].choices
 WHOLE = {"nominal_batch": 1, "warmup_iterations": 0}  # and the least that they may be
 
 
