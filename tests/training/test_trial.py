@@ -242,12 +242,17 @@ def test_options_of_a_training_are_taken(settings):
     assert result.metrics["params"] < 1777447  # one class
 
 
-def test_processes_that_load_images_end_with_the_training(settings):
-    """At once: those that the garbage collector ends wait for 5 s each."""
-    seen = []
+def test_processes_that_load_images_are_forked_and_end_with_the_training(settings):
+    """At once: those that the garbage collector ends wait for 5 s each. A spawned process would spawn its own."""
+    seen, method = [], multiprocessing.get_start_method(allow_none=True)
     free = lambda: seen.extend(multiprocessing.active_children())  # noqa: E731
-    with patched(trial, free_memory=free):
-        run_trial(settings.space.default(), replace(settings, epochs=1, workers=1), 0)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        with patched(trial, free_memory=free):
+            run_trial(settings.space.default(), replace(settings, epochs=1, workers=1), 0)
+        assert multiprocessing.get_start_method() == "spawn"
+    finally:
+        multiprocessing.set_start_method(method, force=True)
     assert seen == []
 
 

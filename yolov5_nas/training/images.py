@@ -10,7 +10,7 @@ import torch
 
 from ..cost.device_lock import DeviceLock, LockedLoader
 from ..host.yolov5 import Host
-from .process import dataset_kept
+from .process import dataset_kept, forking
 from .settings import Settings
 
 BATCHES = 8  # of training images, by which batch norm's statistics are estimated and layers refitted
@@ -72,7 +72,7 @@ class Images:
     def _loader(self, split: str) -> tuple[LockedLoader, Any]:
         """YOLOv5's loader of a split; the data set behind it, decoded images included, is kept for later trials."""
         s, train = self.settings, split == "train"
-        with dataset_kept(self.host):
+        with dataset_kept(self.host), forking():
             loader, dataset = self.host.create_dataloader(
                 s.data[split],
                 self.imgsz,

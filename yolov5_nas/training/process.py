@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import multiprocessing
 import os
 import random
 import re
@@ -81,6 +82,20 @@ def dataset_kept(host: Host) -> Iterator[None]:
     kept.collate_fn, kept.collate_fn4 = stock.collate_fn, stock.collate_fn4  # type: ignore[attr-defined]
     with patched(host.dataloaders, LoadImagesAndLabels=kept):
         yield
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """Loaders made in this block fork their processes, as in `train.py`, also where this process was spawned itself.
+
+    Spawned ones would import torch and YOLOv5 again, each, and need a data set that can be pickled.
+    """
+    method = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("fork", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(method, force=True)
 
 
 @contextlib.contextmanager
