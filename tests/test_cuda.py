@@ -565,7 +565,7 @@ assert not torch.cuda.is_available()
 host = load()
 host.common.attempt_download_from_hub = lambda *_, **__: None  # the package asks for any file there first
 options = {"imgsz": 64, "batch_size": 32, "device": "cpu", "workers": 0, "plots": False, "half": False}
-results = host.validate(data=resolve_data(data, host), weights=str(weights), project=folder, **options)
+results, _ = host.validate(data=resolve_data(data, host), weights=str(weights), project=folder, **options)
 print("map50_95", results[3])
 """
 

@@ -75,8 +75,9 @@ class Host:
         """`create_dataloader`, with the arguments of the newest version."""
         return of_version(self.dataloaders.create_dataloader)(*args, **kwargs)
 
-    def validate(self, **kwargs: Any) -> tuple[float, ...]:
-        """`val.run`: precision, recall, mAP50, mAP50-95, box, objectness and class loss.
+    def validate(self, **kwargs: Any) -> tuple[tuple[float, ...], list[float]]:
+        """`val.run`: precision, recall, mAP50, mAP50-95, box, objectness and class loss; and mAP50-95 of each class,
+        which is that of all for one that the images don't have.
 
         It takes the time it needs. By itself YOLOv5 drops the boxes of a batch's images that are not through NMS after
         0.5 s and 0.05 s an image, so that other load on the machine would lower mAP.
@@ -90,7 +91,8 @@ class Host:
             patched(torchvision.ops, nms=nms),
             tempfile.TemporaryDirectory() as folder,  # the package writes a results.html
         ):
-            return tuple(float(x) for x in self.modules["val"].run(**kwargs, save_dir=Path(folder))[0])
+            found = self.modules["val"].run(**kwargs, save_dir=Path(folder))
+            return tuple(float(x) for x in found[0]), [float(x) for x in found[1]]
 
     def check_dataset(self, data: dict[str, Any], download: bool) -> dict[str, Any]:
         """`check_dataset` of a dict whose paths are absolute; runs its `download:` entry where that is wanted."""

@@ -37,6 +37,7 @@ class TrialResult:
             `hooks`: what went wrong in hooks, by their file names.
         why: it is not complete, or which constraint it breaks, in words; a complete trial may break one if it is the
             default architecture, which is trained for comparison.
+        classes: mAP50-95 by class.
         budget: what the metrics cost: `epochs` of training (0 for a score without one), and the file of the `weights`
             that it started from, or None.
     """
@@ -47,6 +48,7 @@ class TrialResult:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     why: str | None = None
     budget: Mapping[str, Any] = field(default_factory=dict)
+    classes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class TrialRecord:
             breaks one, "pruned" where it was ended early.
         conditions: of the latency measurement.
         parent: the number of the trial whose weights it started from, if it did from one's.
+        classes: mAP50-95 by class.
         budget: as `TrialResult` has it. With the id of the architecture and the seed it names a training.
     """
 
@@ -83,6 +86,7 @@ class TrialRecord:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     parent: int | None = None
     budget: Mapping[str, Any] = field(default_factory=dict)
+    classes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -117,7 +121,7 @@ class TrialRecord:
     def to_json(self) -> str:
         """The journal's line, without the newline."""
         line = {"version": VERSION, "number": self.number, "id": self.id, **asdict(self)}
-        for name in ("conditions", "budget"):
+        for name in ("conditions", "budget", "classes"):
             if not line[name]:
                 del line[name]
         if self.parent is None:

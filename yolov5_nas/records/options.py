@@ -19,11 +19,12 @@ from ..files import write_whole
 from ..space.model_yaml import load_yaml
 from .metrics import BACKENDS, COSTS, check_objectives, is_maximised
 from .option import Option, flag, option
-from .reward import REWARDS, Constraint, Target
+from .reward import REWARDS, Constraint, Target, parse_plans
 
 MIN_FULL_EPOCHS = 24  # of a training from scratch that others are judged by, where the user gives no number
 AUDITS = 5  # the fewest of which there is an interval
 ENGINES = ("nni", "local", "ray")
+METHODS = ("trials", "replace", "one-shot")
 STRATEGIES = ("evolution", "random", "grid", "tpe", "nsga2")
 # Options of earlier versions, which their search.yaml lists, and the values that did nothing.
 REMOVED = {"proxy": "on"}
@@ -45,7 +46,11 @@ class Options:
         None, "checkpoint to inherit from: stock YOLOv5 of the same size, or a run's", completes="file"
     )
     base_epochs: int | None = model(
-        None, "train the stock architecture for N epochs first; the others inherit its weights", least=1, metavar="N"
+        None,
+        "train the stock architecture for N epochs first; the others inherit its weights (with --method replace:"
+        " fine-tune --weights for N epochs first; default: 20 where its classes are not the data's)",
+        least=1,
+        metavar="N",
     )
     inherit: str | None = model(
         None,
@@ -84,7 +89,20 @@ class Options:
         completes="folder",
     )
 
-    trials: int = searched(20, "how many architectures to try, the stock one included", least=1, may_change=True)
+    method: str = searched(
+        "trials",
+        "trials: train many architectures; replace: put options in the place of single layers of the trained network in"
+        " --weights, and train the best combinations; one-shot: see --one-shot (default: replace where --weights is a"
+        " checkpoint and none of --trials, --strategy, --inherit, --one-shot is given)",
+        choices=METHODS,
+    )
+    trials: int | None = searched(
+        20,
+        "how many architectures to try, the stock one included (with --method replace: how many to train, the parent"
+        " included; default there: it and one for each target; 0: none)",
+        least=0,
+        may_change=True,
+    )
     strategy: str | None = searched(
         None, "how to choose them (default: evolution; with --objectives, nsga2)", choices=STRATEGIES
     )
@@ -96,7 +114,9 @@ class Options:
     reward: str = searched("soft", f"{', '.join(REWARDS)}, or your own function as module:function or file.py:function")
     target: tuple[str, ...] = searched(
         ("latency_ratio=1.0",),
-        f"cost at which the reward is mAP50-95 itself: one of {', '.join(COSTS)}; several multiply",
+        f"cost at which the reward is mAP50-95 itself: one of {', '.join(COSTS)}; several multiply. With --method"
+        " replace: what a cost may be at most, several values separated by commas giving a result each (default there:"
+        " latency_ratio=0.9,0.8,0.7)",
         metavar="COST=NUMBER",
     )
     exponent: float = searched(-0.07, "w in the soft reward = mAP50-95 * (cost / target) ** w")
@@ -197,6 +217,7 @@ class Options:
         self._check_inherit()
         self._check_one_shot()
         self._check_audit()
+        self._check_replace()
 
     def _check_one(self, name: str, known: Option) -> None:
         value = getattr(self, name)
@@ -243,9 +264,44 @@ class Options:
         if self.only_prunes and self.audit_epochs:
             raise UserError("--audit-epochs is not for --prune alone: what it ended is trained to its --epochs")
 
+    def _check_replace(self) -> None:
+        if self.one_shot is not None and self.method == "trials":
+            object.__setattr__(self, "method", "one-shot")
+        if self.method == "one-shot" and self.one_shot is None:
+            raise UserError("--method one-shot needs --one-shot EPOCHS")
+        if self.method != "replace":
+            if not self.trials:
+                raise UserError("--trials must be at least 1", got=self.trials)
+            return
+        if not self.weights:
+            raise UserError("--method replace needs --weights: the checkpoint whose layers are replaced")
+        for name, value in {
+            "strategy": self.strategy,
+            "one_shot": self.one_shot,
+            "objectives": self.objectives,
+        }.items():
+            if value not in (None, ()):
+                raise UserError(f"{flag(name)} is not for --method replace", got=value)
+        for name in ("inherit", "prune", "audit", "audit_epochs"):
+            if getattr(self, name) not in (None, False, "base", 0):
+                raise UserError(f"{flag(name)} is not for --method replace", got=getattr(self, name))
+        _ = self.plans
+
+    @property
+    def replaces(self) -> bool:
+        """Whether options are put in the place of single layers of a trained network."""
+        return self.method == "replace"
+
+    @property
+    def plans(self) -> tuple[tuple[Target, ...], ...]:
+        """What costs may be at most, for each plan of a replacement search; see `parse_plans`."""
+        return parse_plans(self.target, own=bool(self.hook))
+
     @property
     def proxy(self) -> str | None:
         """What a trial scores by instead of a full training, in words."""
+        if self.replaces:
+            return None
         if self.one_shot is not None:
             return "the score of the supernet"
         if self.inherits:
@@ -277,6 +333,8 @@ class Options:
     @property
     def targets(self) -> tuple[Target, ...]:
         """What the targets say; raises a UserError where one says nothing."""
+        if self.replaces:
+            return self.plans[0]
         return tuple(Target.parse(text, own=bool(self.hook)) for text in self.target)
 
     @property

@@ -59,6 +59,33 @@ class Target:
         return f"{self.metric}={self.value:g}"
 
 
+def parse_plans(texts: Sequence[str], own: bool = False) -> tuple[tuple[Target, ...], ...]:
+    """The plans of targets: values of one metric that are separated by commas give one each, other metrics hold in all.
+
+    >>> [[str(target) for target in plan] for plan in parse_plans(["latency_ratio=0.9,0.8", "params=1e6"])]
+    [['latency_ratio=0.9', 'params=1e+06'], ['latency_ratio=0.8', 'params=1e+06']]
+
+    Raises:
+        UserError: a target can't be read, a ratio is not below 1, or more than one metric has several values.
+    """
+    parsed = []
+    for text in texts:
+        metric, _, values = text.partition("=")
+        parsed.append([Target.parse(f"{metric}={value}", own) for value in values.split(",")])
+    for target in (target for group in parsed for target in group):
+        if target.metric == "latency_ratio" and target.value >= 1:
+            rule = "a target of latency_ratio must be below 1 with --method replace: 1 is the parent itself"
+            raise UserError(rule, got=target.value)
+    metrics = [group[0].metric for group in parsed]
+    if not parsed or len(set(metrics)) < len(metrics) or sum(len(group) > 1 for group in parsed) > 1:
+        accepted = "such as latency_ratio=0.9,0.8,0.7, or latency_ratio=0.9,0.8 params=1e6"
+        rule = "--method replace takes each metric once as a target, and one of them with several values"
+        raise UserError(rule, got=" ".join(texts) or None, accepted=accepted)
+    count = max(map(len, parsed))
+    plans = [tuple(group[k if len(group) > 1 else 0] for group in parsed) for k in range(count)]
+    return tuple(dict.fromkeys(plans))
+
+
 @dataclass(frozen=True)
 class Constraint:
     """A cost that must be met, or the architecture is not trained.

@@ -47,6 +47,7 @@ class RunFolder:
         self.trials = path / "trials"
         self.lock = path / ".lock"
         self.best = path / "best"  # the winner: model.yaml, architecture.json, weights/best.pt
+        self.targets = path / "targets"  # the same for each target of a replacement search, by its name
         self.exported = path / "export"  # the same of other trials, by their numbers
         self.table = path / "results.csv"
         self.report = path / "report.html"
@@ -70,6 +71,26 @@ class RunFolder:
         return RunFolder(self.path / "scores")
 
     @property
+    def parent(self) -> RunFolder:
+        """The stage of a replacement search that validates its parent, or fine-tunes it first; trial 0 is that."""
+        return RunFolder(self.path / "parent")
+
+    @property
+    def replacements(self) -> RunFolder:
+        """The stage that scores each option alone in the parent; trial 0 is the parent."""
+        return RunFolder(self.path / "replacements")
+
+    @property
+    def latencies(self) -> RunFolder:
+        """The stage that measures costs of joint architectures, from which those of options are fitted."""
+        return RunFolder(self.path / "latencies")
+
+    @property
+    def plans(self) -> RunFolder:
+        """The stage that scores and measures planned architectures whole."""
+        return RunFolder(self.path / "plans")
+
+    @property
     def audit(self) -> RunFolder:
         """The stage that trains some architectures in full."""
         return RunFolder(self.path / "audit")
@@ -82,5 +103,5 @@ class RunFolder:
     @property
     def is_begun(self) -> bool:
         """Whether there is a run in it, of which one that was killed may have any of these."""
-        stages = (self.supernet, self.scores, self.audit)
+        stages = (self.supernet, self.scores, self.audit, self.parent)
         return any(path.exists() for path in (self.journal, self.trials, *(stage.path for stage in stages)))

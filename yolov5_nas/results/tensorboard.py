@@ -76,7 +76,7 @@ class TensorBoardLogger:
         return self.states.total() - self.states["infeasible"]
 
     def _tenth(self, count: int) -> int:
-        return count * TENTHS // self.options.trials
+        return count * TENTHS // (self.options.trials or 1)
 
     def _log_complete(self, record: TrialRecord, reward: float) -> None:
         self.complete.append(record)

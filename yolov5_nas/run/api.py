@@ -21,6 +21,7 @@ from ..records.run_folder import RunFolder
 from ..space.architecture import Value
 from ..space.space import Space
 from ..training.trial import run_trial
+from .check_parent import with_method
 from .loop import AskTell
 from .pipeline import Pipeline, SearchResult
 from .prepare import check_new, engine_of, new_folder, prepare, settings_of, write_run
@@ -83,10 +84,10 @@ def search(
         with hold(folder):
             settings = settings_of(folder, chosen)
             done = sum(r.done and r.counts for r in latest(read_lines(RunFolder(folder).journal)).values())
-            print(f"{settings.location}; {folder} goes on: {done} of {chosen.trials} trials are done")
+            print(f"{settings.location}; {folder} goes on: {done} of {chosen.trials or 'its'} trials are done")
             chosen.save(RunFolder(folder).options)
             return Pipeline(folder, chosen, settings, strategy, reward, engine).run()
-    chosen = Options().with_given(options)
+    chosen = Options().with_given(with_method(check_names(options)))
     _check_objects(engine, strategy, chosen)
     prepared = prepare(chosen)
     engine = engine or engine_of(prepared.options)

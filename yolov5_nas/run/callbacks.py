@@ -67,7 +67,7 @@ class Estimate:
 
     def __call__(self, record: TrialRecord) -> None:
         trials = self.journal.trials.values()
-        left = self.o.trials - sum(r.counts for r in trials)
+        left = (self.o.trials or 0) - sum(r.counts for r in trials)
         if record.state != "complete" or len(complete(trials)) > 1 or left < 1:
             return
         seconds = record.seconds or 0.0

@@ -11,13 +11,14 @@ from typing import Any
 from ..engines.contract import Engine, EngineError, MachineError
 from ..errors import UserError, machine_fault
 from ..records.hooks import Hooks
-from ..records.journal import Journal, TrialRecord, best, read_journal, read_lines, reference
+from ..records.journal import Journal, TrialRecord, best, latest, read_journal, read_lines, reference
 from ..records.options import Options
 from ..records.reward import REWARDS, Reward
 from ..records.run_folder import RunFolder
 from ..results import audit
 from ..results.report import closing_table, report
 from ..results.tensorboard import TensorBoardLogger
+from ..space.architecture import Architecture
 from ..space.space import Space
 from ..strategies.early_stopping import Curves
 from ..strategies.given import GivenArchitectures
@@ -28,6 +29,7 @@ from ..training.trial import run_trial, run_trial_with_onnx
 from .callbacks import Checkpoints, Estimate, Progress
 from .loop import AskTell, Loop
 from .prepare import engine_of, reward_of
+from .replace import Replacement, to_train
 from .stages import StageError, finalists, from_scratch, full_trainings, scores, trained_supernet
 
 
@@ -135,12 +137,25 @@ class Pipeline:
         o, settings, strategy = self.options, self.settings, self.strategy
         if o.one_shot is not None:
             o, settings, strategy = self._one_shot(o.scores)
-        ending = self._trials(o, settings, strategy, o.trials)
+        if o.replaces:
+            return self._replacement()
+        ending = self._trials(o, settings, strategy, o.trials or 0)
         if self._audit():
             print(audit.verdict(audit.read(self.folder, self.options)))
             if o.keep_portal:
                 print("the portal is closed; --resume with --keep-portal opens it again")
         return ending
+
+    def _replacement(self) -> str:
+        """From the parent to trained plans; why it ended."""
+        replacement = Replacement(self.folder, self.options, self.settings, self._engine, self.loop)
+        o, settings, found = replacement.run()
+        before = [Architecture(r.architecture) for r in latest(read_lines(RunFolder(self.folder).journal)).values()]
+        trained = to_train(found, settings.space.default(), o.trials, before)
+        if not trained:
+            return "the plans are made; --trials 0 trains none"
+        o = replace(o, trials=len(trained), base_epochs=None)
+        return self._trials(o, replace(settings, constraints=()), GivenArchitectures(trained), len(trained))
 
     def _engine(self, o: Options) -> Engine:
         """A fresh engine for a stage with these options."""

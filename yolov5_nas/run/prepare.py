@@ -12,7 +12,7 @@ import yaml
 
 from ..cost.latency import Runtime
 from ..engines.contract import Engine
-from ..engines.local import LocalEngine, device_indices
+from ..engines.local import LocalEngine, device_indices, own_device
 from ..engines.nni.checks import has_nni
 from ..engines.nni.engine import NNIEngine
 from ..engines.ray.engine import RayEngine
@@ -35,6 +35,7 @@ from ..training.settings import Settings, with_anchors
 from ..training.trial import measure_trial
 from ..weights import supernet
 from .check_model import check_model
+from .check_parent import check_parent, check_reach
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,14 @@ def _prepare(o: Options) -> Prepared:
     model, imgsz = check_model(model, str(cfg), lines, int(wanted), host)
     check_data(data, host, imgsz, data_file, o.single_cls)
     subset = draw_subset(data, host, imgsz, o.subset, o.seed, data_file) if o.subset < 1 else None
+    if o.replaces:
+        o, model = check_parent(replace(o, cfg=str(cfg)), model, host)
     if o.weights:
         space = Space.from_dict(model, source=str(cfg))
         print(check_weights(absolute(o.weights), space, model["nc"], host))
     device = _device(o)
     Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
-    population = o.population or max(2, min(16, o.trials // 3))
+    population = o.population or max(2, min(16, (o.trials or 0) // 3))
     options = replace(
         o,
         cfg=str(cfg),
@@ -112,14 +115,29 @@ def _prepare(o: Options) -> Prepared:
         imgsz=imgsz,
         optimizer=optimizer,
         val_period=o.val_period or max(1, -(-o.epochs // (12 if o.prune else 4))),
-        strategy=strategy,
+        strategy=None if o.replaces else strategy,
         population=population,
         device=device,
         engine=_engine_name(o.engine),
         workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
         hook=tuple(map(as_given, hooks)),
     )
-    return Prepared(options, model, hyp, inherit_hyp, data, host, hooks, subset)
+    prepared = Prepared(options, model, hyp, inherit_hyp, data, host, hooks, subset)
+    if o.replaces and not o.measure_on:
+        _check_reach(prepared)
+    return prepared
+
+
+def _check_reach(prepared: Prepared) -> None:
+    """Whether the smallest architecture keeps to the targets, measured as a trial is."""
+    o = prepared.options
+    names = {"latency_backend", "latency_batch", "half", "single_cls", "imgsz"}
+    given = {name: getattr(o, name) for name in names}
+    data = {k: v for k, v in prepared.data.items() if k in ("nc", "names")}
+    hyp, location = prepared.hyp, prepared.host.location
+    settings = Settings(prepared.model, data, hyp, location, device=own_device(o.device), **given)
+    print("the smallest architecture is measured, to see whether the targets can be reached")
+    check_reach(o, settings, frozen_layers(o.freeze))
 
 
 def _check_freeze(o: Options, layers: int, cfg: Path) -> None:
@@ -265,7 +283,7 @@ def engine_of(o: Options) -> Engine:
     if name == "local":
         return LocalEngine(device_indices(o.device), o.concurrency, o.trial_minutes)
     if name == "ray":
-        if o.base_epochs:
+        if o.base_epochs and not o.replaces:
             raise UserError(
                 "--base-epochs is not for --engine ray, whose nodes don't have the base's weights; --weights is"
             )

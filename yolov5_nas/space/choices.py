@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..errors import UserError
@@ -96,3 +96,31 @@ class C3Layer:
 
 
 Layer = ConvLayer | C3Layer
+
+
+def with_default(layer: Layer, values: Mapping[str, Value]) -> Layer:
+    """A layer whose choices default to the values of their labels; one that is no option becomes the last.
+
+    A C3 whose depth is no choice gets one where another depth is named.
+    """
+
+    def one(choice: Choice) -> Choice:
+        value = values.get(choice.label, choice.default)
+        if value == choice.default:
+            return choice
+        options = choice.options if value in choice.options else (*choice.options, value)
+        return replace(choice, options=options, default=value, is_stock=False)
+
+    if isinstance(layer, ConvLayer):
+        return replace(layer, kernel=one(layer.kernel), act=one(layer.act))
+    depth, label = layer.depth, f"c3_{layer.index}_depth"
+    if depth is None and values.get(label, layer.repeats) != layer.repeats:
+        depth = Choice(label, (layer.repeats,), layer.repeats, "depth")
+    (k1, k2), (a1, a2) = layer.kernels, layer.acts
+    return replace(
+        layer,
+        width=one(layer.width),
+        depth=one(depth) if depth else None,
+        kernels=(one(k1), one(k2)),
+        acts=(one(a1), one(a2)),
+    )

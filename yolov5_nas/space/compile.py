@@ -14,7 +14,7 @@ from .choices import C3Layer, ConvLayer
 from .model_yaml import SEARCHABLE
 from .space import Space
 
-OURS = ("imgsz", "scaled_modules")  # keys of a model YAML that YOLOv5 does not know
+OURS = ("imgsz", "scaled_modules", "default")  # keys of a model YAML that YOLOv5 does not know
 KEPT = 4  # stock models of a space, one of which is the reference
 
 

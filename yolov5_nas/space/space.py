@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..files import shipped
 from .architecture import Architecture, Value
 from .arithmetic import Multiples
-from .choices import Choice, Layer
+from .choices import Choice, Layer, with_default
 from .model_yaml import SEARCHABLE, LayerParser, imgsz_choice, read_model_yaml
 
 
@@ -85,6 +85,7 @@ class Space:
         for i, row in enumerate(rows):
             parser.check(i, row)
         layers = {i: parser.layer(i, row) for i, row in enumerate(rows) if row[2] in SEARCHABLE}
+        layers = {i: with_default(layer, model.get("default") or {}) for i, layer in layers.items()}
         if not layers:
             raise UserError(
                 "a model YAML to search needs at least one NASConv or NASC3 layer, found none"
@@ -104,7 +105,7 @@ class Space:
         return math.prod(len(c.options) for c in self.choices.values())
 
     def default(self) -> Architecture:
-        """Stock YOLOv5, or the nearest to it that the options allow."""
+        """Stock YOLOv5, or the nearest to it that the options allow; where the YAML names a `default`, that."""
         return Architecture({label: c.default for label, c in self.choices.items()})
 
     def at(self, index: int) -> Architecture:

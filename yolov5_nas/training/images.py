@@ -32,6 +32,7 @@ class Images:
     ):
         self.host, self.settings, self.imgsz, self.batch_size = host, s, imgsz, batch_size
         self.stride, self.hyp, self.seed = max(stride, 32), hyp, seed
+        self.classes: dict[str, float] = {}  # mAP50-95 by class, of the latest validation
         self.train, self.dataset = self._loader("train")
         self.val, _ = self._loader("val")
 
@@ -49,7 +50,7 @@ class Images:
 
     def validate(self, model: Any, compute_loss: Any = None) -> dict[str, float]:
         """`val.run` of a model, by the names of `VALIDATED`; the losses are 0 without `compute_loss`."""
-        results = self.host.validate(
+        results, classes = self.host.validate(
             data=dict(self.settings.data),
             batch_size=self.batch_size * 2,
             imgsz=self.imgsz,
@@ -60,6 +61,8 @@ class Images:
             plots=False,
             compute_loss=compute_loss,
         )
+        names = dict(self.settings.data["names"])
+        self.classes = {str(name): classes[i] for i, name in names.items()} if len(names) == len(classes) > 1 else {}
         return dict(zip(VALIDATED, results))
 
     def close(self) -> None:
@@ -91,3 +94,19 @@ class Images:
                 **({"seed": self.seed} if train else {}),
             )
         return LockedLoader(loader, DeviceLock(s.device)), dataset
+
+
+def plain_dataset(host: Host, s: Settings, imgsz: int, stride: int) -> Any:
+    """The training images as they are: square, without augmentation, decoded when they are asked for."""
+    with dataset_kept(host):
+        return host.create_dataloader(
+            s.data["train"],
+            imgsz,
+            s.batch_size,
+            stride,
+            s.single_cls,
+            hyp=dict(s.hyp_used),
+            augment=False,
+            workers=0,
+            prefix="train: ",
+        )[1]

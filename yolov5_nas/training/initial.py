@@ -18,6 +18,7 @@ from ..weights import supernet
 from ..weights.elastic import extract
 from ..weights.mapping import Inherited, fitting, inherit
 from ..weights.source import read_source
+from .parent import read_parent
 from .settings import Settings
 
 
@@ -65,14 +66,23 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
     return f"{said}; the detection layer is for {what}, and starts anew"
 
 
-def load_weights(model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host) -> Start:
-    """Inherit from a checkpoint where one is given, and freeze layers.
+def load_weights(
+    model: Any, space: Space, architecture: Architecture, settings: Settings, host: Host, seed: int = 0
+) -> Start:
+    """Inherit from a checkpoint where one is given, or have its layers replaced, and freeze layers.
+
+    Args:
+        seed: of the images on which replaced layers are solved.
 
     Raises:
         UserError: the checkpoint is none of the space.
     """
     exact, parent = True, None
-    if settings.weights:
+    if settings.replaces:
+        child = read_parent(host, settings, settings.imgsz_of(architecture), seed).child(architecture)
+        model.load_state_dict(child.state_dict())
+        print(f"{settings.weights}, replaced where the architecture differs")
+    elif settings.weights:
         inherited, parent = _inherited(Path(settings.weights), space, architecture, settings, host)
         taken, left = fitting(inherited.state, model.state_dict())
         if settings.hyp_used.get("anchors"):  # asks for new ones

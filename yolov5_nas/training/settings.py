@@ -37,6 +37,7 @@ class Settings:
         pruner: ends the training early.
         stock: the searchable YAML whose default architecture latency is compared with; by default `model`.
         weights: a checkpoint to inherit from: stock YOLOv5 of the space, any architecture of it, or a supernet.
+        replaces: `weights` are a parent whose layers are replaced, instead of weights to inherit (see `parent`).
         inherit_hyp: hyper-parameters where weights are given, instead of `hyp`; an `optimizer` among them comes before
             that of the settings.
         base_epochs: epochs of a trial that has no parent, where others start from its weights.
@@ -63,6 +64,7 @@ class Settings:
     noautoanchor: bool = False
     freeze: tuple[int, ...] = ()
     weights: str | None = None
+    replaces: bool = False
     inherit_hyp: Mapping[str, Any] | None = None
     base_epochs: int | None = None
     val_period: int = 4

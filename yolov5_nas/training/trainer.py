@@ -75,6 +75,7 @@ class Training:
         self.first = 0  # epoch
         self.fitness = -1.0  # of `best`
         self.best, self.results = self.model, {}  # type: ignore[var-annotated]
+        self.classes: dict[str, float] = {}  # of it, mAP50-95 by class
 
     def run(self) -> None:
         """Train all epochs.
@@ -127,6 +128,7 @@ class Training:
         """Keep the model if this validation is the best so far."""
         if (found := fitness(point)) > self.fitness:
             self.fitness, self.best, self.results = found, deepcopy(self.ema.ema), accuracies(point)
+            self.classes = self.images.classes
 
     def _end_epoch(self, epoch: int) -> None:
         """Nothing to keep: a trial that is killed starts again."""

@@ -151,7 +151,7 @@ def _train(
         try:
             host.general.init_seeds(seed, deterministic=True)
             model = host.build(cfg)
-            start = load_weights(model, space, architecture, settings, host)
+            start = load_weights(model, space, architecture, settings, host, seed)
             training = Training(host, model, settings, imgsz, batch_size, seed, folder, start, costs.metrics)
             del model, start  # they are the training's alone
             training.run()
@@ -172,7 +172,8 @@ def _train(
         own = TrialFolder(folder)
         host.save_checkpoint(training.best, own.weights)
         write_model_yaml(training.best, cfg, own.model)
-    return replace(costs, metrics=metrics, curve=tuple(training.curve), budget=budget_of(settings))
+    curve, budget = tuple(training.curve), budget_of(settings)
+    return replace(costs, metrics=metrics, curve=curve, classes=training.classes, budget=budget)
 
 
 def write_model_yaml(model: Any, cfg: Mapping[str, Any], path: Path) -> None:

@@ -27,7 +27,7 @@ from ..space.choices import C3Layer, ConvLayer, Layer
 from ..space.compile import weight_names
 from ..space.space import Space
 from .elastic import State, activation, rename_states
-from .source import C3Weights, ConvWeights, Part, Source
+from .source import C3Weights, ConvWeights, Part, Source, are_same
 
 # An added bottleneck without a shortcut runs its activations about here, where SiLU's second derivative is 0: it bends
 # what passes only a little. Farther right it is straighter (SiLU(x + 12) is x + 12 within 1e-4), but then all channels
@@ -128,7 +128,7 @@ def map_conv(conv: ConvWeights, k: int, p: int, act: nn.Module) -> tuple[ConvWei
     weight = conv.weight.new_zeros(*conv.weight.shape[:2], k, k)
     there, here = slice(first + shift, last + shift), slice(first, last)
     weight[:, :, there, there] = conv.weight[:, :, here, here]
-    same = (first, last) == (0, old) and _are_same(conv.act, act)
+    same = (first, last) == (0, old) and are_same(conv.act, act)
     return replace(conv, weight=weight, p=p, act=act), same
 
 
@@ -138,7 +138,7 @@ def map_c3(
     """A C3 with another depth, hidden width, kernels and activations, and whether it computes the same."""
     n, c_ = layer.bottlenecks(architecture), layer.hidden(float(architecture[layer.width.label]))
     same = n >= len(c3.m) and c_ >= len(c3.cv1.weight)
-    same &= all(_are_same(conv.act, act) for conv in (c3.cv3, *(conv for pair in c3.m for conv in pair)))
+    same &= all(are_same(conv.act, act) for conv in (c3.cv3, *(conv for pair in c3.m for conv in pair)))
     if n > len(c3.m):
         same &= layer.shortcut and float(act(torch.zeros(1))) == 0.0
     if shared:  # before bottlenecks are added, whose weights say nothing of the channels' importance
@@ -152,12 +152,6 @@ def map_c3(
         outer.append(conv)
         same &= same_conv
     return replace(c3, cv1=outer[0], cv2=outer[1]), same
-
-
-def _are_same(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two activations are the same function."""
-    x = torch.linspace(-9, 9, 73)
-    return torch.equal(a(x.clone()), b(x.clone()))  # some work in place
 
 
 def _is_straight(act: nn.Module, at: float) -> bool:

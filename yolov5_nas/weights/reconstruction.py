@@ -8,7 +8,8 @@ section 3.1), with a ridge towards the mapped weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,20 +25,25 @@ SMALL = 1e-3  # share of the variance; a layer that misses no more is left as it
 def refit(model: nn.Module, source: nn.Module, pairs: Mapping[Any, tuple[Any, Any]], images: torch.Tensor) -> None:
     """Solve convolutions of a model for what those of its source write before the activation.
 
-    Both work in float32 and normalise by these images, so that what computes the same does so here too. Batch norm's
-    statistics of both are of no use afterwards: those of the model are to be estimated again.
+    Both work in float32 and normalise by these images, so that what computes the same does so here too. The source
+    stays as it is. Batch norm's statistics of the model are of no use afterwards, and to be estimated again.
 
     Args:
         pairs: YOLOv5's `Conv` of the model and that of the source, in the order in which images go through them.
         images: (B, 3, H, W), of 0 to 1.
     """
-    pairs = {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if _can_be_solved(ours)}
+    pairs = {
+        name: (ours, theirs)
+        for name, (ours, theirs) in pairs.items()
+        if is_solvable(ours) and ours.conv.weight.requires_grad
+    }
     wanted = _Wanted()
     handles = [theirs.bn.register_forward_hook(wanted.keep(name)) for name, (_, theirs) in pairs.items()]
     training = model.training, source.training
     try:
         with torch.no_grad():
-            source.train()(images)
+            with _statistics_kept(source):
+                source.train()(images)
             handles += [ours.register_forward_pre_hook(wanted.solve(name)) for name, (ours, _) in pairs.items()]
             model.train()(images)
     finally:
@@ -46,9 +52,40 @@ def refit(model: nn.Module, source: nn.Module, pairs: Mapping[Any, tuple[Any, An
         model.train(training[0]), source.train(training[1])
 
 
-def _can_be_solved(module: Any) -> bool:
-    conv = module.conv
-    return conv.groups == 1 and conv.dilation == (1, 1) and conv.weight.requires_grad
+def is_solvable(module: Any) -> bool:
+    """Whether a `Conv` can be solved: its convolution has no groups and no dilation."""
+    return module.conv.groups == 1 and module.conv.dilation == (1, 1)
+
+
+@contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Batch norms have the statistics again that they had before the block."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name])
+
+
+class Places:
+    """Some places of a layer's output, drawn from all images.
+
+    Args:
+        output: (B, c2, H, W).
+    """
+
+    def __init__(self, output: torch.Tensor, generator: torch.Generator):
+        count = output.shape[0] * output.shape[2] * output.shape[3]
+        self.indices = torch.randperm(count, generator=generator)[:PLACES].to(output.device)
+
+    def of(self, output: torch.Tensor) -> torch.Tensor:
+        """What is there, (places, c2)."""
+        return output.movedim(1, -1).flatten(0, 2)[self.indices]
+
+    def read_by(self, conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        """What a convolution reads of its input (B, c1, h, w) for them, (places, c1 k k)."""
+        return _patches(conv, images, self.indices)
 
 
 class _Wanted:
@@ -57,15 +94,14 @@ class _Wanted:
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
         self.outputs: dict[Any, torch.Tensor] = {}
-        self.places: dict[Any, torch.Tensor] = {}
+        self.places: dict[Any, Places] = {}
 
     def keep(self, name: Any) -> Callable[..., None]:
         """A hook that takes what a batch norm gives, (B, c2, H, W)."""
 
         def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            every = output.movedim(1, -1).flatten(0, 2)  # (B H W, c2)
-            places = torch.randperm(len(every), generator=self.generator)[:PLACES].to(output.device)
-            self.places[name], self.outputs[name] = places, every[places]
+            self.places[name] = Places(output, self.generator)
+            self.outputs[name] = self.places[name].of(output)
 
         return hook
 
@@ -73,9 +109,49 @@ class _Wanted:
         """A hook that solves a `Conv` for it, given what it reads, (B, c1, h, w)."""
 
         def hook(module: Any, args: tuple[torch.Tensor]) -> None:
-            _solve(module, _patches(module.conv, args[0], self.places[name]), self.outputs.pop(name))
+            read = self.places[name].read_by(module.conv, args[0])
+            solve(module, read, self.outputs.pop(name), SMALL)
 
         return hook
+
+
+# What a replaced layer needs, in evaluation mode ----------------------------------------------------------------------
+
+
+@contextmanager
+def estimating(modules: Sequence[nn.Module], but: Any = None) -> Iterator[None]:
+    """What goes through these modules in the block gives their batch norms their statistics.
+
+    Args:
+        but: a `Conv` among them whose statistics stay, since it is solved.
+    """
+    norms = [n for module in modules for n in module.modules() if isinstance(n, nn.BatchNorm2d)]
+    norms = [norm for norm in norms if but is None or norm is not but.bn]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.train().momentum = 1.0  # the batch's own
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.eval().momentum = momentum
+
+
+@contextmanager
+def solving(module: Any, places: Places, wanted: torch.Tensor) -> Iterator[None]:
+    """A `Conv` is solved for what is wanted at some places, (places, c2), when something goes through it."""
+
+    def hook(module: Any, args: tuple[torch.Tensor]) -> None:
+        solve(module, places.read_by(module.conv, args[0]), wanted)
+
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+# Least squares --------------------------------------------------------------------------------------------------------
 
 
 def _patches(conv: nn.Conv2d, images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -92,25 +168,31 @@ def _patches(conv: nn.Conv2d, images: torch.Tensor, places: torch.Tensor) -> tor
     return windows[image, :, place // width, place % width].flatten(1)
 
 
-def _solve(module: Any, read: torch.Tensor, wanted: torch.Tensor) -> None:
+def solve(module: Any, read: torch.Tensor, wanted: torch.Tensor, small: float = 0.0) -> None:
     """Least squares of a `Conv` (convolution and batch norm) with a ridge towards what it is.
 
     Args:
         read: (n, c1 k k).
         wanted: (n, c2), before the activation.
+        small: share of the variance; a convolution that misses no more is left as it is.
     """
     conv, bn = module.conv, module.bn
     weight, mean = conv.weight.flatten(1).float(), wanted.mean(0)
-    read, wanted = read - read.mean(0), wanted - mean
+    centre = read.mean(0)
+    read, wanted = read - centre, wanted - mean
     effective = weight * (bn.weight / ((read @ weight.T).var(0) + bn.eps).sqrt())[:, None]
     missed = wanted - read @ effective.T
-    if missed.square().mean() < SMALL * wanted.square().mean():
+    if missed.square().mean() < small * wanted.square().mean():
         return
     effective = effective + _ridge(read, missed).T
     # Batch norm undoes the scale of a convolution: its rows keep their norms, and its own scale is the wanted one.
     norms = weight.norm(dim=1) / effective.norm(dim=1).clamp(min=1e-12)
-    conv.weight.copy_((effective * norms[:, None]).view_as(conv.weight))
-    bn.weight.copy_((read @ effective.T).std(0))
+    weight = effective * norms[:, None]
+    conv.weight.copy_(weight.view_as(conv.weight))
+    variance = (read @ weight.T).var(0)
+    bn.running_mean.copy_(weight @ centre)
+    bn.running_var.copy_(variance)
+    bn.weight.copy_((variance + bn.eps).sqrt() / norms)
     bn.bias.copy_(mean)
 
 

@@ -11,9 +11,12 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..space.choices import C3Layer, Layer
+from ..space.activations import activation_name
+from ..space.architecture import Architecture, Value
+from ..space.arithmetic import kernel_name
+from ..space.choices import C3Layer, Choice, ConvLayer, Layer
 from ..space.space import Space
-from .elastic import State
+from .elastic import State, activation
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,79 @@ def read_source(model: Any, space: Space, file: str | Path) -> Source:
     if modules:
         raise UserError(f"the weights must be of {_name(space)} or its stock form: they have more layers", file=file)
     return Source(parts, ends)
+
+
+def architecture_of(source: Source, space: Space, file: str | Path) -> Architecture:
+    """The architecture that a source has, also where its values are no options of the space.
+
+    Raises:
+        UserError: a searchable layer of it can't be said in the space's labels.
+    """
+    found: dict[str, Value] = dict(space.default())
+    for i, layer in space.layers.items():
+        try:
+            found |= _values(source.parts[i], layer, space.multiples.default_act)
+        except _MismatchError as e:
+            rule = f"the weights must be of {_name(space)} or an architecture of it: layer {i} {e}"
+            raise UserError(rule, file=file) from None
+    return Architecture(found)
+
+
+def _values(part: Part, layer: Layer, default_act: str) -> dict[str, Value]:
+    """A layer's values by label."""
+    if isinstance(layer, ConvLayer):
+        assert isinstance(part, tuple)
+        first, *rest = part
+        if len(part) != layer.repeats or (first.d, first.g) != (layer.d, layer.g):
+            raise _MismatchError("has other repeats, groups or dilation")
+        if any(
+            (c.weight.shape[-1], c.p, str(c.act)) != (first.weight.shape[-1], first.p, str(first.act)) for c in rest
+        ):
+            raise _MismatchError("has repeats that differ")
+        return {layer.kernel.label: _kernel(first), layer.act.label: _act(first.act, layer.act)}
+    assert isinstance(part, C3Weights)
+    inner = [conv for pair in part.m for conv in pair]
+    if any(_act(conv.act, None) != _act(activation(default_act), None) for conv in (part.cv3, *inner)):
+        raise _MismatchError(f"has other activations within than {default_act}")
+    if any(conv.g != (layer.g if j % 2 else 1) for j, conv in enumerate(inner)):
+        raise _MismatchError("has other groups")
+    if [conv.weight.shape[-1] for conv in inner] != [1, 3] * len(part.m) or part.cv3.weight.shape[-1] != 1:
+        raise _MismatchError("has other kernels within than C3's")
+    values: dict[str, Value] = {layer.width.label: _width(len(part.cv1.weight), layer)}
+    if layer.depth or len(part.m) != layer.repeats:
+        values[f"c3_{layer.index}_depth"] = len(part.m)
+    for conv, kernel, act in zip((part.cv1, part.cv2), layer.kernels, layer.acts):
+        values |= {kernel.label: _kernel(conv), act.label: _act(conv.act, act)}
+    return values
+
+
+def _kernel(conv: ConvWeights) -> str:
+    return kernel_name(conv.weight.shape[-1], conv.p)
+
+
+def _width(hidden: int, layer: C3Layer) -> float:
+    """The scale of a hidden width: an option where one gives it."""
+    scales = [1.0, *map(float, layer.width.options), round(hidden / layer.hidden(1.0), 4)]
+    for scale in scales:
+        if layer.hidden(scale) == hidden:
+            return scale
+    raise _MismatchError(f"has a hidden width of {hidden}, which is no multiple of 8")
+
+
+def _act(act: nn.Module, choice: Choice | None) -> str:
+    """The name of an activation: an option where one computes the same."""
+    for name in choice.options if choice else ():
+        if are_same(activation(str(name)), act):
+            return str(name)
+    if (own := activation_name(f"nn.{act}")) is None:
+        raise _MismatchError(f"has the activation {act}")
+    return own
+
+
+def are_same(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two activations are the same function."""
+    x = torch.linspace(-9, 9, 73)
+    return torch.equal(a(x.clone()), b(x.clone()))  # some work in place
 
 
 class _MismatchError(Exception):

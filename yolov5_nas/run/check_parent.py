@@ -1,0 +1,151 @@
+"""A checkpoint whose layers are to be replaced, before anything is written: its method, YAML and architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..files import absolute, given_path
+from ..host.locate import find
+from ..host.yolov5 import Host, load
+from ..records.metrics import LATENCIES
+from ..records.options import Options
+from ..records.reward import Constraint, Target
+from ..space.compile import derive, stock_lines
+from ..space.space import Space
+from ..strategies.replacement import smallest
+from ..training.settings import Settings
+from ..training.trial import measure_architecture
+from ..weights import supernet
+from ..weights.mapping import fitting, inherit
+from ..weights.replacement import run_layers
+from ..weights.source import architecture_of, read_source
+
+OTHERS = ("trials", "strategy", "inherit", "one_shot")  # options that only other methods have
+TARGETS = ("latency_ratio=0.9,0.8,0.7",)
+FINE_TUNING = 20  # epochs, where the checkpoint is of other classes
+SIZES = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}  # YOLOv5's, by the channels of the first layer
+CLOSE = 1e-3  # of the largest output: how far what is derived may be from the checkpoint's model, by rounding
+
+
+def with_method(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as given, with the method and the defaults that depend on it; says which one runs.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    options, weights = dict(given), given.get("weights")
+    method = options.get("method")
+    if method is None and weights and not any(options.get(name) is not None for name in OTHERS):
+        if not supernet.read(given_path(weights)):
+            options["method"] = "replace"
+            print("method: replace, since --weights is a checkpoint (--method trials searches by trainings)")
+    if options.get("method") != "replace":
+        return options
+    if method:
+        print("method: replace, as asked for")
+    if weights and not options.get("cfg"):
+        options["cfg"] = f"yolov5{_size(absolute(weights), options)}_elastic.yaml"
+    options = {"trials": None, "reward": "map", **options}
+    return {**options, "target": options.get("target") or TARGETS}
+
+
+def _size(weights: Path, options: Mapping[str, Any]) -> str:
+    """YOLOv5's letter for a checkpoint."""
+    if supernet.read(weights):
+        raise UserError("--method replace needs a checkpoint, not a supernet", file=weights)
+    model = load(find(options.get("yolov5"))).load_checkpoint(weights)
+    first = getattr(model.model[0], "conv", None)
+    channels = first.out_channels if first is not None else None
+    if channels not in SIZES:
+        rule = "the checkpoint is of no size of YOLOv5's own, so --cfg must name its searchable model YAML"
+        raise UserError(rule, got=f"{channels} channels in the first layer", accepted=sorted(SIZES), file=weights)
+    return SIZES[channels]
+
+
+def check_parent(o: Options, model: Mapping[str, Any], host: Host) -> tuple[Options, dict[str, Any]]:
+    """The options and the model dict of a replacement search, the parent's architecture being its default.
+
+    Args:
+        model: the searchable model dict with the data's `nc`.
+
+    Raises:
+        UserError: the checkpoint is no architecture of the YAML's layers (says which layer).
+    """
+    file = absolute(o.weights or "")
+    if supernet.read(file):
+        raise UserError("--method replace needs a checkpoint, not a supernet", file=file)
+    trained, model = host.load_checkpoint(file), dict(model)
+    given = (getattr(trained, "yaml", None) or {}).get("activation")
+    if given and not model.get("activation"):
+        model["activation"] = given
+    space = Space.from_dict(model, source=o.cfg)
+    if space.imgsz:
+        raise UserError("--method replace searches no input size: the model YAML must not list imgsz", file=o.cfg)
+    source = read_source(trained, space, file)
+    parent = architecture_of(source, space, file)
+    if parent.id != space.default().id:
+        model["default"] = {label: v for label, v in parent.items() if v != space.default().get(label)}
+        space = Space.from_dict(model, source=o.cfg)
+        print(f"{file}: an architecture of {Path(o.cfg).name} that differs from stock in {', '.join(model['default'])}")
+    _check_same(trained, space, host, file)
+    theirs, nc = trained.nc, model["nc"]
+    if theirs != nc and not o.base_epochs:
+        print(f"{file}: {theirs} classes, not {nc}; it is fine-tuned for {FINE_TUNING} epochs first (--base-epochs)")
+        o = replace(o, base_epochs=FINE_TUNING)
+    return o, model
+
+
+def _check_same(trained: Any, space: Space, host: Host, file: Path) -> None:
+    """Raise a UserError where a layer of the derived parent computes something else than the checkpoint's."""
+    source, default = read_source(trained, space, file), space.default()
+    own = host.build(derive(space, default), nc=trained.nc)
+    taken, left = fitting(inherit(source, space, default).state, own.state_dict())
+    if left:
+        i = int(left[0].split(".")[1])
+        origin = stock_lines(space, default)[i].origin
+        rule = f"the weights must be of a model of {Path(space.source).name}: layer {origin} has other shapes in them"
+        raise UserError(rule, got=left[0], file=file)
+    own.load_state_dict(taken)
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    last = len(own.model) - 1
+    outputs = []
+    for network in (own.float().eval(), trained.float().eval()):
+        kept: list[Any] = []
+        network.save = list(range(last))  # keeps all of them
+        run_layers(network, image, 0, last, kept)
+        outputs.append(kept)
+    for j, (ours, theirs) in enumerate(zip(*outputs)):
+        if ours.shape != theirs.shape or float((ours - theirs).abs().max()) > CLOSE * float(theirs.abs().max()):
+            origin = stock_lines(space, default)[j].origin
+            rule = (
+                f"the weights must be of a model of {Path(space.source).name}: layer {origin} computes something else"
+            )
+            raise UserError(rule, file=file)
+
+
+def check_reach(o: Options, settings: Settings, frozen: tuple[int, ...]) -> None:
+    """Raise a UserError where the smallest architecture that replacements reach does not keep to a target.
+
+    It is measured once, so that a target is not refused for the measurement's own error.
+    """
+    space = settings.space
+    limits: list[Target | Constraint] = [t for plan in o.plans for t in plan]
+    measured = any(t.metric in LATENCIES for t in limits)
+    settings = replace(settings, constraints=(), hooks=(), needed=tuple(LATENCIES) if measured else ())
+    found = measure_architecture(smallest(space, frozen), settings, measured).metrics
+    for target in limits:
+        if target.metric in found and isinstance(target, Target):
+            least = found[target.metric] * (1 - found.get("latency_error", 0.0) * (target.metric in LATENCIES))
+            if least > target.value * 1.05:
+                rule = f"no architecture of {Path(o.cfg).name} reaches the target {target}"
+                raise UserError(
+                    rule,
+                    got=f"{found[target.metric]:.4g} at least",
+                    accepted="a larger target, or a YAML with smaller options",
+                )

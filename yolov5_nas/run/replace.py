@@ -1,0 +1,366 @@
+"""A replacement search, from the user's checkpoint to a few architectures to train: parent, table, latencies, plans.
+
+Each is a stage with a journal of its own, which any engine runs and a resume goes on with. What is planned depends on
+the journals alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..engines.contract import Engine, Trial
+from ..records.journal import Journal, TrialRecord, read_lines
+from ..records.metrics import LATENCIES, is_own
+from ..records.options import Options
+from ..records.reward import Constraint, Target, accuracy
+from ..records.run_folder import RunFolder
+from ..space.architecture import Architecture
+from ..strategies.given import GivenArchitectures
+from ..strategies.replacement import ADDITIVE, Limit, Table, changed, corrected, make_table, plan, rows, with_savings
+from ..training.replacement import score_replacement, validate_parent
+from ..training.settings import Settings
+from ..training.trial import measure_trial, run_trial
+from .callbacks import duration
+from .stages import StageError, run_stage
+
+MEASURED = 40  # joint architectures by which savings of latency are fitted
+ROUNDS = 5  # of planning and measuring
+NEAR = 0.01  # a plan that is measured is good enough where its cost is at most this share above the target
+NEXT = 2  # plans beside the best one that a round tries for each target
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan for some targets.
+
+    Args:
+        targets: what costs may be at most.
+        record: of the architecture, scored and measured whole; None where none was found.
+        others: the next best that keep to the targets.
+    """
+
+    targets: tuple[Target, ...]
+    record: TrialRecord | None
+    others: tuple[TrialRecord, ...] = ()
+
+
+class Replacement:
+    """The stages before the trials.
+
+    Args:
+        o: the run's options, resolved.
+        settings: of the run's trials.
+        engine: a fresh engine for options.
+        stage: as `run_stage` takes it: `seed`, `hours`, `since`.
+    """
+
+    def __init__(self, folder: Path, o: Options, settings: Settings, engine: Callable[[Options], Engine], stage: Any):
+        self.files, self.options, self.engine, self.stage = RunFolder(folder), o, engine, stage
+        self.settings = replace(settings, base_epochs=None)
+        self.space, self.frozen = settings.space, settings.freeze
+
+    def run(self) -> tuple[Options, Settings, list[Planned]]:
+        """Go through them: what trials start from, and the plans.
+
+        Raises:
+            StageError: a stage gave nothing to go on with, or the time is over.
+        """
+        self.parent = self._parent()
+        scored = self._scores()
+        self.table = self._fitted(make_table(self.space, scored, self.frozen), self._latencies(scored))
+        found = self._plans()
+        print("\n".join(self._said(found)))
+        return self.options, self.settings, found
+
+    # The parent -----------------------------------------------------------------------------------------------------
+
+    def _parent(self) -> TrialRecord:
+        """The record of the network that is replaced; from here on it is what trials start from."""
+        o, files = self.options, self.files.parent
+        default = self.space.default()
+        if o.base_epochs:
+            print(f"parent: {o.weights} is fine-tuned for {o.base_epochs} epochs, in {files.path}")
+            trained = replace(self.settings, epochs=o.base_epochs, val_period=max(1, -(-o.base_epochs // 4)))
+            record = self._one(run_trial, trained, default)
+            weights = str(files.trial(0).weights)
+            self.options, self.settings = replace(o, weights=weights), replace(self.settings, weights=weights)
+        else:
+            print(f"parent: {o.weights} as it is")
+            record = self._one(validate_parent, self.settings, default)
+        self.settings = replace(self.settings, replaces=True)
+        figures = [f"mAP50-95 {record.metrics['map50_95']:.3f}", f"GFLOPs {record.metrics['gflops']:.3f}"]
+        if "latency_ms" in record.metrics:
+            figures.append(f"{record.metrics['latency_ms']:.2f} ms")
+        print(f"parent: {', '.join(figures)}")
+        return record
+
+    def _one(self, trial: Trial, settings: Settings, architecture: Architecture) -> TrialRecord:
+        settings = replace(settings, constraints=())
+        (record,) = self._run(self.files.parent, trial, settings, [architecture], accuracy, lambda record: None)
+        if record.state != "complete":
+            raise StageError(f"the parent has {record.state}: {(record.error or {}).get('message')}")
+        return record
+
+    # The table ------------------------------------------------------------------------------------------------------
+
+    def _scores(self) -> list[TrialRecord]:
+        """Each option alone."""
+        asked = rows(self.space, self.frozen)
+        print(f"table: {len(asked) - 1} options are scored in the parent, in {self.files.replacements.path}")
+        default, count = self.space.default(), len(asked)
+
+        def tell(record: TrialRecord) -> None:
+            change = _changes(default, record.architecture) or "the parent"
+            if record.state != "complete":
+                print(f"[table {record.number + 1}/{count}] {change}: {record.state} ({_message(record)})")
+                return
+            m = record.metrics
+            shown = f"loss {m['rise']:+.4f} +- {m['rise_error']:.4f}, GFLOPs {m['gflops']:.3f}"
+            print(f"[table {record.number + 1}/{count}] {change}: {shown}  {record.seconds:.0f} s")
+
+        alone = replace(self.settings, constraints=(), needed=(), hooks=())
+        found = self._run(self.files.replacements, score_replacement, alone, asked, _falling, tell)
+        if found[0].state != "complete":
+            raise StageError(f"the parent can't be scored: {_message(found[0])}")
+        if all(record.state != "complete" for record in found[1:]):
+            raise StageError(
+                "no option of the model YAML could be scored" + (f": {_message(found[-1])}" if found[1:] else "")
+            )
+        return found
+
+    # What options save ----------------------------------------------------------------------------------------------
+
+    @property
+    def _measured(self) -> list[str]:
+        """The costs of targets and constraints that have to be measured, as ratios to the parent's."""
+        o = self.options
+        limits: list[Target | Constraint] = [*itertools.chain(*o.plans), *o.constraints]
+        names = (_ratio_of(limit.metric) for limit in limits)
+        return list(dict.fromkeys(name for name in names if name not in ADDITIVE))
+
+    def _latencies(self, scored: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Costs of joint architectures that are drawn at random."""
+        if not self._measured:
+            return []
+        table = make_table(self.space, scored, self.frozen)
+        asked = [self.space.default(), *joint(table, MEASURED, self.options.seed)]
+        backend = self.settings.latency_backend
+        print(f"latencies: {len(asked) - 1} joint architectures on {backend}, in {self.files.latencies.path}")
+        count = len(asked)
+
+        def tell(record: TrialRecord) -> None:
+            shown = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._measured if name in record.metrics)
+            print(f"[latency {record.number + 1}/{count}] {shown or _message(record)}  {record.seconds:.0f} s")
+
+        settings = replace(self.settings, constraints=(), needed=self._needed)
+        return self._run(self.files.latencies, measure_trial, settings, asked, _falling, tell)
+
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        return tuple(name for name in self._measured if name in LATENCIES or is_own(name))
+
+    def _fitted(self, table: Table, measured: Iterable[TrialRecord]) -> Table:
+        """The table with what its items save of the costs that are measured."""
+        measured = [r for r in measured if r.state == "complete" and not r.is_reference]
+        for metric in self._measured:
+            having = [r for r in measured if metric in r.metrics]
+            if not having:
+                raise StageError(f"{metric} could not be measured")
+            known = [
+                (r.architecture, self._share(r, metric), r.metrics.get("latency_error", 0.01) / 1.96) for r in having
+            ]
+            table = with_savings(table, metric, known)
+        return table
+
+    def _share(self, record: TrialRecord, metric: str) -> float:
+        """A cost as a share of the parent's."""
+        return record.metrics[metric] / (1.0 if metric == "latency_ratio" else self.parent.metrics[metric])
+
+    # Plans ----------------------------------------------------------------------------------------------------------
+
+    def _plans(self) -> list[Planned]:
+        """Plan, score and measure whole, correct the table, plan again."""
+        margins: dict[tuple[Target, ...], float] = {}
+        table, asked = (
+            self.table,
+            [Architecture(r.architecture) for r in read_lines(self.files.plans.journal) if r.done],
+        )
+        tried: list[Architecture] = []
+        known: dict[str, TrialRecord] = {}
+        for turn in range(ROUNDS):
+            new = []
+            for targets in self.options.plans:
+                limits = self._limits(targets, margins.get(targets, 0.0))
+                before: list[Architecture] = []
+                for _ in range(1 + NEXT if turn == 0 else 1):
+                    if (found := plan(table, limits, before)) is None:
+                        break
+                    before.append(found)
+                new += before
+            tried += [a for a in new if a.id not in {b.id for b in tried}]
+            if all(a.id in known for a in new):
+                break
+            known = self._wholes(asked, tried)
+            done = [known[a.id] for a in tried if known[a.id].state == "complete"]
+            wholes = [(r.architecture, r.metrics["rise"], r.metrics["rise_error"]) for r in done]
+            measured = [*read_lines(self.files.latencies.journal), *done] if self._measured else []
+            table = corrected(self._fitted(self.table, [r for r in measured if r.done]), wholes)
+            for targets in self.options.plans:
+                margins[targets] = self._margin(targets, table, margins.get(targets, 0.0), known)
+        self.table = table
+        return [
+            self._planned(targets, [r for r in known.values() if r.state == "complete"])
+            for targets in self.options.plans
+        ]
+
+    def _wholes(self, asked: list[Architecture], tried: Sequence[Architecture]) -> dict[str, TrialRecord]:
+        """Score and measure architectures whole; those that the journal has come first, in its order."""
+        order = {a.id: a for a in [*asked, *tried]}
+        count = len(order)
+
+        def tell(record: TrialRecord) -> None:
+            m = record.metrics
+            shown = [f"loss {m['rise']:+.4f}"] if "rise" in m else [_message(record)]
+            shown += [f"{name} {m[name]:.3f}" for name in (*self._measured, "gflops") if name in m]
+            print(f"[plan {record.number + 1}/{count}] {', '.join(shown)}  {record.seconds:.0f} s")
+
+        settings = replace(self.settings, constraints=(), needed=self._needed)
+        found = self._run(self.files.plans, score_replacement, settings, list(order.values()), _falling, tell)
+        return {record.id: record for record in found}
+
+    def _limits(self, targets: Sequence[Target], margin: float) -> list[Limit]:
+        limits = [Limit(_ratio_of(t.metric), self._goal(t) - margin) for t in targets]
+        return [*limits, *(Limit(_ratio_of(c.metric), self._goal(c), c.at_most) for c in self.options.constraints)]
+
+    def _goal(self, limit: Target | Constraint) -> float:
+        """A target or constraint as a share of the parent's cost."""
+        value = limit.value if isinstance(limit, Target) else limit.limit
+        return value if limit.metric == "latency_ratio" else value / self.parent.metrics[limit.metric]
+
+    def _margin(
+        self, targets: tuple[Target, ...], table: Table, margin: float, known: Mapping[str, TrialRecord]
+    ) -> float:
+        """How much below the targets to plan next, since the latest plan was measured above them."""
+        found = plan(table, self._limits(targets, margin))
+        record = known.get(found.id) if found else None
+        if record is None or record.state != "complete":
+            return margin
+        return margin + max(0.0, self._excess(record, targets) - NEAR / 2)
+
+    def _excess(self, record: TrialRecord, targets: Sequence[Target]) -> float:
+        """By how much a network is above the targets, as a share of them."""
+        shares = ((_ratio_of(t.metric), self._goal(t)) for t in targets)
+        return max(self._share(record, metric) / goal - 1 for metric, goal in shares)
+
+    def _planned(self, targets: tuple[Target, ...], records: Sequence[TrialRecord]) -> Planned:
+        limits = self.options.constraints
+        fits = [r for r in records if self._excess(r, targets) <= NEAR and not self._breaks(r, limits)]
+        fits.sort(key=lambda r: (r.metrics["rise"], r.number))
+        return Planned(targets, fits[0] if fits else None, tuple(fits[1:]))
+
+    def _breaks(self, record: TrialRecord, constraints: Iterable[Constraint]) -> bool:
+        for c in constraints:
+            excess = self._share(record, _ratio_of(c.metric)) / self._goal(c) - 1
+            if (excess if c.at_most else -excess) > NEAR:
+                return True
+        return False
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _said(self, found: Sequence[Planned]) -> list[str]:
+        """The plans in words, with what training them would take."""
+        loss = next(r for r in read_lines(self.files.replacements.journal) if r.done).metrics["loss"]
+        lines = ["", f"plans (the parent's loss on training images is {loss:.4f}; rises are before fine-tuning)"]
+        for one in found:
+            name = " ".join(map(str, one.targets))
+            if one.record is None:
+                lines.append(f"  {name}: none keeps to it")
+                continue
+            m = one.record.metrics
+            costs = ", ".join(
+                f"{metric} {self._share(one.record, metric):.3f}" for metric in (*self._measured, "gflops")
+            )
+            change = _changes(self.space.default(), one.record.architecture)
+            lines.append(
+                f"  {name}: loss {m['rise']:+.4f} +- {m['rise_error']:.4f} ({m['rise'] / loss:+.1%}), {costs}: {change}"
+            )
+        if "epoch_seconds" in self.parent.metrics:
+            count = 1 + sum(one.record is not None for one in found)
+            epochs = self.options.epochs
+            seconds = count * epochs * self.parent.metrics["epoch_seconds"]
+            lines.append(
+                f"  training {count}, the parent included, for {epochs} epochs takes about {duration(seconds)}"
+            )
+        return lines
+
+    def _run(
+        self,
+        files: RunFolder,
+        trial: Trial,
+        settings: Settings,
+        architectures: Sequence[Architecture],
+        reward: Callable[[Mapping[str, float]], float],
+        tell: Callable[[TrialRecord], None],
+    ) -> list[TrialRecord]:
+        o = self.options
+
+        def listeners(journal: Journal) -> list[Callable[[TrialRecord], None]]:
+            return [tell]
+
+        given = GivenArchitectures(architectures)
+        rest = {"engine": lambda: self.engine(o), "listeners": listeners, **self.stage}
+        return run_stage(files, trial, settings, given, reward=reward, count=len(architectures), **rest)
+
+
+def joint(table: Table, count: int, seed: int) -> list[Architecture]:
+    """Architectures drawn at random in which each layer is replaced or not."""
+    rng = random.Random(seed)
+    found: dict[str, Architecture] = {}
+    for _ in range(50 * count):
+        share = rng.uniform(0.2, 0.8)
+        taken = [rng.choice(items) for items in table.items.values() if items and rng.random() < share]
+        if taken:
+            architecture = changed(table.parent, (entry for item in taken for entry in item.change))
+            found.setdefault(architecture.id, architecture)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def to_train(
+    found: Sequence[Planned], parent: Architecture, count: int | None, before: Iterable[Architecture]
+) -> list[Architecture]:
+    """The parent and the planned architectures that are trained, after those that a journal has.
+
+    Args:
+        count: how many in all; by default the parent and one for each plan.
+    """
+    firsts = [one.record for one in found if one.record]
+    others = [r for group in itertools.zip_longest(*(one.others for one in found)) for r in group if r]
+    order = {a.id: a for a in [*before, parent, *(Architecture(r.architecture) for r in firsts)]}
+    rest = {a.id: a for r in others if (a := Architecture(r.architecture)).id not in order}
+    every = [*order.values(), *rest.values()]
+    return every[: len(order) if count is None else count]
+
+
+def _falling(metrics: Mapping[str, float]) -> float:
+    """A stage's reward: the less, the better."""
+    return -metrics.get("rise", metrics.get("latency_ratio", metrics["gflops"]))
+
+
+def _ratio_of(metric: str) -> str:
+    """The metric that is measured for a target: milliseconds of two moments can't be compared, ratios can."""
+    return "latency_ratio" if metric == "latency_ms" else metric
+
+
+def _changes(parent: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:
+    return ", ".join(f"{label} {value}" for label, value in architecture.items() if value != parent[label])
+
+
+def _message(record: TrialRecord) -> str:
+    return str((record.error or {}).get("message") or record.state)

@@ -1,0 +1,68 @@
+"""A trained network whose layers are replaced, and the training images on which that is done and judged."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..host.yolov5 import Host
+from ..weights.replacement import Parent
+from .images import plain_dataset
+from .process import global_state_kept
+from .settings import Settings
+
+SOLVED = 64 * 320 * 320  # pixels of the images that layers are solved on: 64 of 320 px, 16 of 640 px
+SCORED = 128  # images
+FEW = 32  # images to score on, below which errors are large
+
+
+def split(count: int, imgsz: int, seed: int) -> tuple[list[int], list[int]]:
+    """Which of `count` training images layers are solved on, and which others scores are taken on.
+
+    >>> [len(part) for part in split(320, 320, 0)], [len(part) for part in split(21, 640, 0)]
+    ([64, 128], [10, 11])
+    """
+    order = random.Random(seed).sample(range(count), count)
+    solved = min(max(1, SOLVED // imgsz**2), max(1, count // 2))
+    return order[:solved], order[solved : solved + SCORED] or order[:SCORED]
+
+
+def read_parent(host: Host, settings: Settings, imgsz: int, seed: int) -> Parent:
+    """The network in `settings.weights`, with the images that replaced layers are solved on.
+
+    Args:
+        settings: with a space whose default architecture is the network's.
+        imgsz: input size in pixels.
+        seed: of which images.
+
+    Raises:
+        UserError: the weights are of another architecture.
+    """
+    weights, device = Path(settings.weights or ""), torch.device(settings.device)
+    model = host.load_checkpoint(weights)
+    dataset = _dataset(host, settings, imgsz)
+    images, _ = _batch(dataset, split(len(dataset), imgsz, seed)[0], device)
+    return Parent(host, model, settings.space, images, str(weights))
+
+
+def scoring_batches(
+    host: Host, settings: Settings, imgsz: int, seed: int, size: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The images that scores are taken on in batches: (B, 3, H, W) of 0 to 1, and labels (n, 6): image, class, box."""
+    dataset, device = _dataset(host, settings, imgsz), torch.device(settings.device)
+    _, scored = split(len(dataset), imgsz, seed)
+    return [_batch(dataset, scored[i : i + size], device) for i in range(0, len(scored), size)]
+
+
+def _dataset(host: Host, settings: Settings, imgsz: int) -> Any:
+    with global_state_kept():
+        return plain_dataset(host, settings, imgsz, 32)
+
+
+def _batch(dataset: Any, indices: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    images, targets, _, _ = dataset.collate_fn([dataset[i] for i in indices])
+    return images.to(device).float() / 255, targets.to(device)

@@ -1,0 +1,186 @@
+"""What it costs a trained network that one of its layers is replaced: the rise of its loss, without training.
+
+Replaced layers are solved on some training images, and scored on others; validation images are not looked at. Every
+option sees the same pixels, without mosaic, mixup or copy-paste.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..host.yolov5 import Host
+from ..records.journal import TrialResult
+from ..records.metrics import LATENCIES
+from ..space.architecture import Architecture, Value
+from .images import Images
+from .parent import read_parent, scoring_batches
+from .process import as_trial, free_memory
+from .settings import Settings, budget_of
+from .trainer import accuracies
+from .trial import measure_architecture
+
+BATCH = 8  # images, over which the loss is meant; the error of a score is that of the mean over batches
+
+
+class ReplacementScorer:
+    """Scores networks that differ from a parent in some layers.
+
+    Args:
+        settings: with the parent's file as `weights`, and a space whose default architecture is the parent's.
+        imgsz: input size in pixels.
+    """
+
+    def __init__(self, host: Host, settings: Settings, imgsz: int, seed: int):
+        self.parent = read_parent(host, settings, imgsz, seed)
+        batches = scoring_batches(host, settings, imgsz, seed, BATCH)
+        self.images, self.targets = [batch[0] for batch in batches], [batch[1] for batch in batches]
+        self.compute_loss = loss_of(host, self.parent.model, settings, imgsz)
+        default = settings.space.default()
+        self.raw = [raw for _, raw in self.parent.outputs(default, self.parent.model, self.images, "scored")]
+        self.losses = [self._loss(raw, t) for raw, t in zip(self.raw, self.targets)]
+
+    def score(self, architecture: Mapping[str, Value]) -> dict[str, float]:
+        """Of an architecture's network, untrained.
+
+        Returns:
+            `loss`: mean over the images of YOLOv5's loss for one (box, objectness and class, with their gains).
+            `rise`: by how much it is above the parent's; `rise_error`: the standard error of that.
+            `distance`: how far its outputs are from the parent's (see `distance`).
+        """
+        model = self.parent.child(architecture)
+        losses, distances = [], []
+        outputs = self.parent.outputs(architecture, model, self.images, "scored")
+        for (_, raw), targets, theirs in zip(outputs, self.targets, self.raw):
+            losses.append(self._loss(raw, targets))
+            distances.append(float(distance(raw, theirs)))
+        rise, error = _mean([a - b for a, b in zip(losses, self.losses)])
+        return {"loss": _mean(losses)[0], "rise": rise, "rise_error": error, "distance": _mean(distances)[0]}
+
+    def _loss(self, raw: Sequence[torch.Tensor], targets: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float(self.compute_loss([x.float() for x in raw], targets)[1].sum())
+
+
+def loss_of(host: Host, model: Any, settings: Settings, imgsz: int) -> Any:
+    """YOLOv5's loss for a model, with the gains that `train.py` gives it."""
+    layers = model.model[-1].nl
+    hyp = {**settings.hyp_used, "label_smoothing": settings.label_smoothing}
+    hyp["box"] *= 3 / layers
+    hyp["cls"] *= settings.nc / 80 * 3 / layers
+    hyp["obj"] *= (imgsz / 640) ** 2 * 3 / layers
+    model.hyp = hyp
+    return host.ComputeLoss(model)
+
+
+def distance(raw: Sequence[torch.Tensor], parents: Sequence[torch.Tensor]) -> torch.Tensor:
+    """How far a network's outputs are from its parent's: what is expected to be an object counts.
+
+    Args:
+        raw, parents: outputs of the detection layer, (B, anchors, H, W, 5 + classes) for each stride.
+
+    Returns:
+        A scalar: mean squared difference of the numbers at a place, weighted by the parent's objectness; and of the
+        objectness itself everywhere.
+    """
+    total = raw[0].new_zeros(())
+    for own, theirs in zip(raw, parents):
+        weight = theirs[..., 4].sigmoid()
+        square = (own - theirs).square()
+        apart = (own[..., 4].sigmoid() - weight).square().sum() / weight.sum().clamp(min=1e-6)
+        total = total + (weight * square.mean(-1)).sum() / weight.sum().clamp(min=1e-6) + apart
+    return total / len(raw)
+
+
+def score_replacement(
+    architecture: Mapping[str, Value],
+    settings: Settings,
+    seed: int = 0,
+    folder: Path | None = None,
+    costs: TrialResult | None = None,
+) -> TrialResult:
+    """Score an architecture by its parent's network, replaced where it differs; nothing is trained.
+
+    Latency is measured only where `settings.needed` names it, or with `settings.measure_all`.
+
+    Raises:
+        TrialError: as `run_trial`.
+    """
+    with as_trial(settings, folder) as host:
+        with_latency = settings.measure_all or bool(set(settings.needed) & set(LATENCIES))
+        costs = costs or measure_architecture(architecture, settings, with_latency)
+        scorer = _opened(settings, host, settings.imgsz_of(architecture), seed)
+        metrics = {**costs.metrics, **scorer.score(Architecture(architecture))}
+        return replace(costs, state="complete", metrics=metrics, budget=budget_of(settings, epochs=0))
+
+
+def validate_parent(
+    architecture: Mapping[str, Value],
+    settings: Settings,
+    seed: int = 0,
+    folder: Path | None = None,
+    costs: TrialResult | None = None,
+) -> TrialResult:
+    """Validate the network in `settings.weights` as it is, and measure it; nothing is trained.
+
+    The metric `epoch_seconds` says how long an epoch of training it would take, by three steps of it.
+
+    Raises:
+        TrialError: as `run_trial`.
+    """
+    with as_trial(settings, folder) as host:
+        costs = costs or measure_architecture(architecture, settings)
+        imgsz = settings.imgsz_of(architecture)
+        model = host.load_checkpoint(Path(settings.weights or "")).to(settings.device)
+        loss, stride = loss_of(host, model, settings, imgsz), int(model.stride.max())
+        images = Images(host, settings, imgsz, settings.batch_size, stride, settings.hyp_used, seed)
+        try:
+            metrics = {**costs.metrics, **accuracies(images.validate(model.eval(), loss))}
+            metrics["epoch_seconds"] = _epoch_seconds(model, loss, images)
+        finally:
+            images.close()
+        return replace(
+            costs, state="complete", metrics=metrics, classes=images.classes, budget=budget_of(settings, epochs=0)
+        )
+
+
+def _epoch_seconds(model: Any, compute_loss: Any, images: Images, steps: int = 3) -> float:
+    """What an epoch takes, with its validation, by some steps; the model's gradients are of no use afterwards."""
+    model.train().requires_grad_(True)
+    seconds = []
+    for _, (batch, targets, _, _) in zip(range(steps + 1), images.train):
+        start = time.perf_counter()
+        batch = batch.to(images.settings.device).float() / 255
+        compute_loss(model(batch), targets.to(images.settings.device))[0].backward()
+        seconds.append((time.perf_counter() - start) / len(batch))
+    each = min(seconds[1:] or seconds)
+    return each * (len(images.dataset) + len(images.val.loader.dataset) / 3)  # a pass forward is a third of a step
+
+
+_scorers: dict[Any, ReplacementScorer] = {}
+
+
+def _opened(settings: Settings, host: Host, imgsz: int, seed: int) -> ReplacementScorer:
+    """The scorer of this process, with the images and the parent in memory."""
+    path = Path(settings.weights or "")
+    key = (path, path.stat().st_mtime_ns if path.exists() else 0, imgsz, seed)
+    if key not in _scorers:
+        _scorers.clear()  # of another parent
+        free_memory()
+        _scorers[key] = ReplacementScorer(host, settings, imgsz, seed)
+    return _scorers[key]
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and its standard error."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.inf
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
