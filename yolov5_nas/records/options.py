@@ -271,7 +271,7 @@ class Options:
             raise UserError("--method one-shot needs --one-shot EPOCHS")
         if self.method != "replace":
             if not self.trials:
-                raise UserError("--trials must be at least 1", got=self.trials)
+                raise UserError("--trials must be at least 1 (0 is for --method replace)", got=self.trials)
             return
         if not self.weights:
             raise UserError("--method replace needs --weights: the checkpoint whose layers are replaced")
@@ -288,9 +288,19 @@ class Options:
         _ = self.plans
 
     @property
+    def frozen(self) -> tuple[int, ...]:
+        """The layers that `--freeze` means, as in YOLOv5: one number is how many of the first, several the layers."""
+        return tuple(range(self.freeze[0])) if len(self.freeze) == 1 else self.freeze
+
+    @property
     def replaces(self) -> bool:
         """Whether options are put in the place of single layers of a trained network."""
         return self.method == "replace"
+
+    @property
+    def reference(self) -> str:
+        """What trial 0 is called, with which all others are compared."""
+        return "parent" if self.replaces else "stock"
 
     @property
     def plans(self) -> tuple[tuple[Target, ...], ...]:

@@ -12,11 +12,13 @@ from typing import Any
 
 import yaml
 
-from ..records.journal import TrialRecord, best, complete, front
+from ..records.journal import TrialRecord, complete, front
 from ..records.metrics import LATENCIES, SHOWN, axis_label, is_maximised
 from ..records.options import Options
+from ..strategies.replacement import measured_costs
 from .effects import MIN_TRIALS, Effect, effects
-from .plots import axes_of, choices, pareto, progress, trusted
+from .plots import axes_of, choices, pareto, progress, replacements, trusted
+from .replacement import planned, read_table, singles
 
 COLUMNS = tuple((metric, shown.heading, shown.number) for metric, shown in SHOWN.items())
 # On a shared machine milliseconds of two moments can't be compared; the ratio to stock YOLOv5, timed alternately, can.
@@ -51,6 +53,7 @@ def page(
     summary: str,
     compared: Sequence[Row],
     usage: str,
+    winner: TrialRecord | None,
 ) -> str:
     """One self-contained HTML page.
 
@@ -61,7 +64,7 @@ def page(
     """
     from jinja2 import Environment
 
-    winner, on_front, default = best(records), front(records, *options.front), _default(records)
+    on_front, default = front(records, *options.front), _default(records)
     known = {metric for metric, _, _ in COLUMNS}
     columns = (*COLUMNS, *((m, m, "{:.3f}") for m in options.front if m not in known))
     template = Environment(autoescape=True).from_string(
@@ -72,15 +75,16 @@ def page(
         subject=f"{Path(options.cfg).name} on {Path(options.data).name}, {datetime.date.today():%Y-%m-%d}",
         summary=summary,
         compared=compared,
-        compared_headings=["reward", *(heading for _, heading, _ in COMPARED)],
+        compared_headings=["reward", *(_named(heading, options) for _, heading, _ in COMPARED)],
+        reference="the parent" if options.replaces else "stock YOLOv5",
         usage=usage,
         changed=_changed(winner, default) if winner else [],
         figures=figures,
         sections=list(sections),
         conditions=_conditions(records),
-        latency_text=_latency_text(records),
+        latency_text=_latency_text(records, "the parent" if options.replaces else "stock YOLOv5"),
         failures=_failures(records),
-        headings=["trial", "state", "reward", *(heading for _, heading, _ in columns), "seconds", "architecture"],
+        headings=["trial", "state", "reward", *(_named(h, options) for _, h, _ in columns), "seconds", "architecture"],
         rows=[_row(r, columns, _state(r, winner, on_front), default) for r in sorted(records, key=_rank)],
         objectives=" and ".join(axis_label(m) for m in options.front),
         options=yaml.safe_dump(
@@ -89,18 +93,39 @@ def page(
     )
 
 
+def _named(heading: str, options: Options) -> str:
+    return heading.replace("stock", options.reference)
+
+
 # The pictures, each with its words -----------------------------------------------------------------------------------
 
 
-def figures(records: Sequence[TrialRecord], options: Options) -> list[Figure]:
-    """Accuracy against cost, progress, and what each choice does."""
+def figures(run: Path, records: Sequence[TrialRecord], options: Options) -> list[Figure]:
+    """Accuracy against cost, progress, and what each choice does; of a replacement search its table."""
+    if options.replaces:
+        return [_replacements(run, options), _trade_off(records, options)]
     return [_trade_off(records, options), _progress(records), _choices(records, options)]
+
+
+def _replacements(run: Path, options: Options) -> Figure:
+    file, title = "replacements.png", "What each option costs and saves"
+    if (table := read_table(run, options)) is None:
+        return Figure(file, title, None, ("The options are not scored yet.",))
+    items, metric = singles(table), (*measured_costs(options), "gflops")[0]
+    plans = {winner.name: winner.record.architecture for winner in planned(run, options) if winner.record}
+    text = (
+        "Each row is an option that was put in the parent's place in one layer, alone, without training, with 95 %"
+        " intervals: by how much the loss rises on training images that nothing was fitted to, and what share of the"
+        f" {axis_label(metric).split(' / ')[0]} it saves. Rings mark what each plan takes. Options larger than the"
+        " parent's are not here: they compute the same at first, and growth is for --method trials.",
+    )
+    return Figure(file, title, replacements(items, metric, plans, table.parent), text)
 
 
 def _trade_off(records: Sequence[TrialRecord], options: Options) -> Figure:
     x, y = axes_of(options.front, records)
     title = "Accuracy against cost" if is_maximised(y) and not is_maximised(x) else "Trade-off"
-    png = pareto(records, x, y, options.constraints)
+    png = pareto(records, x, y, options.constraints, "parent" if options.replaces else "stock YOLOv5")
     if not png:
         return Figure("pareto.png", title, None, (f"No complete trial has both {x} and {y}.",))
     text = [
@@ -192,15 +217,15 @@ def _values(name: str, values: Sequence[Any]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
 
 
-def _latency_text(records: Sequence[TrialRecord]) -> list[str]:
+def _latency_text(records: Sequence[TrialRecord], reference: str) -> list[str]:
     timed = [r for r in records if "latency_ms" in r.metrics]
     errors = Counter(r.conditions["error"] for r in records if "error" in r.conditions)
     text = [f"{_plural(count, 'trial')} without a latency: {error}" for error, count in errors.items()]
     if not timed:
         return [*text, "No trial has a latency."]
     text.append(
-        "Latency is the median of a forward pass. Each model was timed alternately with stock YOLOv5, and trials are"
-        " compared by the ratio of the two (x stock)."
+        f"Latency is the median of a forward pass. Each model was timed alternately with {reference}, and trials are"
+        " compared by the ratio of the two."
     )
     if not any(r.conditions for r in timed):
         text.append("The journal does not say on what it was measured: it is of an older version.")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 from ..records.journal import TrialRecord, best, complete, eligible, front, reference
 from ..records.metrics import LATENCIES, axis_label, is_maximised
 from ..records.reward import Constraint
+from ..space.architecture import Value
+from ..strategies.replacement import NORMAL_95, Item
 from .effects import Effect, fence, strongest
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
@@ -37,8 +39,14 @@ def trusted(record: TrialRecord) -> bool:
     return bool(record.conditions.get("trusted", True))
 
 
-def pareto(records: Sequence[TrialRecord], x: str, y: str, constraints: Iterable[Constraint] = ()) -> bytes | None:
-    """Two metrics of all trials, with the front, the stock architecture and the winner; None where none has both."""
+def pareto(
+    records: Sequence[TrialRecord],
+    x: str,
+    y: str,
+    constraints: Iterable[Constraint] = (),
+    reference_name: str = "stock YOLOv5",
+) -> bytes | None:
+    """Two metrics of all trials, with the front, the reference and the winner; None where none has both."""
     shown = [r for r in complete(records) if x in r.metrics and y in r.metrics]
     if not shown:
         return None
@@ -48,7 +56,7 @@ def pareto(records: Sequence[TrialRecord], x: str, y: str, constraints: Iterable
     _scatter(axes, [r for r in shown if r.number not in own], x, y, GREY, alpha=0.75, label="trial")
     _steps(axes, best_ones, x, y)
     _scatter(axes, best_ones, x, y, BLUE, zorder=3, label="Pareto front")
-    _scatter(axes, [stock], x, y, ORANGE, marker="s", s=90, zorder=4, label="stock YOLOv5")
+    _scatter(axes, [stock], x, y, ORANGE, marker="s", s=90, zorder=4, label=reference_name)
     name = f"best reward (trial {winner.number})" if winner else ""
     _scatter(axes, [winner], x, y, GREEN, marker="*", s=260, zorder=5, label=name)
     if any(_is_doubtful(r, x, y) for r in shown):
@@ -60,7 +68,7 @@ def pareto(records: Sequence[TrialRecord], x: str, y: str, constraints: Iterable
         if constraint.metric in (x, y):
             line = axes.axvline if constraint.metric == x else axes.axhline
             line(constraint.limit, color=RED, linestyle=":", zorder=1, label=str(constraint))
-    axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
+    axes.set(xlabel=axis_label(x).replace("stock YOLOv5", reference_name), ylabel=axis_label(y))
     for axis, metric in ((axes.xaxis, x), (axes.yaxis, y)):
         if metric == "params":
             axis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
@@ -104,6 +112,55 @@ def choices(accuracy: Sequence[Effect], cost: Sequence[Effect], cost_name: str) 
     right.set(xlabel=f"change of {cost_name}, in % of stock YOLOv5's")
     right.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g} %" if value else "0")
     return _png(figure, left, right)
+
+
+def replacements(
+    items: Sequence[Item], metric: str, plans: Mapping[str, Mapping[str, Value]], default: Mapping[str, Value]
+) -> bytes | None:
+    """What each option of a table costs and saves, a row each, by layer, and which plans take it.
+
+    Args:
+        items: of which each is drawn.
+        metric: the cost of which shares are saved.
+        plans: architectures by name.
+    """
+    if not items:
+        return None
+    figure, (left, right) = _axes(11, 1.8 + 0.21 * len(items), columns=2, sharey=True)
+    rows = range(len(items), 0, -1)
+    shared = {"fmt": "o", "ms": 4, "color": BLUE, "ecolor": GREY, "elinewidth": 1.2}
+    left.errorbar([i.rise for i in items], rows, xerr=[NORMAL_95 * i.error for i in items], **shared)
+    spread = [100 * NORMAL_95 * i.unsure.get(metric, 0.0) for i in items]
+    right.errorbar([100 * i.saves[metric] for i in items], rows, xerr=spread, **shared)
+    left.set_xscale("symlog", linthresh=1e-3)
+    for colour, (name, architecture) in zip((GREEN, ORANGE, RED, BLUE, GREY), plans.items()):
+        taken = [all(architecture.get(k) == v for k, v in item.change) for item in items]
+        whole = [t and _is_whole(item, architecture, default) for item, t in zip(items, taken)]
+        marked = [(item.rise, row) for item, row, w in zip(items, rows, whole) if w]
+        size = 50 + 70 * list(plans).index(name)
+        left.scatter(
+            *zip(*marked) if marked else ((), ()), s=size, facecolor="none", edgecolor=colour, linewidth=1.8, label=name
+        )
+    layers = [item.layer for item in items]
+    for row, layer, before in zip(rows, layers, [None, *layers]):
+        if before is not None and layer != before:
+            for axes in (left, right):
+                axes.axhline(row + 0.5, color="#dadce0", linewidth=0.8)
+    left.set_yticks(list(rows), [", ".join(f"{k} {v}" for k, v in item.change) for item in items], fontsize=8)
+    left.set(xlabel="rise of the loss", ylim=(0.3, len(items) + 0.7))
+    left.axvline(0, color=GREY, linewidth=0.8)
+    right.axvline(0, color=GREY, linewidth=0.8)
+    right.set(xlabel=f"saved, in % of the parent's {axis_label(metric).split(' / ')[0]}")
+    return _png(figure, left)
+
+
+def _is_whole(item: Item, architecture: Mapping[str, Value], default: Mapping[str, Value]) -> bool:
+    """Whether a plan has exactly this of the layer's shape; an activation stands for itself."""
+    if item.change[0][0].endswith("_act"):
+        return True
+    prefix = tuple(f"{kind}_{item.layer}{end}" for kind in ("c3", "nasconv") for end in ("", "_depth", "-1", "-2"))
+    own = {k: v for k, v in architecture.items() if k in prefix and v != default.get(k)}
+    return own == dict(item.change)
 
 
 def _axes(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Any, Any]:

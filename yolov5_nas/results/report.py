@@ -14,7 +14,7 @@ from ..records.journal import TrialRecord, best, complete, read_journal, referen
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.options import Options, load_options
 from ..records.run_folder import RunFolder
-from . import audit, comparison, ranking
+from . import audit, comparison, ranking, replacement
 from .page import COMPARED, Row, figures, page
 from .plots import trusted
 
@@ -33,19 +33,25 @@ def report(run: str | Path) -> Path:
         UserError: there is no run, or its `search.yaml` can't be read.
     """
     run, files = Path(run), RunFolder(run)
-    records, options = read_journal(run), options_of(run)
+    options = options_of(run)
+    is_planned = options.replaces and files.plans.journal.exists()
+    records = [] if is_planned and not files.journal.exists() else read_journal(run)
     _write_csv(records, files.table)
-    drawn = figures(records, options)
+    drawn = figures(run, records, options)
     for figure in drawn:
         if figure.png:
             (run / figure.file).write_bytes(figure.png)
         else:
             (run / figure.file).unlink(missing_ok=True)  # of an earlier report, which would mislead
-    winner = best(records)
+    winner = winner_of(run, records, options)
     model_files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
-    sections = [*audit.sections(run, options), *comparison.sections(run, options.cost), *ranking.sections(run)]
-    words = summary(records, options.inherits)
-    html = page(run, records, options, drawn, sections, words, _compared(records), model_files)
+    sections = []
+    if records:
+        sections = [*audit.sections(run, options), *comparison.sections(run, options.cost), *ranking.sections(run)]
+    if options.replaces:
+        sections = [*replacement.sections(run, records, options), *sections]
+    words = _said(run, records, options)
+    html = page(run, records, options, drawn, sections, words, _rows(run, records, options), model_files, winner)
     files.report.write_text(html, encoding="utf-8")
     return files.report
 
@@ -85,13 +91,39 @@ def summary(records: Sequence[TrialRecord], stock_leads: bool = False) -> str:
     )
 
 
+def _said(run: Path, records: Sequence[TrialRecord], options: Options) -> str:
+    return replacement.words(run, records, options) if options.replaces else summary(records, options.inherits)
+
+
+def _rows(run: Path, records: Sequence[TrialRecord], options: Options) -> list[Row]:
+    if not options.replaces:
+        return _compared(records)
+    parent = reference(records)
+    rows = [("stock", "parent (trial 0)", _cells(parent))] if parent else []
+    for winner in replacement.winners(run, records, options):
+        if winner.record:
+            rows.append(("best", f"{winner.name} (trial {winner.record.number})", _cells(winner.record)))
+    return rows
+
+
+def winner_of(run: Path, records: Sequence[TrialRecord], options: Options) -> TrialRecord | None:
+    """The trial in `best/`: the best one, or in a replacement search that of the first target that has one."""
+    return replacement.first_winner(run, records, options) if options.replaces else best(records)
+
+
 def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
     """The stock architecture, the best, the gain, and where the files are."""
-    winner = best(records)
-    lines = [_line("", ["reward", *(heading for _, heading, _ in COMPARED)])]
-    lines += [_line(name, cells) for _, name, cells in _compared(records)]
+    options = options_of(run)
+    winner = winner_of(run, records, options)
+    if options.replaces and not records:
+        return f"{_said(run, records, options)}\n\nreport      {RunFolder(run.resolve()).report}"
+    rows = _rows(run, records, options)
+    width = max([18, *(len(name) + 2 for _, name, _ in rows)])
+    headings = [heading.replace("stock", options.reference) for _, heading, _ in COMPARED]
+    lines = [_line("", ["reward", *headings], width)]
+    lines += [_line(name, cells, width) for _, name, cells in rows]
     files = usage(run, winner) if winner else f"Logs of the trials: {run}/trials"
-    return "\n".join([*lines, "", summary(records, options_of(run).inherits), "", files])
+    return "\n".join([*lines, "", _said(run, records, options), "", files])
 
 
 def usage(run: Path, winner: TrialRecord) -> str:
@@ -100,6 +132,8 @@ def usage(run: Path, winner: TrialRecord) -> str:
     folder, size = RunFolder(run.resolve()).best, winner.architecture.get("imgsz") or options.imgsz
     imgsz = f" --imgsz {size}" if size else ""
     weights = folder / "weights" / "best.pt"
+    # What was trained before is worth keeping where trials started from weights.
+    start = f"--weights {weights}" if winner.budget.get("weights") else f"--cfg {folder / 'model.yaml'} --weights ''"
     return (
         f"model       {folder / 'model.yaml'}\n"
         f"weights     {weights}\n"
@@ -107,7 +141,7 @@ def usage(run: Path, winner: TrialRecord) -> str:
         f"detect      python detect.py --weights {weights}{imgsz} --source IMAGES\n"
         f"validate    python val.py --weights {weights}{imgsz} --data {options.data}\n"
         f"export      python export.py --weights {weights}{imgsz} --include onnx\n"
-        f"train on    python train.py --cfg {folder / 'model.yaml'} --weights ''{imgsz} --data {options.data}"
+        f"train on    python train.py {start}{imgsz} --data {options.data}"
     )
 
 
@@ -156,8 +190,8 @@ def _gain(winner: TrialRecord, stock: TrialRecord) -> list[str]:
     return cells
 
 
-def _line(name: str, cells: Sequence[str]) -> str:
-    return f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells)
+def _line(name: str, cells: Sequence[str], width: int) -> str:
+    return f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells)
 
 
 def _write_csv(records: Sequence[TrialRecord], path: Path) -> None:

@@ -23,6 +23,7 @@ class Checkpoints:
     Args:
         has_base: the others start from trial 0.
         fetch: brings the weights of a trial that ran elsewhere.
+        choose: which of all trials is the best; with it the weights of all are kept.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class Checkpoints:
         objectives: tuple[str, ...],
         has_base: bool = False,
         fetch: Callable[[int], None] | None = None,
+        choose: Callable[[list[TrialRecord]], TrialRecord | None] | None = None,
     ):
+        self.choose = choose
         self.folder, self.journal, self.objectives = folder, journal, objectives
         self.others, self.fetch = {0} if has_base else set(), fetch  # those that more may start from
         self.kept: list[TrialRecord] = []
@@ -45,11 +48,14 @@ class Checkpoints:
 
     def _take(self, records: list[TrialRecord]) -> None:
         """A trial that is off the front stays off: only those that are on it are looked at again."""
-        self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, self.others)
+        if self.choose:
+            self.kept += records
+        else:
+            self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, self.others)
         for record in records:
             if self.fetch and record in self.kept:
                 self.fetch(record.number)
-        if (winner := best(self.kept)) is not None and winner.number != self.written:
+        if (winner := (self.choose or best)(self.kept)) is not None and winner.number != self.written:
             write_trial(self.folder, winner, RunFolder(self.folder).best)
             self.written = winner.number
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 from ..engines.contract import Engine, EngineError, MachineError
 from ..errors import UserError, machine_fault
 from ..records.hooks import Hooks
-from ..records.journal import Journal, TrialRecord, best, latest, read_journal, read_lines, reference
+from ..records.journal import Journal, TrialRecord, latest, read_journal, read_lines, reference
 from ..records.options import Options
 from ..records.reward import REWARDS, Reward
 from ..records.run_folder import RunFolder
 from ..results import audit
-from ..results.report import closing_table, report
+from ..results.export import write_trial
+from ..results.replacement import first_winner, winners
+from ..results.report import closing_table, options_of, report, winner_of
 from ..results.tensorboard import TensorBoardLogger
 from ..space.architecture import Architecture
 from ..space.space import Space
@@ -41,16 +44,17 @@ class SearchResult:
     trials: tuple[TrialRecord, ...]
     ending: str
     interrupted: bool = False
+    is_planned: bool = False  # a replacement search whose plans are made
 
     @property
     def best(self) -> TrialRecord | None:
-        """The trial with the highest reward."""
-        return best(self.trials)
+        """The trial with the highest reward; of a replacement search the winner of its first target."""
+        return winner_of(self.folder, self.trials, options_of(self.folder))
 
     @property
     def is_compared(self) -> bool:
-        """Whether there is a best trial, and stock YOLOv5 beside it."""
-        return self.best is not None and reference(self.trials) is not None
+        """Whether there is a best trial, and the reference beside it; or plans, where no trial was asked for."""
+        return (self.is_planned and not self.trials) or (self.best is not None and reference(self.trials) is not None)
 
     def table(self) -> str:
         """The closing table."""
@@ -123,14 +127,28 @@ class Pipeline:
             if self.first:
                 self.first.close()
         trials: tuple[TrialRecord, ...] = ()
-        if RunFolder(self.folder).journal.exists():
+        files, is_planned = RunFolder(self.folder), False
+        if files.journal.exists():
             trials = tuple(read_journal(self.folder))
+        if files.journal.exists() or (self.options.replaces and files.plans.journal.exists()):
+            is_planned = files.plans.journal.exists() and not interrupted
+            self._write_targets(trials)
             report(self.folder)
             if not interrupted and (first := trials[0] if trials else None) and first.state == "failed":
                 reason = (first.error or {}).get("message")
-                ending += f"; trial 0, stock YOLOv5, has failed ({reason}), so nothing is compared with it"
+                ending += f"; trial 0, {self._reference}, has failed ({reason}), so nothing is compared with it"
         self.hooks.call("on_search_end", run=self.folder, trials=trials)
-        return SearchResult(self.folder, trials, ending, interrupted)
+        return SearchResult(self.folder, trials, ending, interrupted, is_planned)
+
+    @property
+    def _reference(self) -> str:
+        return "the parent" if self.options.replaces else "stock YOLOv5"
+
+    def _write_targets(self, trials: Sequence[TrialRecord]) -> None:
+        """The files of each target's winner."""
+        for winner in winners(self.folder, trials, self.options) if self.options.replaces else ():
+            if winner.record:
+                write_trial(self.folder, winner.record, RunFolder(self.folder).targets / winner.name)
 
     def _stages(self) -> str:
         """Returns why the search ended."""
@@ -224,7 +242,8 @@ class Pipeline:
         asked = asked_of(strategy or _strategy(o, settings), settings.space)
         engine = self._engine(o)
         has_base = bool(o.base_epochs)
-        keeper = Checkpoints(folder, journal, o.front, has_base, engine.fetch)
+        choose = (lambda records: first_winner(folder, records, o)) if o.replaces else None
+        keeper = Checkpoints(folder, journal, o.front, has_base, engine.fetch, choose)
         logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         engine.reward = engine.reward or self.reward
         with Progress(count, journal) as progress:

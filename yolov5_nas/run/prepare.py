@@ -137,11 +137,11 @@ def _check_reach(prepared: Prepared) -> None:
     hyp, location = prepared.hyp, prepared.host.location
     settings = Settings(prepared.model, data, hyp, location, device=own_device(o.device), **given)
     print("the smallest architecture is measured, to see whether the targets can be reached")
-    check_reach(o, settings, frozen_layers(o.freeze))
+    check_reach(o, settings, o.frozen)
 
 
 def _check_freeze(o: Options, layers: int, cfg: Path) -> None:
-    if any(layer >= layers for layer in frozen_layers(o.freeze)):
+    if any(layer >= layers for layer in o.frozen):
         accepted = f"a number of layers up to {layers}, or several of 0 to {layers - 1}"
         raise UserError("--freeze must name layers of the model", got=o.freeze, accepted=accepted, file=cfg)
 
@@ -256,7 +256,7 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: Host, subset
         inherit_hyp=_saved_hyp(files.inherit_hyp) if files.inherit_hyp.exists() else None,
         location=host.location,
         device=_torch_device(o.device),
-        freeze=frozen_layers(o.freeze),
+        freeze=o.frozen,
         constraints=o.constraints,
         hooks=kept_hooks(folder, o.hook),
         needed=_needed(o),
@@ -266,11 +266,6 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: Host, subset
 
 def _saved_hyp(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())  # type: ignore[no-any-return]
-
-
-def frozen_layers(freeze: tuple[int, ...]) -> tuple[int, ...]:
-    """The layers that `--freeze` means, as in YOLOv5: one number is how many of the first, several are the layers."""
-    return tuple(range(freeze[0])) if len(freeze) == 1 else freeze
 
 
 def engine_of(o: Options) -> Engine:

@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,21 @@ from ..records.metrics import LATENCIES, is_own
 from ..records.options import Options
 from ..records.reward import Constraint, Target, accuracy
 from ..records.run_folder import RunFolder
+from ..results.replacement import NEAR, changes, excess, goal
 from ..space.architecture import Architecture
 from ..strategies.given import GivenArchitectures
-from ..strategies.replacement import ADDITIVE, Limit, Table, changed, corrected, make_table, plan, rows, with_savings
+from ..strategies.knapsack import Limit, plan
+from ..strategies.replacement import (
+    Table,
+    changed,
+    corrected,
+    fitted,
+    make_table,
+    measured_costs,
+    ratio_of,
+    rows,
+    share,
+)
 from ..training.replacement import score_replacement, validate_parent
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
@@ -30,7 +43,6 @@ from .stages import StageError, run_stage
 
 MEASURED = 40  # joint architectures by which savings of latency are fitted
 ROUNDS = 5  # of planning and measuring
-NEAR = 0.01  # a plan that is measured is good enough where its cost is at most this share above the target
 NEXT = 2  # plans beside the best one that a round tries for each target
 
 
@@ -74,7 +86,7 @@ class Replacement:
         scored = self._scores()
         self.table = self._fitted(make_table(self.space, scored, self.frozen), self._latencies(scored))
         found = self._plans()
-        print("\n".join(self._said(found)))
+        say("\n".join(self._said(found)))
         return self.options, self.settings, found
 
     # The parent -----------------------------------------------------------------------------------------------------
@@ -84,19 +96,19 @@ class Replacement:
         o, files = self.options, self.files.parent
         default = self.space.default()
         if o.base_epochs:
-            print(f"parent: {o.weights} is fine-tuned for {o.base_epochs} epochs, in {files.path}")
+            say(f"parent: {o.weights} is fine-tuned for {o.base_epochs} epochs, in {files.path}")
             trained = replace(self.settings, epochs=o.base_epochs, val_period=max(1, -(-o.base_epochs // 4)))
             record = self._one(run_trial, trained, default)
             weights = str(files.trial(0).weights)
             self.options, self.settings = replace(o, weights=weights), replace(self.settings, weights=weights)
         else:
-            print(f"parent: {o.weights} as it is")
+            say(f"parent: {o.weights} as it is")
             record = self._one(validate_parent, self.settings, default)
         self.settings = replace(self.settings, replaces=True)
         figures = [f"mAP50-95 {record.metrics['map50_95']:.3f}", f"GFLOPs {record.metrics['gflops']:.3f}"]
         if "latency_ms" in record.metrics:
             figures.append(f"{record.metrics['latency_ms']:.2f} ms")
-        print(f"parent: {', '.join(figures)}")
+        say(f"parent: {', '.join(figures)}")
         return record
 
     def _one(self, trial: Trial, settings: Settings, architecture: Architecture) -> TrialRecord:
@@ -111,17 +123,17 @@ class Replacement:
     def _scores(self) -> list[TrialRecord]:
         """Each option alone."""
         asked = rows(self.space, self.frozen)
-        print(f"table: {len(asked) - 1} options are scored in the parent, in {self.files.replacements.path}")
+        say(f"table: {len(asked) - 1} options are scored in the parent, in {self.files.replacements.path}")
         default, count = self.space.default(), len(asked)
 
         def tell(record: TrialRecord) -> None:
-            change = _changes(default, record.architecture) or "the parent"
+            change = changes(default, record.architecture) or "the parent"
             if record.state != "complete":
-                print(f"[table {record.number + 1}/{count}] {change}: {record.state} ({_message(record)})")
+                say(f"[table {record.number + 1}/{count}] {change}: {record.state} ({_message(record)})")
                 return
             m = record.metrics
             shown = f"loss {m['rise']:+.4f} +- {m['rise_error']:.4f}, GFLOPs {m['gflops']:.3f}"
-            print(f"[table {record.number + 1}/{count}] {change}: {shown}  {record.seconds:.0f} s")
+            say(f"[table {record.number + 1}/{count}] {change}: {shown}  {record.seconds:.0f} s")
 
         alone = replace(self.settings, constraints=(), needed=(), hooks=())
         found = self._run(self.files.replacements, score_replacement, alone, asked, _falling, tell)
@@ -135,13 +147,9 @@ class Replacement:
 
     # What options save ----------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def _measured(self) -> list[str]:
-        """The costs of targets and constraints that have to be measured, as ratios to the parent's."""
-        o = self.options
-        limits: list[Target | Constraint] = [*itertools.chain(*o.plans), *o.constraints]
-        names = (_ratio_of(limit.metric) for limit in limits)
-        return list(dict.fromkeys(name for name in names if name not in ADDITIVE))
+        return measured_costs(self.options)
 
     def _latencies(self, scored: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Costs of joint architectures that are drawn at random."""
@@ -150,12 +158,12 @@ class Replacement:
         table = make_table(self.space, scored, self.frozen)
         asked = [self.space.default(), *joint(table, MEASURED, self.options.seed)]
         backend = self.settings.latency_backend
-        print(f"latencies: {len(asked) - 1} joint architectures on {backend}, in {self.files.latencies.path}")
+        say(f"latencies: {len(asked) - 1} joint architectures on {backend}, in {self.files.latencies.path}")
         count = len(asked)
 
         def tell(record: TrialRecord) -> None:
             shown = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._measured if name in record.metrics)
-            print(f"[latency {record.number + 1}/{count}] {shown or _message(record)}  {record.seconds:.0f} s")
+            say(f"[latency {record.number + 1}/{count}] {shown or _message(record)}  {record.seconds:.0f} s")
 
         settings = replace(self.settings, constraints=(), needed=self._needed)
         return self._run(self.files.latencies, measure_trial, settings, asked, _falling, tell)
@@ -166,20 +174,10 @@ class Replacement:
 
     def _fitted(self, table: Table, measured: Iterable[TrialRecord]) -> Table:
         """The table with what its items save of the costs that are measured."""
-        measured = [r for r in measured if r.state == "complete" and not r.is_reference]
-        for metric in self._measured:
-            having = [r for r in measured if metric in r.metrics]
-            if not having:
-                raise StageError(f"{metric} could not be measured")
-            known = [
-                (r.architecture, self._share(r, metric), r.metrics.get("latency_error", 0.01) / 1.96) for r in having
-            ]
-            table = with_savings(table, metric, known)
-        return table
-
-    def _share(self, record: TrialRecord, metric: str) -> float:
-        """A cost as a share of the parent's."""
-        return record.metrics[metric] / (1.0 if metric == "latency_ratio" else self.parent.metrics[metric])
+        try:
+            return fitted(table, measured, self._measured, self.parent)
+        except KeyError as e:
+            raise StageError(f"{e.args[0]} could not be measured") from None
 
     # Plans ----------------------------------------------------------------------------------------------------------
 
@@ -227,20 +225,18 @@ class Replacement:
             m = record.metrics
             shown = [f"loss {m['rise']:+.4f}"] if "rise" in m else [_message(record)]
             shown += [f"{name} {m[name]:.3f}" for name in (*self._measured, "gflops") if name in m]
-            print(f"[plan {record.number + 1}/{count}] {', '.join(shown)}  {record.seconds:.0f} s")
+            say(f"[plan {record.number + 1}/{count}] {', '.join(shown)}  {record.seconds:.0f} s")
 
         settings = replace(self.settings, constraints=(), needed=self._needed)
         found = self._run(self.files.plans, score_replacement, settings, list(order.values()), _falling, tell)
         return {record.id: record for record in found}
 
     def _limits(self, targets: Sequence[Target], margin: float) -> list[Limit]:
-        limits = [Limit(_ratio_of(t.metric), self._goal(t) - margin) for t in targets]
-        return [*limits, *(Limit(_ratio_of(c.metric), self._goal(c), c.at_most) for c in self.options.constraints)]
-
-    def _goal(self, limit: Target | Constraint) -> float:
-        """A target or constraint as a share of the parent's cost."""
-        value = limit.value if isinstance(limit, Target) else limit.limit
-        return value if limit.metric == "latency_ratio" else value / self.parent.metrics[limit.metric]
+        limits = [Limit(ratio_of(t.metric), goal(t, self.parent) - margin) for t in targets]
+        return [
+            *limits,
+            *(Limit(ratio_of(c.metric), goal(c, self.parent), c.at_most) for c in self.options.constraints),
+        ]
 
     def _margin(
         self, targets: tuple[Target, ...], table: Table, margin: float, known: Mapping[str, TrialRecord]
@@ -250,22 +246,17 @@ class Replacement:
         record = known.get(found.id) if found else None
         if record is None or record.state != "complete":
             return margin
-        return margin + max(0.0, self._excess(record, targets) - NEAR / 2)
-
-    def _excess(self, record: TrialRecord, targets: Sequence[Target]) -> float:
-        """By how much a network is above the targets, as a share of them."""
-        shares = ((_ratio_of(t.metric), self._goal(t)) for t in targets)
-        return max(self._share(record, metric) / goal - 1 for metric, goal in shares)
+        return margin + max(0.0, excess(record, targets, self.parent) - NEAR / 2)
 
     def _planned(self, targets: tuple[Target, ...], records: Sequence[TrialRecord]) -> Planned:
         limits = self.options.constraints
-        fits = [r for r in records if self._excess(r, targets) <= NEAR and not self._breaks(r, limits)]
+        fits = [r for r in records if excess(r, targets, self.parent) <= NEAR and not self._breaks(r, limits)]
         fits.sort(key=lambda r: (r.metrics["rise"], r.number))
         return Planned(targets, fits[0] if fits else None, tuple(fits[1:]))
 
     def _breaks(self, record: TrialRecord, constraints: Iterable[Constraint]) -> bool:
         for c in constraints:
-            excess = self._share(record, _ratio_of(c.metric)) / self._goal(c) - 1
+            excess = share(record, ratio_of(c.metric), self.parent) / goal(c, self.parent) - 1
             if (excess if c.at_most else -excess) > NEAR:
                 return True
         return False
@@ -283,9 +274,9 @@ class Replacement:
                 continue
             m = one.record.metrics
             costs = ", ".join(
-                f"{metric} {self._share(one.record, metric):.3f}" for metric in (*self._measured, "gflops")
+                f"{metric} {share(one.record, metric, self.parent):.3f}" for metric in (*self._measured, "gflops")
             )
-            change = _changes(self.space.default(), one.record.architecture)
+            change = changes(self.space.default(), one.record.architecture)
             lines.append(
                 f"  {name}: loss {m['rise']:+.4f} +- {m['rise_error']:.4f} ({m['rise'] / loss:+.1%}), {costs}: {change}"
             )
@@ -348,18 +339,14 @@ def to_train(
     return every[: len(order) if count is None else count]
 
 
+def say(text: str) -> None:
+    """A line for people, at once."""
+    print(text, flush=True)
+
+
 def _falling(metrics: Mapping[str, float]) -> float:
     """A stage's reward: the less, the better."""
     return -metrics.get("rise", metrics.get("latency_ratio", metrics["gflops"]))
-
-
-def _ratio_of(metric: str) -> str:
-    """The metric that is measured for a target: milliseconds of two moments can't be compared, ratios can."""
-    return "latency_ratio" if metric == "latency_ms" else metric
-
-
-def _changes(parent: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:
-    return ", ".join(f"{label} {value}" for label, value in architecture.items() if value != parent[label])
 
 
 def _message(record: TrialRecord) -> str:

@@ -27,14 +27,15 @@ def resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
         raise UserError("--resume must name the folder of a run (with its search.yaml)", got=str(folder))
     old = Options().with_given(load_options(RunFolder(folder).options))
     new = old.with_given(given)
+    may_change = (*MAY_CHANGE, "target") if old.replaces else MAY_CHANGE  # a finished table is planned again
     for name, value in given.items():
-        if name not in MAY_CHANGE and not _same(name, getattr(old, name), getattr(new, name)):
+        if name not in may_change and not _same(name, getattr(old, name), getattr(new, name)):
             raise UserError(
                 f"a resumed run keeps its options: {name} is {getattr(old, name)!r} in {folder}/search.yaml",
                 got=value,
-                accepted="changes of " + ", ".join(MAY_CHANGE),
+                accepted="changes of " + ", ".join(may_change),
             )
-    resumed = replace(old, **{name: getattr(new, name) for name in MAY_CHANGE})
+    resumed = replace(old, **{name: getattr(new, name) for name in may_change})
     check_onnx(resumed)
     return resumed
 

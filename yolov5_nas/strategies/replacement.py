@@ -1,8 +1,7 @@
-"""Which options to put in the place of a trained network's own: a table of what each costs and saves, and the integer
-programme that finds the best of all combinations for a budget.
+"""What can be put in the place of a trained network's own layers: a table of what each option costs and saves.
 
-After LANA (Molchanov et al., ECCV 2022, section 3) and HALP (Shen et al. 2022): every replacement is scored by itself,
-what replacements of several layers do is taken to add up, and a multiple-choice knapsack is solved exactly.
+After LANA (Molchanov et al., ECCV 2022, section 3): every replacement is scored by itself, and what replacements of
+several layers do is taken to add up.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..records.journal import TrialRecord
+from ..records.options import Options
+from ..records.reward import Constraint, Target
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import parse_kernel
 from ..space.choices import Layer
@@ -23,9 +24,9 @@ ADDITIVE = ("gflops", "params")  # what options save of them adds up exactly
 SHARE_OFF = 0.5  # prior: how far an option's saving is from that of the GFLOPs it saves, as a share of it
 ACT_SAVES = 0.005  # prior: of the parent's cost, by one activation
 MISFITS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.04)  # of sums of savings, as shares of the parent's cost
-TIE = 1e-6  # what a whole saving is worth among options whose rises can't be told apart
+UNSURE = 0.01  # half the 95 % interval of a measured share, where it is not known
+NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations
 RISE_OFF = 0.5  # prior: how far an option's share of a whole rise is from its own, as a share of it
-APART = 3  # layers in which the next best plan differs
 
 
 # What can replace what ------------------------------------------------------------------------------------------------
@@ -185,6 +186,40 @@ def _item(i: int, layer: Layer, change: Change, own: Sequence[Mapping[str, float
 # What options save ----------------------------------------------------------------------------------------------------
 
 
+def ratio_of(metric: str) -> str:
+    """The metric that is measured for a target: milliseconds of two moments can't be compared, ratios can."""
+    return "latency_ratio" if metric == "latency_ms" else metric
+
+
+def measured_costs(o: Options) -> list[str]:
+    """The costs of a replacement search's targets and constraints that have to be measured."""
+    limits: list[Target | Constraint] = [*itertools.chain(*o.plans), *o.constraints]
+    names = (ratio_of(limit.metric) for limit in limits)
+    return list(dict.fromkeys(name for name in names if name not in ADDITIVE))
+
+
+def share(record: TrialRecord, metric: str, parent: TrialRecord) -> float:
+    """A cost as a share of the parent's."""
+    return record.metrics[metric] / (1.0 if metric == "latency_ratio" else parent.metrics[metric])
+
+
+def fitted(table: Table, measured: Iterable[TrialRecord], metrics: Iterable[str], parent: TrialRecord) -> Table:
+    """A table that knows what its items save of some costs that were measured of joint architectures.
+
+    Raises:
+        KeyError: no architecture has one of them.
+    """
+    done = [r for r in measured if r.state == "complete" and r.id != Architecture(parent.architecture).id]
+    for metric in metrics:
+        having = [r for r in done if metric in r.metrics]
+        if not having:
+            raise KeyError(metric)
+        errors = (r.metrics.get("latency_error", UNSURE) / NORMAL_95 for r in having)
+        known = [(r.architecture, share(r, metric, parent), error) for r, error in zip(having, errors)]
+        table = with_savings(table, metric, known)
+    return table
+
+
 def with_savings(table: Table, metric: str, measured: Sequence[tuple[Mapping[str, Value], float, float]]) -> Table:
     """A table that knows what its items save of a cost that is measured, such as latency.
 
@@ -271,57 +306,3 @@ def corrected(table: Table, wholes: Sequence[tuple[Mapping[str, Value], float, f
     _, found, _ = _posterior(x, y, prior, noise)
     new = {id(item): replace(item, rise=float(rise)) for item, rise in zip(used, rises + found)}
     return Table(table.parent, {i: tuple(new.get(id(item), item) for item in g) for i, g in table.items.items()})
-
-
-# The integer programme ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What a cost may be at most (or at least), as a share of the parent's."""
-
-    metric: str
-    share: float
-    at_most: bool = True
-
-
-def plan(table: Table, limits: Sequence[Limit], before: Sequence[Mapping[str, Value]] = ()) -> Architecture | None:
-    """The architecture whose summed rise is least within the limits, or None where there is none.
-
-    Args:
-        before: earlier plans, from each of which it differs in `APART` layers.
-    """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    items = [item for group in table.items.values() for item in group]
-    if not items:
-        return None
-    x = np.array([[float(item.layer == i) for item in items] for i in table.items])
-    constraints = [LinearConstraint(x, -np.inf, 1)]  # one option for a layer
-    for limit in limits:
-        saves = np.array([item.saves[limit.metric] for item in items])
-        low, high = (1 - limit.share, np.inf) if limit.at_most else (-np.inf, 1 - limit.share)
-        constraints.append(LinearConstraint(saves, low, high))
-    for earlier in before:
-        constraints.append(_differs(table, items, earlier))
-    measured = limits[0].metric if limits else "gflops"
-    costs = np.array([item.cost - TIE * item.saves[measured] for item in items])
-    found = milp(costs, constraints=constraints, integrality=np.ones(len(items)), bounds=Bounds(0, 1))
-    if found.x is None:
-        return None
-    taken = [item for item, value in zip(items, found.x) if value > 0.5]
-    return changed(table.parent, (entry for item in taken for entry in item.change))
-
-
-def _differs(table: Table, items: Sequence[Item], earlier: Mapping[str, Value]) -> object:
-    """The constraint that a plan differs from an earlier one in `APART` layers at least.
-
-    A layer is equal where the earlier plan's item is taken, or none where it has none: at most all but `APART` are.
-    """
-    from scipy.optimize import LinearConstraint
-
-    own = {item.layer: item for item in table.of(earlier)}
-    # equal layers = sum of x over own items + sum over other layers of (1 - sum of x of the layer)
-    row = np.array([1.0 if own.get(item.layer) == item else 0.0 if item.layer in own else -1.0 for item in items])
-    bare = len(table.items) - len(own)
-    return LinearConstraint(row, -np.inf, max(len(table.items) - APART, 0) - bare)

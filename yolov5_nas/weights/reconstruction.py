@@ -138,11 +138,15 @@ def estimating(modules: Sequence[nn.Module], but: Any = None) -> Iterator[None]:
 
 
 @contextmanager
-def solving(module: Any, places: Places, wanted: torch.Tensor) -> Iterator[None]:
-    """A `Conv` is solved for what is wanted at some places, (places, c2), when something goes through it."""
+def solving(module: Any, places: Places, wanted: torch.Tensor, small: float = 0.0) -> Iterator[None]:
+    """A `Conv` is solved for what is wanted at some places, (places, c2), when something goes through it.
+
+    Args:
+        small: as `solve` has it.
+    """
 
     def hook(module: Any, args: tuple[torch.Tensor]) -> None:
-        solve(module, places.read_by(module.conv, args[0]), wanted)
+        solve(module, places.read_by(module.conv, args[0]), wanted, small)
 
     handle = module.register_forward_pre_hook(hook)
     try:

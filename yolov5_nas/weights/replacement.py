@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ..space.architecture import Value
 from ..space.compile import derive, stock_lines
 from ..space.space import Space
 from .mapping import fitting, inherit
-from .reconstruction import Places, estimating, is_solvable, solving
+from .reconstruction import SMALL, Places, estimating, is_solvable, solving
 from .source import Source, read_source
 
 Outputs = list[Any]  # of a model's layers, those that no later layer reads being None
@@ -85,25 +86,27 @@ class Parent:
     # How a child is made --------------------------------------------------------------------------------------------
 
     def _settle(self, model: Any, architecture: Mapping[str, Value], replaced: Sequence[int]) -> None:
-        """Statistics and last convolutions of the layers that are replaced, from the first to the last."""
+        """Solve what is replaced and all that comes after it, one layer after the other, each for what it really reads.
+
+        Layers that come after make up for much of what a replaced one could not keep.
+        """
         writers = read_source(model, self.space, self.file).writers()
-        first = self._lines(architecture, replaced[0])[0]
-        solved = [i for i in replaced if i in writers and is_solvable(writers[i])]
-        wanted = self._wanted(solved, first)
-        (kept,) = (list(outputs) for outputs in self._prefix(first, [self.images], "solved"))
-        for i in replaced:
+        kept = list(self._prefix(self._first(architecture), [self.images], "solved")[0])
+        for i in sorted({*replaced, *(i for i in self.wanted if i > replaced[0])}):
             lines = self._lines(architecture, i)
             run_layers(model, self.images, len(kept), lines[0], kept)  # what lies between, as it is
-            writer = writers[i] if i in wanted else None
+            writer = writers[i] if i in self.wanted and is_solvable(writers[i]) else None
             with contextlib.ExitStack() as stack:
-                stack.enter_context(estimating([model.model[j] for j in lines], but=writer))
+                if i in replaced:
+                    stack.enter_context(estimating([model.model[j] for j in lines], but=writer))
                 if writer is not None:
-                    stack.enter_context(solving(writer, *wanted[i]))
+                    stack.enter_context(solving(writer, *self.wanted[i], small=0.0 if i in replaced else SMALL))
                 run_layers(model, self.images, lines[0], lines[-1] + 1, kept)
 
-    def _wanted(self, layers: Sequence[int], first: int) -> dict[int, tuple[Places, torch.Tensor]]:
-        """What the parent's convolutions write before the activation: at which places, and (places, c2) there."""
-        theirs = self.writers
+    @cached_property
+    def wanted(self) -> dict[int, tuple[Places, torch.Tensor]]:
+        """What the convolution that writes each layer's output gives before the activation: at which places, and
+        (places, c2) there. Of layers without one there is nothing."""
         found: dict[int, tuple[Places, torch.Tensor]] = {}
 
         def taken(i: int) -> Callable[..., None]:
@@ -113,11 +116,9 @@ class Parent:
 
             return hook
 
-        (kept,) = (list(outputs) for outputs in self._prefix(first, [self.images], "solved"))
-        last = self._lines(self.default, layers[-1])[-1] if layers else first - 1
-        handles = [theirs[i].bn.register_forward_hook(taken(i)) for i in layers]
+        handles = [conv.bn.register_forward_hook(taken(i)) for i, conv in self.writers.items()]
         try:
-            run_layers(self.model, self.images, first, last + 1, kept)
+            run_layers(self.model, self.images, 0, len(self.model.model) - 1, [])
         finally:
             for handle in handles:
                 handle.remove()

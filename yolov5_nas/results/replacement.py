@@ -1,0 +1,178 @@
+"""What a replacement search found: for each target a winner beside the parent, and the table of what options cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..records.journal import TrialRecord, eligible, latest, read_lines, reference
+from ..records.metrics import axis_label
+from ..records.options import Options
+from ..records.reward import Target
+from ..records.run_folder import RunFolder
+from ..space.space import Space
+from ..strategies.replacement import Item, Table, fitted, make_table, measured_costs, ratio_of, share
+from .ranking import html_table
+
+NEAR = 0.01  # a plan keeps to a target where its cost is at most this share above it
+FALLS = 0.05  # of a class's mAP50-95 below the parent's, from which on it is said
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best trained network that keeps to some targets, or None."""
+
+    targets: tuple[Target, ...]
+    record: TrialRecord | None
+
+    @property
+    def name(self) -> str:
+        """Of the targets, as a folder may be called."""
+        return "_".join(str(target) for target in self.targets)
+
+
+def excess(record: TrialRecord, targets: Sequence[Target], parent: TrialRecord) -> float:
+    """By how much a network is above targets, as a share of them."""
+    return max(share(record, ratio_of(t.metric), parent) / goal(t, parent) - 1 for t in targets)
+
+
+def goal(limit: Any, parent: TrialRecord) -> float:
+    """A target or a constraint as a share of the parent's cost."""
+    value: float = limit.value if isinstance(limit, Target) else limit.limit
+    return value if limit.metric == "latency_ratio" else value / parent.metrics[limit.metric]
+
+
+def winners(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Winner]:
+    """For each target the trained network with the highest mAP50-95 that keeps to it.
+
+    Costs are those by which it was planned, where it was: another measurement of a latency is another number.
+    """
+    files = RunFolder(run)
+    parent = next(iter(_done(files.parent)), None)
+    planned = {r.id: r for r in _done(files.plans)}
+    if parent is None:
+        return []
+    found = []
+    for targets in o.plans:
+        fits = [
+            r for r in eligible(records) if not r.is_reference and excess(planned.get(r.id, r), targets, parent) <= NEAR
+        ]
+        best = max(fits, key=lambda r: (r.metrics["map50_95"], -r.number), default=None)
+        found.append(Winner(targets, best))
+    return found
+
+
+def first_winner(run: Path, records: Sequence[TrialRecord], o: Options) -> TrialRecord | None:
+    """The winner of the first target that has one."""
+    return next((w.record for w in winners(run, records, o) if w.record), None)
+
+
+def planned(run: Path, o: Options) -> list[Winner]:
+    """For each target the network with the least rise of the loss that was put together and keeps to it."""
+    files = RunFolder(run)
+    parent = next(iter(_done(files.parent)), None)
+    found = []
+    for targets in o.plans if parent else ():
+        fits = [r for r in _done(files.plans) if parent and excess(r, targets, parent) <= NEAR]
+        found.append(Winner(targets, min(fits, key=lambda r: (r.metrics["rise"], r.number), default=None)))
+    return found
+
+
+def read_table(run: Path, o: Options) -> Table | None:
+    """The table of a run, from its journals; None where it is not there yet."""
+    files = RunFolder(run)
+    scored, parent = _done(files.replacements), next(iter(_done(files.parent)), None)
+    if parent is None or len(scored) < 2 or not scored[0].is_reference:
+        return None
+    space = Space.from_yaml(files.space)
+    table = make_table(space, scored, o.frozen)
+    measured = [*_done(files.latencies), *_done(files.plans)]
+    try:
+        return fitted(table, measured, measured_costs(o), parent)
+    except KeyError:
+        return None
+
+
+def singles(table: Table) -> list[Item]:
+    """The items by which the table was made: joint shapes of a layer, and its activations one by one."""
+    return [item for group in table.items.values() for item in group if _is_single(item)]
+
+
+def _is_single(item: Item) -> bool:
+    acts = sum(label.endswith("_act") for label, _ in item.change)
+    return acts == 0 or (acts == 1 and len(item.change) == 1)
+
+
+def words(run: Path, records: Sequence[TrialRecord], o: Options) -> str:
+    """In words: what was found for each target, beside the parent trained as much further."""
+    parent, lines = reference(records), []
+    if not records:
+        return "Nothing was trained: the plans are below."
+    if parent is None:
+        return "The parent's further training has no result, so nothing is compared with it."
+    lines.append(f"The parent, trained {o.epochs} epochs further, has mAP50-95 {parent.metrics['map50_95']:.3f}.")
+    for winner in winners(run, records, o):
+        name, r = " ".join(map(str, winner.targets)), winner.record
+        if r is None:
+            lines.append(f"{name}: no trained network keeps to it.")
+            continue
+        text = f"{name}: trial {r.number}, mAP50-95 {r.metrics['map50_95']:.3f}"
+        text += f" ({r.metrics['map50_95'] - parent.metrics['map50_95']:+.3f})"
+        if "latency_ratio" in r.metrics:
+            text += f" at {r.metrics['latency_ratio']:.2f} times the parent's latency"
+        lines.append(text + "." + "".join(f" Class {c} falls by {fall:.3f}." for c, fall in fallen(r, parent)))
+    lines.append("Each was trained once; another seed moves mAP too.")
+    return " ".join(lines)
+
+
+def fallen(record: TrialRecord, parent: TrialRecord) -> list[tuple[str, float]]:
+    """Classes whose mAP50-95 is much below the parent's, by how much."""
+    falls = [(name, parent.classes[name] - ap) for name, ap in record.classes.items() if name in parent.classes]
+    return sorted((f for f in falls if f[1] >= FALLS), key=lambda f: -f[1])
+
+
+def sections(run: Path, records: Sequence[TrialRecord], o: Options) -> list[tuple[str, str]]:
+    """For the report: mAP50-95 by class, and the plans."""
+    found, parent = [], reference(records)
+    shown = [w for w in winners(run, records, o) if w.record]
+    if parent and parent.classes and shown:
+        heads = ["class", "parent", *(w.name for w in shown)]
+        rows = [
+            [name, f"{ap:.3f}", *(_against(w.record, name, ap) for w in shown)] for name, ap in parent.classes.items()
+        ]
+        found.append(("mAP50-95 by class", html_table([heads, *rows])))
+    if planned := _done(RunFolder(run).plans):
+        found.append(("Plans, before they were trained", _plans(planned, run, o)))
+    return found
+
+
+def _against(record: TrialRecord | None, name: str, ap: float) -> str:
+    own = record.classes.get(name) if record else None
+    return "-" if own is None else f"{own:.3f} ({own - ap:+.3f})"
+
+
+def _plans(planned: Sequence[TrialRecord], run: Path, o: Options) -> str:
+    parent, metrics = _done(RunFolder(run).parent)[0], [*measured_costs(o), "gflops"]
+    default = Space.from_yaml(RunFolder(run).space).default()
+    heads = ["plan", "rise of the loss", *(axis_label(m) for m in metrics), "what it changes"]
+    rows = []
+    for r in sorted(planned, key=lambda r: -share(r, metrics[0], parent) if metrics[0] in r.metrics else 0.0):
+        shares = [f"{share(r, m, parent):.3f}" if m in r.metrics else "-" for m in metrics]
+        rise = f"{r.metrics['rise']:+.4f} ± {r.metrics['rise_error']:.4f}"
+        rows.append([str(r.number), rise, *shares, changes(default, r.architecture)])
+    text = (
+        "<p>Networks put together from the table and refitted, not trained. Costs are shares of the parent's; the loss"
+        " is that of training images that nothing was fitted to.</p>"
+    )
+    return text + html_table([heads, *rows])
+
+
+def changes(parent: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:
+    """What an architecture has that its parent does not."""
+    return ", ".join(f"{label} {value}" for label, value in architecture.items() if value != parent[label])
+
+
+def _done(files: RunFolder) -> list[TrialRecord]:
+    return [r for _, r in sorted(latest(read_lines(files.journal)).items()) if r.state == "complete"]
