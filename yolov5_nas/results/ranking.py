@@ -46,10 +46,18 @@ def sections(run: Path) -> list[tuple[str, str]]:
     return found
 
 
-def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first of them the heading, as HTML."""
+def html_table(rows: Sequence[Sequence[str]], wraps: bool = False) -> str:
+    """Rows, the first of them the heading, as HTML.
+
+    Args:
+        wraps: the last column is text that may take several lines.
+    """
     head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:])
+    kinds = ["", *[""] * (len(rows[0]) - 2), ' class="wrap"' if wraps else ""]
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row)) + "</tr>"
+        for row in rows[1:]
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

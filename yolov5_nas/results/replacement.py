@@ -109,7 +109,7 @@ def words(run: Path, records: Sequence[TrialRecord], o: Options) -> str:
     """In words: what was found for each target, beside the parent trained as much further."""
     parent, lines = reference(records), []
     if not records:
-        return "Nothing was trained: the plans are below."
+        return "The plans are made, and nothing was trained (--resume with --trials trains them)."
     if parent is None:
         return "The parent's further training has no result, so nothing is compared with it."
     lines.append(f"The parent, trained {o.epochs} epochs further, has mAP50-95 {parent.metrics['map50_95']:.3f}.")
@@ -166,7 +166,7 @@ def _plans(planned: Sequence[TrialRecord], run: Path, o: Options) -> str:
         "<p>Networks put together from the table and refitted, not trained. Costs are shares of the parent's; the loss"
         " is that of training images that nothing was fitted to.</p>"
     )
-    return text + html_table([heads, *rows])
+    return text + html_table([heads, *rows], wraps=True)
 
 
 def changes(parent: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:

@@ -41,10 +41,10 @@ def with_method(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     options, weights = dict(given), given.get("weights")
     method = options.get("method")
-    if method is None and weights and not any(options.get(name) is not None for name in OTHERS):
-        if not supernet.read(given_path(weights)):
-            options["method"] = "replace"
-            print("method: replace, since --weights is a checkpoint (--method trials searches by trainings)")
+    is_open = method is None and not any(options.get(name) is not None for name in OTHERS)
+    if is_open and weights and not supernet.read(given_path(weights)):
+        options["method"] = "replace"
+        print("method: replace, since --weights is a checkpoint (--method trials searches by trainings)")
     if options.get("method") != "replace":
         return options
     if method:
@@ -94,7 +94,7 @@ def check_parent(o: Options, model: Mapping[str, Any], host: Host) -> tuple[Opti
         space = Space.from_dict(model, source=o.cfg)
         print(f"{file}: an architecture of {Path(o.cfg).name} that differs from stock in {', '.join(model['default'])}")
     _check_same(trained, space, host, file)
-    theirs, nc = trained.nc, model["nc"]
+    theirs, nc = trained.model[-1].nc, model["nc"]
     if theirs != nc and not o.base_epochs:
         print(f"{file}: {theirs} classes, not {nc}; it is fine-tuned for {FINE_TUNING} epochs first (--base-epochs)")
         o = replace(o, base_epochs=FINE_TUNING)
@@ -104,7 +104,7 @@ def check_parent(o: Options, model: Mapping[str, Any], host: Host) -> tuple[Opti
 def _check_same(trained: Any, space: Space, host: Host, file: Path) -> None:
     """Raise a UserError where a layer of the derived parent computes something else than the checkpoint's."""
     source, default = read_source(trained, space, file), space.default()
-    own = host.build(derive(space, default), nc=trained.nc)
+    own = host.build(derive(space, default), nc=trained.model[-1].nc)
     taken, left = fitting(inherit(source, space, default).state, own.state_dict())
     if left:
         i = int(left[0].split(".")[1])

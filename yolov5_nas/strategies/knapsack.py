@@ -14,6 +14,7 @@ from ..space.architecture import Architecture, Value
 from .replacement import Item, Table, changed
 
 TIE = 1e-6  # what a whole saving is worth among options whose rises can't be told apart
+LEAST = 1e-9  # what a change costs that saves nothing: none is made without a reason
 APART = 3  # layers in which the next best plan differs
 
 
@@ -46,8 +47,14 @@ def plan(table: Table, limits: Sequence[Limit], before: Sequence[Mapping[str, Va
     for earlier in before:
         constraints.append(_differs(table, items, earlier))
     measured = limits[0].metric if limits else "gflops"
-    costs = np.array([item.cost - TIE * item.saves[measured] for item in items])
-    found = milp(costs, constraints=constraints, integrality=np.ones(len(items)), bounds=Bounds(0, 1))
+    costs = np.array([item.cost - TIE * item.saves[measured] + LEAST * len(item.change) for item in items])
+    found = milp(
+        costs / TIE,  # well above the solver's own tolerances
+        constraints=constraints,
+        integrality=np.ones(len(items)),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0.0},
+    )
     if found.x is None:
         return None
     taken = [item for item, value in zip(items, found.x) if value > 0.5]

@@ -75,7 +75,7 @@ class Parent:
 
     def _mapped(self, architecture: Mapping[str, Value]) -> Any:
         """The derived model of an architecture with the parent's weights as they are mapped."""
-        model = self.host.build(derive(self.space, architecture), nc=self.trained.nc)
+        model = self.host.build(derive(self.space, architecture), nc=self.trained.model[-1].nc)
         taken, left = fitting(inherit(self.source, self.space, architecture).state, model.state_dict())
         if left:
             raise UserError("the parent's weights must fit its space", got=left[0], file=self.file)

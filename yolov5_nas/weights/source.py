@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ def _values(part: Part, layer: Layer, default_act: str) -> dict[str, Value]:
         return {layer.kernel.label: _kernel(first), layer.act.label: _act(first.act, layer.act)}
     assert isinstance(part, C3Weights)
     inner = [conv for pair in part.m for conv in pair]
-    if any(_act(conv.act, None) != _act(activation(default_act), None) for conv in (part.cv3, *inner)):
+    if not all(are_same(conv.act, activation(default_act)) for conv in (part.cv3, *inner)):
         raise _MismatchError(f"has other activations within than {default_act}")
     if any(conv.g != (layer.g if j % 2 else 1) for j, conv in enumerate(inner)):
         raise _MismatchError("has other groups")
@@ -178,12 +179,13 @@ def _width(hidden: int, layer: C3Layer) -> float:
     raise _MismatchError(f"has a hidden width of {hidden}, which is no multiple of 8")
 
 
-def _act(act: nn.Module, choice: Choice | None) -> str:
+def _act(act: nn.Module, choice: Choice) -> str:
     """The name of an activation: an option where one computes the same."""
-    for name in choice.options if choice else ():
+    for name in choice.options:
         if are_same(activation(str(name)), act):
             return str(name)
-    if (own := activation_name(f"nn.{act}")) is None:
+    text = re.sub(r"(, )?inplace=\w+", "", str(act))  # which YOLOv5 sets
+    if (own := activation_name(f"nn.{text}")) is None:
         raise _MismatchError(f"has the activation {act}")
     return own
 

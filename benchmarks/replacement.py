@@ -1,0 +1,151 @@
+"""Whether a replacement search's plans are worth training: each beside its parent and random architectures.
+
+    yolov5-nas search --method replace --weights best.pt --data my.yaml --latency-backend onnx --trials 0
+    python benchmarks/replacement.py RUN --target 0.8 --seeds 1 2 3 4 5 --epochs 20
+
+From the parent's weights the plan, the parent itself and three random architectures of the plan's latency are trained
+for the same further epochs, with seeds that the search did not use; the mAP50-95 of the last epoch counts. Random ones
+are those that the search measured, the nearest to the plan's latency, refitted like the plan. `--scratch EPOCHS` trains
+the plan once more from nothing. Lines go to RUN/replacement.jsonl, where a later call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from yolov5_nas.records.journal import TrialRecord, TrialResult, latest, read_lines
+from yolov5_nas.records.options import Options, load_options
+from yolov5_nas.records.run_folder import RunFolder
+from yolov5_nas.results.replacement import planned
+from yolov5_nas.strategies.replacement import measured_costs
+
+RANDOM = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    name: str
+    architecture: dict
+    seed: int
+    epochs: int
+    from_scratch: bool = False
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """The run's options, with files where they lie now."""
+    o = Options().with_given(load_options(RunFolder(args.run).options))
+    given = {"data": args.data, "yolov5": args.yolov5, "device": args.device}
+    weights = args.weights or (RunFolder(args.run).parent.trial(0).weights if o.base_epochs else o.weights)
+    return replace(o, base_epochs=None, weights=str(weights), **{k: v for k, v in given.items() if v})
+
+
+def contestants(run: Path, o: Options, target: float, randoms: int) -> list[tuple[str, dict, float]]:
+    """Name, architecture and cost of the plan for a target and of random architectures near its cost."""
+    metric = measured_costs(o)[0]
+    plan = next(w.record for w in planned(run, o) if w.targets[0].value == target)
+    drawn = [r for r in latest(read_lines(RunFolder(run).latencies.journal)).values() if r.state == "complete"]
+    cost = plan.metrics[metric]
+    near = sorted((r for r in drawn if not r.is_reference), key=lambda r: abs(r.metrics[metric] - cost))[:randoms]
+    return [
+        named(f"plan {target:g}", plan, metric),
+        *(named(f"random {r.number} at {target:g}", r, metric) for r in near),
+    ]
+
+
+def named(name: str, record: TrialRecord, metric: str) -> tuple[str, dict, float]:
+    return name, dict(record.architecture), record.metrics[metric]
+
+
+def train(run: Run, folder: Path, o: Options) -> dict:
+    """The last epoch's accuracies of one training."""
+    import torch
+
+    from yolov5_nas.engines.local import own_device
+    from yolov5_nas.run.prepare import settings_of
+    from yolov5_nas.training.trial import run_trial
+
+    torch.set_num_threads(1)
+    settings = replace(
+        settings_of(folder, o), epochs=run.epochs, val_period=run.epochs, replaces=not run.from_scratch,
+        constraints=(), needed=(), hooks=(), device=own_device(o.device), workers=0, base_epochs=None,
+    )  # fmt: skip
+    if run.from_scratch:
+        settings = replace(settings, weights=None)
+    log = folder / "benchmark" / f"{run.name} {run.seed}".replace(" ", "_")
+    result = run_trial(run.architecture, settings, run.seed, log, TrialResult({"params": 0.0}))
+    (log / "weights.pt").unlink()
+    return {"name": run.name, "seed": run.seed, "epochs": run.epochs, **result.metrics, "classes": dict(result.classes)}
+
+
+def wanted(args: argparse.Namespace, o: Options) -> list[Run]:
+    default = json.loads(RunFolder(args.run).replacements.journal.read_text().split("\n")[0])["architecture"]
+    runs = []
+    for target in args.target:
+        for name, architecture, _ in contestants(args.run, o, target, args.randoms):
+            runs += [Run(name, architecture, seed, args.epochs) for seed in args.seeds]
+            if name.startswith("plan") and args.scratch:
+                runs.append(Run(f"{name} from scratch", architecture, args.seeds[0], args.scratch, True))
+    return [*(Run("parent", default, seed, args.epochs) for seed in args.seeds), *runs]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--target", type=float, nargs="+", default=[0.8])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--randoms", type=int, default=RANDOM)
+    parser.add_argument("--scratch", type=int, help="epochs of the plan's training from nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data", help="the data YAML, where it is not where the search found it")
+    parser.add_argument("--weights", help="the parent, likewise")
+    parser.add_argument("--yolov5", help="a clone of YOLOv5, likewise")
+    args = parser.parse_args()
+    o, file = options_of(args), args.run / "replacement.jsonl"
+    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    known = {(line["name"], line["seed"], line["epochs"]) for line in done}
+    runs = [run for run in wanted(args, o) if (run.name, run.seed, run.epochs) not in known]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(train, run, args.run, o): run for run in runs}
+        for future in as_completed(futures):
+            line = future.result()
+            with file.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+            done.append(line)
+            print(f"{line['name']}, seed {line['seed']}: mAP50-95 {line['map50_95']:.4f}", flush=True)
+    print("\n" + table(done, args, o))
+
+
+def table(lines: list[dict], args: argparse.Namespace, o: Options) -> str:
+    """Means over seeds, and differences to the parent of the same seed with their 95 % intervals."""
+    from scipy.stats import t
+
+    costs = {name: cost for target in args.target for name, _, cost in contestants(args.run, o, target, args.randoms)}
+    scores: dict[str, dict[int, float]] = {}
+    for line in lines:
+        scores.setdefault(line["name"], {})[line["seed"]] = line["map50_95"]
+    rows = [f"| | {measured_costs(o)[0]} | seeds | mAP50-95 | against the parent |", "|---|---|---|---|---|"]
+    parent = scores["parent"]
+    for name, own in scores.items():
+        apart = [own[seed] - parent[seed] for seed in own if seed in parent] if name != "parent" else []
+        shown = f"{statistics.mean(apart):+.4f}" if apart else ""
+        if len(apart) > 1:
+            shown += f" ± {t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5:.4f}"
+        cost = f"{costs[name]:.3f}" if name in costs else ""
+        rows.append(f"| {name} | {cost} | {len(own)} | {statistics.mean(own.values()):.4f} | {shown} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()

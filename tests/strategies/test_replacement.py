@@ -1,0 +1,211 @@
+"""The table of replacements and the integer programme, on planted costs and savings."""
+
+import itertools
+import random
+
+import pytest
+
+from yolov5_nas.files import shipped
+from yolov5_nas.records.journal import TrialRecord
+from yolov5_nas.records.options import Options
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.space.space import Space
+from yolov5_nas.strategies.knapsack import APART, Limit, plan
+from yolov5_nas.strategies.replacement import (
+    Item,
+    Table,
+    changed,
+    corrected,
+    make_table,
+    measured_costs,
+    rows,
+    smallest,
+    with_savings,
+)
+
+
+@pytest.fixture(scope="module")
+def space():
+    return Space.from_yaml("yolov5n_elastic.yaml")
+
+
+def scored(space, rise=lambda change: 0.001 * len(change), frozen=()):
+    """Records of `rows`, each change with a rise, and GFLOPs by how much smaller its values are."""
+    found = []
+    for number, architecture in enumerate(rows(space, frozen)):
+        change = {k: v for k, v in architecture.items() if v != space.default()[k]}
+        saved = sum(0.02 * (1 - v) for k, v in change.items() if isinstance(v, float))
+        saved += sum(0.01 for k in change if k.endswith("depth") or change[k] == "k4p1")
+        metrics = {"rise": rise(change), "rise_error": 1e-5, "gflops": 1 - saved, "params": 1e6 * (1 - saved)}
+        found.append(TrialRecord(number, dict(architecture), "complete", metrics=metrics))
+    return found
+
+
+@pytest.fixture(scope="module")
+def table(space):
+    return make_table(space, scored(space))
+
+
+# What can replace what ------------------------------------------------------------------------------------------------
+
+
+def test_each_option_that_is_no_larger_is_scored_once(space):
+    asked = rows(space)
+    assert asked[0] == space.default()
+    assert len({a.id for a in asked}) == len(asked) == 57
+    changes = [{k: v for k, v in a.items() if v != space.default()[k]} for a in asked[1:]]
+    assert {"c3_6": 0.5, "c3_6_depth": 2} in changes  # act together, so they are scored together
+    assert {"c3_6": 0.5} in changes and {"nasconv_7_act": "Hardswish"} in changes
+    assert not any(v == 1.5 or v == "k5p2" or v == "k3p1" for change in changes for v in change.values())
+    assert all(len({label.split("_")[1][0] for label in change}) == 1 for change in changes)
+
+
+def test_frozen_layers_are_not_replaced(space):
+    frozen = (0, 1, 2, 3, 4)
+    labels = {k for a in rows(space, frozen) for k, v in a.items() if v != space.default()[k]}
+    assert labels and not any(label.split("_")[1].split("-")[0] in map(str, frozen) for label in labels)
+    assert smallest(space, frozen)["c3_2"] == 1.0 and smallest(space, frozen)["c3_6"] == 0.5
+    assert set(make_table(space, scored(space, frozen=frozen), frozen).items).isdisjoint(frozen)
+
+
+def test_the_smallest_architecture_keeps_the_activations(space):
+    small = smallest(space)
+    assert (small["nasconv_0"], small["c3_6"], small["c3_6_depth"], small["nasconv_0_act"]) == ("k4p1", 0.5, 2, "SiLU")
+
+
+def test_what_a_parent_has_already_is_the_least_that_replaces_it(space):
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")
+    small = Space.from_dict({**model, "default": {"c3_6": 0.5, "c3_6_depth": 2, "nasconv_6-1": "k3p1"}})
+    changes = [{k: v for k, v in a.items() if v != small.default()[k]} for a in rows(small)]
+    own = [c for c in changes if any(k.split("_")[1].split("-")[0] == "6" for k in c)]
+    assert {"nasconv_6-1": "k1p0"} in own
+    assert not any("c3_6" in c or "c3_6_depth" in c for c in own)
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+def test_items_combine_shapes_and_activations_of_a_layer(table, space):
+    six = table.items[6]
+    assert len(six) == 3 * 2 * 2 * 2 - 1  # widths, depths, two activations, without the parent's own
+    item = next(i for i in six if dict(i.change) == {"c3_6": 0.5, "c3_6_depth": 2, "nasconv_6-1_act": "ReLU"})
+    assert item.rise == pytest.approx(0.002 + 0.001)
+    assert item.saves["gflops"] == pytest.approx(0.02)
+    architecture = changed(space.default(), (*item.change, ("nasconv_0", "k4p1")))
+    assert table.rise(architecture) == pytest.approx(0.004)
+    assert table.ratio(architecture, "gflops") == pytest.approx(1 - 0.02 - 0.01)
+
+
+def test_an_option_without_a_score_is_left_out(space):
+    records = [r for r in scored(space) if r.architecture["c3_8"] != 0.5]
+    own = make_table(space, records).items[8]
+    assert own and not any(("c3_8", 0.5) in item.change for item in own)
+
+
+def test_a_fall_of_the_loss_is_no_reward_and_what_is_within_its_error_costs_nothing():
+    costs = [Item(0, (), rise, 0.01, {}).cost for rise in (-0.5, -0.001, 0.005, 0.02)]
+    assert costs == [0.0, 0.0, 0.0, 0.02]
+
+
+def test_savings_are_found_again_from_noisy_joint_measurements(space, table):
+    """Of 40 architectures, each measured to a percent; a shape saves its own share, an activation a little."""
+    rng = random.Random(1)
+    truth = {}
+    for group in table.items.values():
+        for item in group:
+            for entry in item.change:
+                truth.setdefault(entry, rng.uniform(0.0, 0.006) if entry[0].endswith("act") else 0.0)
+    factor = {i: rng.uniform(0.4, 1.2) for i in table.items}
+
+    def saved(item):
+        return factor[item.layer] * item.saves["gflops"] + sum(truth[entry] for entry in item.change)
+
+    measured = []
+    for _ in range(40):
+        own = [rng.choice(group) for group in table.items.values() if rng.random() < 0.5]
+        architecture = changed(space.default(), (entry for item in own for entry in item.change))
+        ratio = 1 - sum(map(saved, own)) + rng.gauss(0, 0.003)
+        measured.append((architecture, ratio, 0.003))
+    known = with_savings(table, "latency_ratio", measured)
+    found = [item for group in known.items.values() for item in group]
+    errors = [item.saves["latency_ratio"] - saved(item) for item in found]
+    assert (sum(e * e for e in errors) / len(errors)) ** 0.5 < 0.004
+    assert sum(abs(e) < 2 * item.unsure["latency_ratio"] for e, item in zip(errors, found)) > 0.9 * len(errors)
+
+
+def test_whole_scores_correct_the_table(space, table):
+    shape = changed(space.default(), [("c3_8", 0.5)])
+    both = changed(space.default(), [("c3_8", 0.5), ("c3_23", 0.5)])
+    better = corrected(table, [(both, 0.004, 1e-5), (shape, 0.0015, 1e-5)])
+    assert better.rise(both) == pytest.approx(0.004, rel=0.15)
+    assert better.rise(both) > table.rise(both) == pytest.approx(0.002)
+    other = changed(space.default(), [("c3_13", 0.5)])
+    assert better.rise(other) == table.rise(other)
+
+
+# The integer programme ------------------------------------------------------------------------------------------------
+
+
+def small_table(seed, layers=5, options=3):
+    rng = random.Random(seed)
+    default = Space.from_yaml("yolov5n_elastic.yaml").default()
+    items = {
+        i: tuple(
+            Item(
+                i,
+                ((f"l{i}", o),),
+                rng.uniform(0, 0.02),
+                1e-6,
+                {"gflops": rng.uniform(0, 0.1), "params": rng.random() / 9},
+            )
+            for o in range(1, options + 1)
+        )
+        for i in range(layers)
+    }
+    return Table(changed(default, ((f"l{i}", 0) for i in range(layers))), items)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_plan_is_the_best_of_all_combinations(seed):
+    table = small_table(seed)
+    limits = [Limit("gflops", 0.8), Limit("params", 0.85)]
+    best = min(
+        sum(i.cost for i in own if i)
+        for own in itertools.product(*((None, *group) for group in table.items.values()))
+        if sum(i.saves["gflops"] for i in own if i) >= 0.2 and sum(i.saves["params"] for i in own if i) >= 0.15
+    )
+    assert table.rise(plan(table, limits)) == pytest.approx(best, abs=1e-5)
+
+
+def test_the_next_plans_differ_in_several_layers_and_are_no_better():
+    table, found = small_table(3, layers=8), []
+    for _ in range(4):
+        found.append(plan(table, [Limit("gflops", 0.8)], found))
+    rises = [table.rise(a) for a in found]
+    assert rises == sorted(rises)
+    for a, b in itertools.combinations(found, 2):
+        assert sum(a[label] != b[label] for label in a) >= APART
+
+
+def test_there_is_no_plan_beyond_what_can_be_reached(table):
+    assert plan(table, [Limit("gflops", 0.1)]) is None
+
+
+def test_a_cost_may_have_a_lower_limit(table):
+    found = plan(table, [Limit("gflops", 0.95), Limit("gflops", 0.94, at_most=False)])
+    assert 0.94 <= table.ratio(found, "gflops") <= 0.95
+
+
+def test_latency_breaks_ties_and_nothing_is_changed_without_a_reason(space):
+    free = make_table(space, scored(space, rise=lambda change: -0.001 if change else 0.0))
+    found = plan(free, [Limit("gflops", 0.97)])
+    assert free.ratio(found, "gflops") == pytest.approx(free.ratio(smallest(space), "gflops"))
+    assert not any(label.endswith("_act") and value != "SiLU" for label, value in found.items())
+
+
+def test_which_costs_are_measured():
+    weights = {"method": "replace", "weights": "w.pt"}
+    assert measured_costs(Options(target=("gflops=1,2",), **weights)) == []
+    both = Options(target=("latency_ms=20,30", "params=1e6"), constraint=("latency_ratio<=0.9",), **weights)
+    assert measured_costs(both) == ["latency_ratio"]
+    assert measured_costs(Options(target=("board_ms=3",), hook=("energy",), **weights)) == ["board_ms"]

@@ -1,0 +1,153 @@
+"""Options put in the place of a network's own, on YOLOv5's models with random weights and statistics."""
+
+import random
+
+import pytest
+import torch
+from test_mapping import space_of, trained
+
+from yolov5_nas.errors import UserError
+from yolov5_nas.files import shipped
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.space.space import Space
+from yolov5_nas.weights.replacement import Parent, run_layers
+from yolov5_nas.weights.source import architecture_of, read_source
+
+IMAGES = torch.rand(128, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+BATCHES = list(torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(2)).split(4))
+SPACE = space_of("n_elastic")
+
+
+def network(host, space, architecture=None):
+    return trained(host.build(derive(space, architecture or space.default()))).float()
+
+
+@pytest.fixture(scope="module")
+def parent(host):
+    return Parent(host, network(host, SPACE), SPACE, IMAGES)
+
+
+def with_values(**values):
+    return {**SPACE.default(), **values}
+
+
+def raw(parent, architecture, model=None):
+    model = model or parent.child(architecture)
+    return [torch.cat([x.flatten(1) for x in y[1]], 1) for y in parent.outputs(architecture, model, BATCHES, "test")]
+
+
+def missed(parent, architecture, model=None):
+    """Share of the variance of what the parent predicts that a child does not."""
+    own, theirs = torch.cat(raw(parent, architecture, model)), torch.cat(raw(parent, SPACE.default()))
+    return float((own - theirs).square().mean() / theirs.var())
+
+
+# What a network is ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_architecture_is_read_from_its_network(host, seed):
+    architecture = SPACE.sample(random.Random(seed))
+    source = read_source(network(host, SPACE, architecture), SPACE, "w.pt")
+    assert architecture_of(source, SPACE, "w.pt") == architecture
+
+
+def test_values_that_the_yaml_lacks_are_read_too_and_become_options(host):
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_nas.yaml")
+    own = {"c3_2": 0.5, "c3_4_depth": 1, "nasconv_0": "k4p1", "nasconv_3_act": "Hardswish"}
+    space = Space.from_dict({**model, "default": own})
+    assert {label: space.default()[label] for label in own} == own
+    assert space.choices["c3_4_depth"].options == (2, 1) and 0.5 in space.choices["c3_2"].options
+    plain = Space.from_dict(model)
+    source = read_source(network(host, space), plain, "w.pt")
+    found = architecture_of(source, plain, "w.pt")
+    assert {label: found[label] for label in own} == own
+
+
+def test_a_layer_of_the_users_own_is_named(host):
+    model = network(host, SPACE)
+    model.model[6].m[0].cv1.act = torch.nn.ReLU()
+    with pytest.raises(UserError, match="layer 6 has other activations within than SiLU"):
+        architecture_of(read_source(model, SPACE, "w.pt"), SPACE, "w.pt")
+
+
+# What becomes of it ---------------------------------------------------------------------------------------------------
+
+
+def test_without_a_replacement_a_child_is_its_parent_bit_by_bit(parent):
+    model = parent.trained
+    with torch.no_grad():
+        expected = [torch.cat([x.flatten(1) for x in model(images)[1]], 1) for images in BATCHES]
+    assert all(torch.equal(a, b) for a, b in zip(raw(parent, SPACE.default()), expected))
+    child = parent.child(SPACE.default()).state_dict()
+    assert all(torch.equal(value, child[name]) for name, value in model.state_dict().items())
+
+
+def test_what_comes_before_the_first_replacement_stays_the_parents(parent):
+    architecture = with_values(c3_13=0.5)
+    child, own = parent.child(architecture).state_dict(), parent.model.state_dict()
+    before = [name for name in own if int(name.split(".")[1]) < 13]
+    assert len(before) > 100 and all(torch.equal(own[name], child[name]) for name in before)
+    assert not torch.equal(own["model.17.cv3.conv.weight"], child["model.17.cv3.conv.weight"])  # makes up for it
+
+
+CHANGES = [
+    {"c3_4": 0.5},
+    {"c3_6_depth": 2},
+    {"nasconv_3_act": "ReLU"},
+    {"nasconv_0": "k4p1"},
+    {"c3_8": 0.75, "nasconv_8-1_act": "ReLU", "c3_20": 0.5},
+]
+
+
+@pytest.mark.parametrize("values", CHANGES, ids=str)
+def test_a_child_is_nearer_to_its_parent_than_mapped_weights_are(parent, values):
+    architecture = with_values(**values)
+    mapped = parent._mapped(architecture)
+    assert missed(parent, architecture) < 0.9 * missed(parent, architecture, mapped)
+
+
+def test_it_computes_what_yolov5_computes_of_it_the_same_each_time(parent):
+    """Also where the layer is written out line by line, and whatever else was asked in between."""
+    architecture = with_values(**{"c3_6": 0.5, "nasconv_6-2_act": "ReLU"})
+    first = raw(parent, architecture)
+    raw(parent, with_values(c3_2=0.5))
+    child = parent.child(architecture)
+    with torch.no_grad():
+        whole = [torch.cat([x.flatten(1) for x in child(images)[1]], 1) for images in BATCHES]
+    assert all(torch.equal(a, b) for a, b in zip(first, whole))
+    assert child.training is False and all(m.momentum == 0.03 for m in child.modules() if hasattr(m, "momentum"))
+
+
+def test_the_parent_is_never_written_to(host, parent):
+    before = {name: value.clone() for name, value in parent.model.state_dict().items()}
+    for values in CHANGES[:3]:
+        raw(parent, with_values(**values))
+    assert all(torch.equal(value, before[name]) for name, value in parent.model.state_dict().items())
+
+
+def test_layers_before_a_replacement_are_run_once(parent, monkeypatch):
+    calls = []
+
+    def counted(model, images, start, end, kept):
+        calls.append((model is parent.model, start, end))
+        return run_layers(model, images, start, end, kept)
+
+    monkeypatch.setattr("yolov5_nas.weights.replacement.run_layers", counted)
+    for width in (0.5, 0.75):
+        raw(parent, with_values(c3_23=width))
+    own = [(start, end) for is_parent, start, end in calls if is_parent]
+    assert len(own) <= 2 * len(BATCHES)  # of the images to solve on, and of each batch
+
+
+def test_grouped_convolutions_are_not_solved(host):
+    """Batch norm gets its statistics all the same."""
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")
+    model["backbone"][3] = [-1, 1, "NASConv", [256, 3, 2, None, 4, {"kernel": [3, 5], "act": ["SiLU", "ReLU"]}]]
+    space = Space.from_dict({**model, "nc": 4})
+    own = Parent(host, network(host, space), space, IMAGES)
+    child = own.child({**space.default(), "nasconv_3_act": "ReLU"})
+    conv, theirs = child.model[3], own.model.model[3]
+    assert torch.equal(conv.conv.weight, theirs.conv.weight)
+    assert not torch.equal(conv.bn.running_mean, theirs.bn.running_mean)
