@@ -152,6 +152,18 @@ def small_settings(host: Host, digits_yaml: Path, tmp_path_factory: pytest.TempP
     )
 
 
+@pytest.fixture(scope="session")
+def trained_n(host: Host, digits_yaml: Path, made_once: MakeOnce) -> Path:
+    """A checkpoint of stock yolov5n, trained on all digits at 64 px until it has begun to detect."""
+    from yolov5_nas import evaluate
+
+    def make(folder: Path) -> None:
+        few = {"imgsz": 64, "epochs": 6, "val_period": 6, "device": "cpu", "yolov5": os.environ.get("YOLOV5_ROOT")}
+        evaluate(cfg="yolov5n_elastic.yaml", data=str(digits_yaml), folder=folder / "trial", **few)
+
+    return made_once("trained_n", make) / "trial" / "weights.pt"
+
+
 @pytest.fixture
 def in_earnest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency is measured as for users, with fewer pairs."""

@@ -138,15 +138,16 @@ def estimating(modules: Sequence[nn.Module], but: Any = None) -> Iterator[None]:
 
 
 @contextmanager
-def solving(module: Any, places: Places, wanted: torch.Tensor, small: float = 0.0) -> Iterator[None]:
+def solving(module: Any, places: Places, wanted: torch.Tensor, is_replaced: bool) -> Iterator[None]:
     """A `Conv` is solved for what is wanted at some places, (places, c2), when something goes through it.
 
     Args:
-        small: as `solve` has it.
+        is_replaced: its batch norm's statistics are of another layer. Else it is left as it is where little is missed.
     """
 
     def hook(module: Any, args: tuple[torch.Tensor]) -> None:
-        solve(module, places.read_by(module.conv, args[0]), wanted, small)
+        read = places.read_by(module.conv, args[0])
+        solve(module, read, wanted, 0.0 if is_replaced else SMALL, not is_replaced)
 
     handle = module.register_forward_pre_hook(hook)
     try:
@@ -172,19 +173,23 @@ def _patches(conv: nn.Conv2d, images: torch.Tensor, places: torch.Tensor) -> tor
     return windows[image, :, place // width, place % width].flatten(1)
 
 
-def solve(module: Any, read: torch.Tensor, wanted: torch.Tensor, small: float = 0.0) -> None:
+def solve(
+    module: Any, read: torch.Tensor, wanted: torch.Tensor, small: float = 0.0, by_statistics: bool = False
+) -> None:
     """Least squares of a `Conv` (convolution and batch norm) with a ridge towards what it is.
 
     Args:
         read: (n, c1 k k).
         wanted: (n, c2), before the activation.
         small: share of the variance; a convolution that misses no more is left as it is.
+        by_statistics: what it is, is what batch norm's own statistics make of it, and not those of what is read.
     """
     conv, bn = module.conv, module.bn
     weight, mean = conv.weight.flatten(1).float(), wanted.mean(0)
     centre = read.mean(0)
     read, wanted = read - centre, wanted - mean
-    effective = weight * (bn.weight / ((read @ weight.T).var(0) + bn.eps).sqrt())[:, None]
+    variance = bn.running_var if by_statistics else (read @ weight.T).var(0)
+    effective = weight * (bn.weight / (variance + bn.eps).sqrt())[:, None]
     missed = wanted - read @ effective.T
     if missed.square().mean() < small * wanted.square().mean():
         return

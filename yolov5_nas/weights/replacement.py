@@ -22,7 +22,7 @@ from ..space.architecture import Value
 from ..space.compile import derive, stock_lines
 from ..space.space import Space
 from .mapping import fitting, inherit
-from .reconstruction import SMALL, Places, estimating, is_solvable, solving
+from .reconstruction import Places, estimating, is_solvable, solving
 from .source import Source, read_source
 
 Outputs = list[Any]  # of a model's layers, those that no later layer reads being None
@@ -100,7 +100,7 @@ class Parent:
                 if i in replaced:
                     stack.enter_context(estimating([model.model[j] for j in lines], but=writer))
                 if writer is not None:
-                    stack.enter_context(solving(writer, *self.wanted[i], small=0.0 if i in replaced else SMALL))
+                    stack.enter_context(solving(writer, *self.wanted[i], is_replaced=i in replaced))
                 run_layers(model, self.images, lines[0], lines[-1] + 1, kept)
 
     @cached_property

@@ -1,0 +1,237 @@
+"""Replacement searches from a checkpoint to reports: real scores and refits, made-up trainings and latencies."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+import pytest
+import torch
+import yaml
+from inline import inline, untrained
+
+from yolov5_nas import search
+from yolov5_nas.cli import main
+from yolov5_nas.errors import UserError
+from yolov5_nas.files import shipped
+from yolov5_nas.records.journal import read_journal, read_lines
+from yolov5_nas.records.options import Options
+from yolov5_nas.records.run_folder import RunFolder
+from yolov5_nas.results.replacement import read_table, winners
+from yolov5_nas.run.check_parent import with_method
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
+
+STAGES = ("parent", "replacements", "latencies", "plans")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A YAML in which three layers of yolov5n can shrink."""
+    text = (shipped("models") / "yolov5n_elastic.yaml").read_text().splitlines()
+    model = yaml.safe_load("\n".join(text))
+    kept = {0: {"kernel": [4, 6]}, 6: {"width": [0.5, 0.75, 1.0], "depth": [2, 3]}, 23: {"width": [0.5, 1.0]}}
+    rows = [*model["backbone"], *model["head"]]
+    for i, row in enumerate(rows):
+        if row[2].startswith("NAS"):
+            row[3] = row[3][:-1]
+            row[2] = row[2].removeprefix("NAS")
+        if i in kept:
+            row[2], row[3] = (
+                "NAS" + row[2],
+                [*row[3], {**kept[i], "act": ["SiLU"], "kernel": kept[i].get("kernel", [1])}],
+            )
+    path = tmp_path_factory.mktemp("few") / "few.yaml"
+    path.write_text(yaml.safe_dump(model))
+    return path
+
+
+@pytest.fixture
+def asked(few, trained_n, digits_yaml, tmp_path):
+    tiny = {"imgsz": 64, "epochs": 2, "subset": 0.1, "device": "cpu", "engine": "local", "project": str(tmp_path)}
+    return {
+        "cfg": str(few),
+        "weights": str(trained_n),
+        "data": str(digits_yaml),
+        "target": ["gflops=0.04,0.038"],
+        **tiny,
+    }
+
+
+def found_by(folder):
+    """What the stages and the trials found, without times and paths."""
+    lines = {}
+    for name in (*STAGES, "."):
+        path = folder / name / "trials.jsonl"
+        lines[name] = [(r.number, r.id, r.state, dict(r.metrics)) for r in read_lines(path) if r.done]
+        for _, _, _, metrics in lines[name]:
+            metrics.pop("epoch_seconds", None)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def whole(few, trained_n, digits_yaml, tmp_path_factory):
+    """A finished run's folder."""
+    with inline(), untrained():
+        result = search(
+            cfg=str(few), weights=str(trained_n), data=str(digits_yaml), target=["latency_ratio=0.95,0.85"], imgsz=64,
+            epochs=2, subset=0.1, device="cpu", engine="local", project=str(tmp_path_factory.mktemp("whole")),
+        )  # fmt: skip
+    assert result.is_compared and not result.interrupted
+    return result.folder
+
+
+# From the checkpoint to the report ------------------------------------------------------------------------------------
+
+
+def test_it_goes_from_a_checkpoint_to_a_winner_for_each_target(whole):
+    o = Options().with_given(yaml.safe_load((whole / "search.yaml").read_text()))
+    assert o.method == "replace" and o.reward == "map"
+    records = read_journal(whole)
+    space = Space.from_yaml(RunFolder(whole).space)
+    assert dict(records[0].architecture) == dict(space.default())
+    found = winners(whole, records, o)
+    assert [w.name for w in found] == ["latency_ratio=0.95", "latency_ratio=0.85"]
+    for winner, limit in zip(found, (0.95, 0.85)):
+        assert winner.record.metrics["latency_ratio"] <= 1.01 * limit
+        folder = whole / "targets" / winner.name
+        assert (folder / "weights/best.pt").exists() and (folder / "model.yaml").exists()
+    assert json.loads((whole / "best/architecture.json").read_text()) == dict(found[0].record.architecture)
+    report = (whole / "report.html").read_text()
+    for words in ("x parent", "Plans, before they were trained", "What each option costs and saves"):
+        assert words in report
+
+
+def test_its_table_has_what_was_scored_and_what_was_measured(whole):
+    o = Options().with_given(yaml.safe_load((whole / "search.yaml").read_text()))
+    table = read_table(whole, o)
+    assert set(table.items) == {0, 6, 23} and len(table.items[6]) == 5
+    assert all(
+        "latency_ratio" in item.saves and item.unsure["latency_ratio"] > 0 for g in table.items.values() for item in g
+    )
+    scored = read_lines(whole / "replacements/trials.jsonl")
+    assert sum(r.done for r in scored) == 1 + 1 + 5 + 1
+    whole_plans = [r for r in read_lines(whole / "plans/trials.jsonl") if r.done]
+    assert all("rise" in r.metrics and "latency_ratio" in r.metrics for r in whole_plans)
+
+
+def test_other_targets_are_planned_without_scoring_anything_again(whole, tmp_path, capsys):
+    run = shutil.copytree(whole, tmp_path / "run")
+    before = found_by(run)
+    with inline(), untrained():
+        result = search(resume=run, target=["latency_ratio=0.9"])
+    after = found_by(run)
+    for stage in ("parent", "replacements", "latencies"):
+        assert after[stage] == before[stage]
+    assert after["plans"][: len(before["plans"])] == before["plans"]
+    assert after["."][: len(before["."])] == before["."]
+    assert [
+        w.name
+        for w in winners(run, result.trials, Options().with_given(yaml.safe_load((run / "search.yaml").read_text())))
+    ] == ["latency_ratio=0.9"]
+    assert "now proposes another" not in capsys.readouterr().out
+
+
+def test_no_trial_is_trained_where_none_is_asked_for(asked, capsys):
+    with inline(), untrained():
+        result = search(**asked, method="replace", trials=0)
+    assert result.is_compared and result.trials == ()
+    assert result.ending == "the plans are made; --trials 0 trains none"
+    out = capsys.readouterr().out
+    assert "method: replace" in out and "gflops=0.04: loss" in out and "epochs takes about" in out
+    assert (result.folder / "report.html").exists() and not (result.folder / "trials.jsonl").exists()
+
+
+def test_a_search_that_is_interrupted_in_every_stage_goes_on_and_ends_the_same(asked):
+    places = {("parent", 0), ("replacements", 0), ("replacements", 4), ("plans", 1), ("exp", 1)}
+    with inline(places), untrained():
+        found = search(**asked)
+        while found.interrupted:
+            found = search(resume=found.folder)
+    assert not places
+    with inline(), untrained():
+        other = search(**{**asked, "name": "whole"})
+    assert found_by(found.folder) == found_by(other.folder)
+
+
+def test_a_winner_that_is_fed_back_in_is_a_parent_too(whole, asked, tmp_path, capsys):
+    """Whose values the YAML may lack."""
+    weights = str(whole / "targets/latency_ratio=0.85/weights/best.pt")
+    architecture = json.loads((whole / "targets/latency_ratio=0.85/architecture.json").read_text())
+    with inline(), untrained():
+        result = search(**{**asked, "weights": weights, "target": ["gflops=0.035"], "trials": 0, "method": "replace"})
+    assert dict(Space.from_yaml(result.folder / "space.yaml").default()) == architecture
+    first = read_lines(result.folder / "parent/trials.jsonl")[0]
+    assert first.architecture == architecture
+
+
+def test_a_checkpoint_of_other_classes_is_fine_tuned_first(asked, host, tmp_path, capsys):
+    space = Space.from_yaml("yolov5n_elastic.yaml")
+    weights = tmp_path / "coco.pt"
+    host.save_checkpoint(host.build(derive(space, space.default()), nc=80), weights)
+    with inline(), untrained():
+        result = search(**{**asked, "weights": str(weights), "base_epochs": 3, "trials": 0, "method": "replace"})
+    out = capsys.readouterr().out
+    assert "is fine-tuned for 3 epochs" in out
+    assert read_lines(result.folder / "parent/trials.jsonl")[-1].curve[-1]["epoch"] == 3
+    assert (result.folder / "parent/trials/0/weights.pt").exists()
+
+
+def test_which_method_runs(trained_n, capsys):
+    weights = {"weights": str(trained_n)}
+    assert with_method({}) == {} and with_method({**weights, "trials": 5}) == {**weights, "trials": 5}
+    found = with_method(weights)
+    assert (found["method"], found["cfg"], found["trials"]) == ("replace", "yolov5n_elastic.yaml", None)
+    assert found["target"] == ("latency_ratio=0.9,0.8,0.7",)
+    assert "method: replace, since --weights is a checkpoint" in capsys.readouterr().out
+    assert "method" not in with_method({**weights, "inherit": "base"})
+
+
+# What can't be taken --------------------------------------------------------------------------------------------------
+
+
+REFUSED = {
+    "a target out of reach": ({"target": ["gflops=0.001"]}, "reaches the target gflops=0.001"),
+    "a ratio of 1": ({"target": ["latency_ratio=1.0"]}, "must be below 1"),
+    "no checkpoint": ({"weights": None}, "--method replace needs --weights"),
+    "a strategy": ({"strategy": "random"}, "--strategy is not for --method replace"),
+    "two metrics of several values": ({"target": ["gflops=1,2", "params=1,2"]}, "one of them with several values"),
+    "another size's YAML": ({"cfg": "yolov5s_elastic.yaml"}, "is it of another size?"),
+    "a P6 model's YAML": ({"cfg": "p6"}, "layer 9 is SPPF in them, not Conv"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_one_line_and_nothing_is_written(asked, tmp_path, capsys, name):
+    changes, words = REFUSED[name]
+    given = {**asked, "method": "replace", **changes}
+    if given["cfg"] == "p6":
+        given["cfg"] = str(tmp_path / "p6.yaml")
+        rows = yaml.safe_load((shipped("models") / "yolov5n_elastic.yaml").read_text())
+        rows["backbone"].insert(9, [-1, 1, "Conv", [1024, 3, 1]])
+        rows["head"] = [
+            [[f + (f >= 9) for f in r[0]] if isinstance(r[0], list) else r[0], *r[1:]] for r in rows["head"]
+        ]
+        (tmp_path / "p6.yaml").write_text(yaml.safe_dump(rows))
+    argv = ["search"]
+    for option, value in given.items():
+        if value is not None:
+            argv += [f"--{option.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
+    before = set(tmp_path.iterdir())
+    with inline(), untrained():
+        assert main(list(map(str, argv))) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and words in line, line
+    assert {p for p in tmp_path.iterdir() if p.name != "p6.yaml"} <= before
+
+
+def test_a_layer_that_computes_something_else_is_named(asked, host, trained_n, tmp_path):
+    model = host.load_checkpoint(trained_n)
+    model.model[9].m = torch.nn.MaxPool2d(9, 1, 4)
+    host.save_checkpoint(model, tmp_path / "own.pt")
+    with inline(), untrained(), pytest.raises(UserError, match="layer 9 computes something else"):
+        search(**{**asked, "weights": str(tmp_path / "own.pt")})
+
+
+def test_the_options_of_the_method_are_kept(whole):
+    o = Options().with_given(yaml.safe_load((whole / "search.yaml").read_text()))
+    assert asdict(o)["trials"] is None and [len(plan) for plan in o.plans] == [1, 1]

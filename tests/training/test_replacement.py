@@ -1,0 +1,90 @@
+"""Scores of replacements in a network that was really trained, on part of the digits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from yolov5_nas.files import shipped
+from yolov5_nas.records.journal import TrialResult
+from yolov5_nas.space.architecture import Architecture
+from yolov5_nas.space.model_yaml import read_model_yaml
+from yolov5_nas.training.initial import load_weights
+from yolov5_nas.training.parent import read_parent, split
+from yolov5_nas.training.replacement import distance, score_replacement, validate_parent
+from yolov5_nas.training.trial import run_trial
+
+COSTS = TrialResult({"params": 1.0})
+
+
+@pytest.fixture(scope="module")
+def settings(small_settings, trained_n):
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")
+    return replace(small_settings, model=model, weights=str(trained_n), replaces=True, epochs=1)
+
+
+def with_values(settings, **values):
+    return Architecture({**settings.space.default(), **values})
+
+
+@pytest.fixture(scope="module")
+def scores(settings):
+    asked = ({}, {"c3_4": 0.5}, {"c3_4": 0.75}, {"nasconv_7_act": "Hardswish"}, {"c3_4": 0.5, "c3_17": 0.5})
+    return [score_replacement(with_values(settings, **values), settings) for values in asked]
+
+
+def test_images_to_solve_on_and_to_score_on_are_never_the_same():
+    for count, imgsz in ((2, 64), (64, 64), (5000, 640)):
+        solved, scored = split(count, imgsz, 3)
+        assert solved and scored and not set(solved) & set(scored)
+    assert split(64, 64, 3) == split(64, 64, 3) != split(64, 64, 4)
+
+
+def test_the_parent_costs_nothing_and_what_is_replaced_does(scores):
+    parent, half, most, swap, both = (result.metrics for result in scores)
+    assert (parent["rise"], parent["rise_error"], parent["distance"]) == (0.0, 0.0, 0.0)
+    assert half["rise"] > 3 * half["rise_error"] > 0
+    assert half["rise"] > most["rise"] > abs(swap["rise"])
+    assert half["distance"] > most["distance"] > swap["distance"] > 0
+    assert both["rise"] > half["rise"]
+    assert half["loss"] == pytest.approx(parent["loss"] + half["rise"])
+    assert half["gflops"] < most["gflops"] < parent["gflops"] == swap["gflops"]
+    assert "latency_ratio" not in half and scores[0].budget == {"epochs": 0, "weights": scores[1].budget["weights"]}
+
+
+def test_a_score_is_the_same_again_whatever_was_scored_in_between(scores, settings):
+    again = score_replacement(with_values(settings, c3_4=0.5), settings)
+    assert again.metrics == scores[1].metrics
+
+
+def test_a_parent_is_validated_as_it_is(settings, tmp_path):
+    found = validate_parent(settings.space.default(), settings, 0, tmp_path, COSTS)
+    fine_tuned = replace(settings, replaces=False)
+    assert 0 < found.metrics["map50_95"] <= found.metrics["map50"] <= 1
+    assert set(found.classes) == set(map(str, range(10)))
+    assert sum(found.classes.values()) / 10 == pytest.approx(found.metrics["map50_95"])
+    assert found.metrics["epoch_seconds"] > 0 and fine_tuned.space.default() == settings.space.default()
+
+
+def test_a_trial_starts_from_the_network_that_was_scored(settings, host, tmp_path):
+    architecture = with_values(settings, c3_4=0.5)
+    child = read_parent(host, settings, 64, 0).child(architecture).state_dict()
+    from yolov5_nas.space.compile import derive
+
+    model = host.build(derive(settings.space, architecture))
+    start = load_weights(model, settings.space, architecture, settings, host, 0)
+    assert start.is_exact
+    assert all(torch.equal(value, child[name]) for name, value in model.state_dict().items())
+    result = run_trial(architecture, settings, 0, tmp_path, COSTS)
+    assert result.state == "complete" and len(result.classes) == 10
+    assert "replaced where the architecture differs" in (tmp_path / "log.txt").read_text()
+
+
+def test_distances_count_where_the_parent_sees_an_object():
+    parents = [torch.full((1, 1, 2, 2, 6), -9.0)]
+    parents[0][0, 0, 0, 0, 4] = 9.0
+    near, far = parents[0].clone(), parents[0].clone()
+    near[0, 0, 0, 0, 0] += 1
+    far[0, 0, 1, 1, 0] += 1
+    assert distance(parents, parents) == 0
+    assert distance([near], parents) > 100 * distance([far], parents) > 0
