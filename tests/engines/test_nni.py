@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,16 +19,10 @@ import fake_search
 import fake_trials
 import psutil
 import pytest
+import requests
 from inline import InlineEngine
 from places import ROOT, TESTS
 from processes import own_processes
-
-pytest.importorskip("nni")
-
-import nni
-import nni.nas.strategy as nas_strategies
-import requests
-from nni.mutable import SampleValidationError
 
 from yolov5_nas.cli import main
 from yolov5_nas.engines import contract as engines
@@ -36,7 +31,6 @@ from yolov5_nas.engines.nni import checks
 from yolov5_nas.engines.nni import engine as engine_module
 from yolov5_nas.engines.nni.client import SOCKET
 from yolov5_nas.engines.nni.engine import NNIEngine
-from yolov5_nas.engines.nni.strategy import NNIStrategy
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, TrialRecord, read_journal
@@ -48,6 +42,8 @@ from yolov5_nas.strategies.evolution import Evolution
 from yolov5_nas.strategies.random_search import RandomSearch
 from yolov5_nas.strategies.strategy import SpaceExhausted
 
+# NNI is imported where it is used: each of pytest's processes reads this file, one of them runs its tests.
+pytestmark = pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed")
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 TINY = Space.from_dict(
     {
@@ -448,15 +444,24 @@ def kill_manager_after_a_trial(run, others):
 # Spaces and strategies of NNI's ---------------------------------------------------------------------------------------
 
 STRATEGIES = {
-    "random": lambda: nas_strategies.Random(dedup=True, seed=1),
-    "grid": lambda: nas_strategies.GridSearch(seed=1),
-    "evolution": lambda: nas_strategies.RegularizedEvolution(population_size=4, sample_size=2, seed=1),
+    "Random": {"dedup": True, "seed": 1},
+    "GridSearch": {"seed": 1},
+    "RegularizedEvolution": {"population_size": 4, "sample_size": 2, "seed": 1},
 }
+
+
+def asked(name, space=SPACE, **kwargs):
+    """A strategy of NNI's by its name there, as a search asks it."""
+    import nni.nas.strategy
+
+    from yolov5_nas.engines.nni.strategy import NNIStrategy
+
+    return NNIStrategy(getattr(nni.nas.strategy, name)(**kwargs), space)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_an_nni_strategy_is_asked_and_told_and_replayed(name, tmp_path):
-    strategy = NNIStrategy(STRATEGIES[name](), SPACE)
+    strategy = asked(name, **STRATEGIES[name])
     records = []
     for number in range(14):
         architecture = strategy.ask()
@@ -469,24 +474,23 @@ def test_an_nni_strategy_is_asked_and_told_and_replayed(name, tmp_path):
         strategy.tell(records[-1])
     assert records[0].id == SPACE.default().id
     assert len({r.id for r in records}) == 14
-    again = NNIStrategy(STRATEGIES[name](), SPACE)
+    again = asked(name, **STRATEGIES[name])
     assert replay(records, again) == []
     assert again.ask() == strategy.ask()
 
 
 def test_nnis_evolution_learns_from_rewards():
-    strategy = nas_strategies.RegularizedEvolution(population_size=6, sample_size=3, seed=0)
-    asked = NNIStrategy(strategy, SPACE)
+    strategy = asked("RegularizedEvolution", population_size=6, sample_size=3, seed=0)
     rewards = []
     for number in range(120):
-        architecture = asked.ask()
+        architecture = strategy.ask()
         rewards.append(sum(value == SPACE.choices[label].options[-1] for label, value in architecture.items()))
-        asked.tell(TrialRecord(number, dict(architecture), "complete", float(rewards[-1])))
+        strategy.tell(TrialRecord(number, dict(architecture), "complete", float(rewards[-1])))
     assert sum(rewards[-20:]) / 20 > sum(rewards[1:21]) / 20 + 2  # seen 14.1 and 18.1 of 30; chance moves it by 0.6
 
 
 def test_an_exhausted_nni_strategy_says_so():
-    strategy = NNIStrategy(nas_strategies.GridSearch(), TINY)
+    strategy = asked("GridSearch", TINY)
     assert len({strategy.ask().id for _ in range(TINY.size)}) == TINY.size == 4
     for _ in range(2):
         with pytest.raises(SpaceExhausted):
@@ -494,11 +498,16 @@ def test_an_exhausted_nni_strategy_says_so():
 
 
 def test_what_is_no_strategy_is_refused():
+    from yolov5_nas.engines.nni.strategy import NNIStrategy
+
     with pytest.raises(UserError, match="a strategy must have ask and tell"):
         NNIStrategy(object(), SPACE)
 
 
 def test_a_space_in_nnis_form():
+    import nni
+    from nni.mutable import SampleValidationError
+
     space = SPACE.to_nni()
     assert {label: list(m.values) for label, m in space.simplify().items()} == {
         c.label: list(c.options) for c in SPACE.choices.values()
