@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -64,6 +65,17 @@ def group(nodeid: str) -> str:
     stem = Path(file.partition("::")[0]).stem
     engine = re.match(r"(nni|ray)\b", parameters) or re.fullmatch(r"test_(nni|ray)", stem)
     return engine[1] if engine else stem
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """What test files import is no garbage. It was looked through in a quarter of the time that collecting takes."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
