@@ -225,9 +225,10 @@ class RayCluster:
 
 @pytest.fixture(scope="module")  # not longer: its connection draws random numbers, which trainings here would miss
 def nni_lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
-    """NNI's engine with two trials at a time, whose manager takes seconds to start."""
+    """NNI's engine with two trials at a time, on devices that are not there; its manager takes seconds to start."""
     space = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
-    engine = NNIEngine(concurrency=2, trial_minutes=MINUTES, reward=SoftReward([Target("latency_ratio", 1.0)]))
+    reward = SoftReward([Target("latency_ratio", 1.0)])
+    engine = NNIEngine(("3", "5"), concurrency=2, trial_minutes=MINUTES, reward=reward)
     lender = Lender(engine, tmp_path_factory.mktemp("nni"), space)
     yield lender
     lender.close()
