@@ -416,9 +416,10 @@ def test_bad_options_end_with_one_line_and_code_2(host, digits_yaml, tmp_path, c
 
 
 def test_a_search_with_onnx_files_whose_manager_dies_ends_with_code_3_and_is_resumed(
-    host, digits_yaml, tmp_path, capsys
+    host, digits_yaml, tmp_path, capsys, monkeypatch
 ):
     pytest.importorskip("onnx")
+    monkeypatch.setattr(engine_module, "cores", lambda: 1)  # beside other tests a trial's threads wait for each other
     hook = tmp_path / "own.py"
     hook.write_text("def measure(): return {'own': 3.0}\ndef on_fit_epoch_end(epoch): print('epoch', epoch)\n")
     flags = ["--data", str(digits_yaml), "--epochs", "1", "--subset", "0.1", "--imgsz", "64", "--trials", "2", "--onnx"]
