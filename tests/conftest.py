@@ -167,6 +167,7 @@ def small_settings(host: Host, digits_yaml: Path, tmp_path_factory: pytest.TempP
 @pytest.fixture
 def in_earnest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency is measured as for users, with fewer pairs."""
+    monkeypatch.setattr("yolov5_nas.cost.latency.WARM_UP", 5)
     monkeypatch.setattr("yolov5_nas.cost.latency.PAIRS", (12, 24))
 
 
