@@ -11,13 +11,18 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
+from places import TESTS
+
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def serve(*modules: str) -> None:
     """Start the server, if it does not run, with these modules."""
     CONTEXT.set_forkserver_preload(list(modules))
-    forkserver.ensure_running()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)  # it takes modules from nowhere else of ours
+        forkserver.ensure_running()
 
 
 def start(function: Callable[..., Any], *args: Any, output: Path | None = None) -> BaseProcess:
@@ -33,6 +38,8 @@ def start(function: Callable[..., Any], *args: Any, output: Path | None = None) 
 
 def _call(output: Path | None, function: Callable[..., Any], *args: Any) -> None:
     os.setsid()
+    # As in a process that a shell starts: else YOLOv5's pool that reads labels has a server of its own import it anew.
+    multiprocessing.set_start_method(None, force=True)
     if output:
         for stream, name in ((sys.stdout, "out.txt"), (sys.stderr, "err.txt")):
             os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())

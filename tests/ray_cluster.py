@@ -48,6 +48,7 @@ def main(nodes: int) -> None:
     (TEMPORARY / "ray").mkdir()  # where Ray writes its address down without making the folder
     folder = tempfile.mkdtemp(dir=TEMPORARY)
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "temp_dir": folder}
+    head["include_log_monitor"] = False  # no search asks for the logs of Ray's own processes
     cluster = Cluster(initialize_head=True, head_node_args=head)
     say(address=cluster.address)
     for number in range(nodes):

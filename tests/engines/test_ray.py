@@ -1,5 +1,6 @@
 """The Ray engine beyond the contract of all engines: nodes that die or can't serve, files, devices, bad input."""
 
+import contextlib
 import shutil
 import socket
 import time
@@ -29,8 +30,9 @@ pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not install
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 
 
-@pytest.fixture
-def make_engine(ray_cluster, host):
+@contextlib.contextmanager
+def engines(ray_cluster, host):
+    """Makes engines on the tests' cluster, and closes them: a process can be connected to one Ray at a time."""
     made = []
     clone = [host.location.root] if host.location.kind == "clone" else []  # which a search sends along, too
 
@@ -44,46 +46,58 @@ def make_engine(ray_cluster, host):
         engine.close()
 
 
+@pytest.fixture
+def make_engine(ray_cluster, host):
+    with engines(ray_cluster, host) as make:
+        yield make
+
+
 def loop(engine, folder, trials, listener=lambda record: None):
     reward, journal = SoftReward([Target("latency_ratio", 1.0)]), Journal(folder / "trials.jsonl")
     return Loop(RandomSearch(SPACE), engine, journal, reward, trials, listeners=[listener])
 
 
-def run_one(engine, number):
-    engine.submit(Job(number, dict(SPACE.default()), 0))
+def run_one(engine, number, **overrides):
+    engine.submit(Job(number, dict(SPACE.default()), 0, overrides))
     while not (outcomes := engine.wait(5)):
         pass
     return outcomes[0]
 
 
-def test_files_come_back_and_weights_when_they_are_fetched(make_engine, tmp_path):
-    engine = make_engine(concurrency=1)
-    engine.start(fake_trials.with_weights, None, tmp_path)
-    folders = [RunFolder(tmp_path).trial(number).path for number in range(3)]
-    run_one(engine, 0)
-    engine.fetch(0)
-    run_one(engine, 1)
-    run_one(engine, 2)
-    engine.fetch(1)  # too late: it was for as long as the outcome was new
-    assert [(folder / "log.txt").read_text() for folder in folders] == ["a line\n"] * 3
-    assert [(folder / "weights.pt").exists() for folder in folders] == [True, False, False]
-    assert (folders[0] / "weights.pt").stat().st_size == 300_000
+class TestOneSlot:
+    """An engine that takes seconds to start."""
 
+    @pytest.fixture(scope="class")
+    def engine(self, ray_cluster, host, tmp_path_factory):
+        with engines(ray_cluster, host) as make:
+            engine = make(concurrency=1)
+            engine.start(fake_trials.named, fake_trials.Overridable(), tmp_path_factory.mktemp("slot"))
+            yield engine
 
-def test_a_slot_that_is_killed_is_replaced_and_its_trial_has_failed(make_engine, tmp_path):
-    engine = make_engine(concurrency=1)
-    engine.start(fake_trials.reports_process, None, tmp_path)
-    pid = int(run_one(engine, 0).result.metrics["pid"])
-    assert run_one(engine, 1).result.metrics["pid"] == pid  # it stays warm
-    engine.submit(Job(2, dict(SPACE.default()), 0))
-    trial = psutil.Process(pid)
-    trial.parent().kill()
-    while not (outcomes := engine.wait(5)):
-        pass
-    assert not outcomes[0].lost
-    assert outcomes[0].error["reason"] == "killed"
-    assert run_one(engine, 3).result.metrics["pid"] != pid
-    assert psutil.wait_procs([trial], 5)[1] == []
+    def test_files_come_back_and_weights_when_they_are_fetched(self, engine):
+        folders = [RunFolder(engine.folder).trial(number).path for number in range(3)]
+        run_one(engine, 0, trial="with_weights")
+        engine.fetch(0)
+        run_one(engine, 1, trial="with_weights")
+        run_one(engine, 2, trial="with_weights")
+        engine.fetch(1)  # too late: it was for as long as the outcome was new
+        assert [(folder / "log.txt").read_text() for folder in folders] == ["a line\n"] * 3
+        assert [(folder / "weights.pt").exists() for folder in folders] == [True, False, False]
+        assert (folders[0] / "weights.pt").stat().st_size == 300_000
+
+    def test_a_slot_that_is_killed_is_replaced_and_its_trial_has_failed(self, engine):
+        pid = int(run_one(engine, 10, trial="reports_process").result.metrics["pid"])
+        # It stays warm.
+        assert run_one(engine, 11, trial="reports_process").result.metrics["pid"] == pid
+        engine.submit(Job(12, dict(SPACE.default()), 0, {"trial": "reports_process"}))
+        trial = psutil.Process(pid)
+        trial.parent().kill()
+        while not (outcomes := engine.wait(5)):
+            pass
+        assert not outcomes[0].lost
+        assert outcomes[0].error["reason"] == "killed"
+        assert run_one(engine, 13, trial="reports_process").result.metrics["pid"] != pid
+        assert psutil.wait_procs([trial], 5)[1] == []
 
 
 def test_trials_share_gpus_by_fractions(make_engine, tmp_path):

@@ -300,7 +300,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
-@pytest.mark.parametrize(("writer", "reader"), PAIRS)
+# What the package reads of the package's is also read in test_search.py, by its `detect.py`.
+@pytest.mark.parametrize(
+    ("writer", "reader"),
+    [pytest.param(*pair, marks=pytest.mark.slow if pair == ("package", "package") else ()) for pair in PAIRS],
+)
 def test_a_checkpoint_detects_in_an_untouched_yolov5_without_the_plugin(
     saved: Callable[[str], Path], writer: str, reader: str
 ) -> None:

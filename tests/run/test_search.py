@@ -13,6 +13,7 @@ import fake_trials
 import forked
 import psutil
 import pytest
+import torch
 import yaml
 from inline import inline, untrained
 from places import ROOT
@@ -92,7 +93,7 @@ class Block:
         if name.split(".")[0] == "yolov5_nas":
             raise ImportError("yolov5_nas must not be needed")
 sys.meta_path.insert(0, Block())
-root, prefix, yaml, weights, image = sys.argv[1:6]
+root, prefix, yaml, weights, image, out, outputs = sys.argv[1:]
 if not prefix:
     sys.path.insert(0, root)
 import importlib, types, numpy as np, torch
@@ -108,8 +109,15 @@ built = yolo.Model(yaml)
 model = common.DetectMultiBackend(weights, device=torch.device("cpu"))
 saved = torch.load(weights, weights_only=False)["model"].state_dict()
 assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in saved.items()}
+images, expected = torch.load(outputs)
+built.eval().load_state_dict(saved)
+detected = model(images)
+detected = detected[0] if isinstance(detected, (list, tuple)) else detected
+with torch.no_grad():
+    assert (built(images)[0] - expected).abs().max() < 1e-5
+assert (detected - expected).abs().max() < 1e-3  # its batch norms are fused into convolutions
 detect = importlib.import_module(prefix + "detect")
-detect.run(weights=weights, source=image, imgsz=(64, 64), project=sys.argv[6], name="out", device="cpu")
+detect.run(weights=weights, source=image, imgsz=(64, 64), project=out, name="out", device="cpu")
 assert "yolov5_nas" not in sys.modules
 """
 
@@ -118,7 +126,10 @@ def test_the_winner_builds_loads_and_detects_without_the_plugin(host, run, digit
     image = next((digits / "images/val").iterdir())
     prefix = "" if host.location.kind == "clone" else "yolov5."
     best = run / "best"
-    files = [best / "model.yaml", best / "weights/best.pt", image, tmp_path]
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.save((images, host.load_checkpoint(best / "weights/best.pt").eval()(images)[0]), tmp_path / "outputs.pt")
+    files = [best / "model.yaml", best / "weights/best.pt", image, tmp_path, tmp_path / "outputs.pt"]
     command = [sys.executable, "-c", PLUGIN_FREE, str(host.location.root), prefix, *map(str, files)]
     env = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOv5_AUTOINSTALL": "false", "PYTHONPATH": ""}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -194,7 +205,7 @@ def start(folder, *flags):
     """A search of fake trials in a process of its own, once a trial has ended and another runs."""
     journal = folder / "trials.jsonl"
     before = journal.read_bytes().count(b"\n") if journal.exists() else 0
-    forked.serve("torchvision", "seaborn")
+    forked.serve("loaded", "yolov5_nas.results.report")
     process = forked.start(search_quickly, list(map(str, flags)), output=folder.parent)
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= before + 3):
         assert process.is_alive(), (folder.parent / "err.txt").read_text()
@@ -270,7 +281,8 @@ def test_a_one_shot_search_goes_on_in_each_of_its_stages(host, digits_yaml, tmp_
     weights = folder / "shared/trials/0/weights.pt"
     assert f"tensors from {weights}, batch norm estimated again" in (folder / "trials/1/log.txt").read_text()
     again = ["--one-shot", "0", "--weights", weights, "--name", "again", "--trials", "1", "--scores", "2"]
-    assert search(*common, *again) == 0
+    with untrained():
+        assert search(*common, *again) == 0
     assert read_journal(tmp_path / "again/scores")[1].metrics == scored[1].metrics
 
 
@@ -294,13 +306,13 @@ INHERITS = ["--cfg", "yolov5n_elastic.yaml", "--target", "params=1", "--base-epo
 
 
 def test_all_start_from_the_base_which_is_trained_again_where_it_was_cut_off(host, digits_yaml, tmp_path, capsys):
-    flags = [*FLAGS, *INHERITS, "--data", digits_yaml, "--project", tmp_path, "--trials", "3", "--audit", "0"]
+    flags = [*FLAGS, *INHERITS, "--data", digits_yaml, "--project", tmp_path, "--trials", "2", "--audit", "0"]
     folder = tmp_path / "exp"
     assert search(*flags, interrupts={("exp", 0)}) == 130
     assert (folder / "trials.jsonl").read_bytes().count(b"\n") == 1
     assert search("--resume", folder) == 0
     records = read_journal(folder)
-    assert [(r.state, r.parent) for r in records] == [("complete", None), ("complete", 0), ("complete", 0)]
+    assert [(r.state, r.parent) for r in records] == [("complete", None), ("complete", 0)]
     assert [p["epoch"] for p in records[0].curve] == [1, 2]
     assert [p["epoch"] for p in records[1].curve] == [1]
     assert (records[0].attempt, records[1].attempt) == (2, 1)
@@ -314,8 +326,8 @@ def test_all_start_from_the_base_which_is_trained_again_where_it_was_cut_off(hos
     assert search("--resume", folder, "--base-epochs", 3) == 2
     assert "a resumed run keeps its options: base_epochs is 2" in capsys.readouterr().err
     with untrained():
-        assert search("--resume", folder, "--trials", 4) == 0
-    assert read_journal(folder)[3].parent == 0
+        assert search("--resume", folder, "--trials", 3) == 0
+    assert read_journal(folder)[2].parent == 0
 
 
 def test_inherited_scores_are_audited_and_an_audit_goes_on(host, digits_yaml, tmp_path, capsys):
@@ -325,13 +337,13 @@ def test_inherited_scores_are_audited_and_an_audit_goes_on(host, digits_yaml, tm
         assert search(*flags, "--audit-epochs", "2", interrupts={("audit", 1)}) == 130
     trained = (folder / "trials.jsonl").read_bytes()
     with untrained():
-        assert search("--resume", folder, interrupts={("audit", 1)}) == 130
-    assert search("--resume", folder, "--audit", 3) == 0  # two full trainings are real
+        assert search("--resume", folder) == 0
+    assert search("--resume", folder, "--audit", 3) == 0  # a full training is real
     assert (folder / "trials.jsonl").read_bytes() == trained
     records, audited = read_journal(folder), read_journal(folder / "audit")
     assert sorted(r.id for r in audited) == sorted(r.id for r in records[1:])
     assert [(r.state, r.curve[-1]["epoch"], r.parent) for r in audited] == [("complete", 2, None)] * 3
-    log = (folder / "audit/trials/1/log.txt").read_text()
+    log = (folder / "audit/trials/2/log.txt").read_text()
     assert "optimizer" in log and "tensors from" not in log  # nothing is inherited
     assert "Can the proxy be trusted?" in (folder / "report.html").read_text()
     capsys.readouterr()

@@ -1,5 +1,6 @@
 """Real trainings of small models on part of the digits."""
 
+import contextlib
 import itertools
 import multiprocessing
 import random
@@ -64,9 +65,29 @@ def test_the_same_seed_gives_the_same_metrics_also_with_images_that_an_earlier_t
     assert accuracies(uncached) == accuracies(again)
 
 
-def test_another_seed_gives_other_metrics(settings, stock_result):
-    other = run_trial(settings.space.default(), replace(settings, epochs=1), 4)
-    assert other.curve[0]["box_loss"] != stock_result[0].curve[0]["box_loss"]
+@pytest.fixture(scope="module")
+def watched(settings, tmp_path_factory):
+    """A trial of stock that breaks a constraint, the working directory it ran in, and what was around it."""
+
+    def state():
+        return {
+            "random": random.getstate(),
+            "numpy": np.random.get_state()[1].tolist(),
+            "torch": torch.get_rng_state().tolist(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+
+    folder = tmp_path_factory.mktemp("working directory")
+    refused = replace(settings, epochs=1, constraints=(Constraint("params", 1.0),))
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = state()
+    with contextlib.chdir(folder):
+        result = run_trial(settings.space.default(), refused, 4)
+    return SimpleNamespace(result=result, folder=folder, before=before, after=state())
+
+
+def test_another_seed_gives_other_metrics(watched, stock_result):
+    assert watched.result.curve[0]["box_loss"] != stock_result[0].curve[0]["box_loss"]
 
 
 def test_any_architecture_trains(settings, tmp_path):
@@ -200,9 +221,9 @@ def test_what_is_not_inherited_exactly_is_refitted(host, settings, stock_result,
 
 def test_a_child_has_its_own_hyper_parameters_and_the_base_its_own_epochs(host, settings, tmp_path):
     still = {**settings.hyp, "lr0": 0.0, "warmup_bias_lr": 0.0}
-    settings = replace(settings, epochs=1, base_epochs=3, inherit_hyp=still)
+    settings = replace(settings, epochs=1, base_epochs=2, inherit_hyp=still)
     base = run_trial(settings.space.default(), settings, 0, tmp_path / "0")
-    assert [p["epoch"] for p in base.curve] == [1, 2, 3]
+    assert [p["epoch"] for p in base.curve] == [1, 2]
     inheriting = replace(settings, weights=str(tmp_path / "0" / "weights.pt"), base_epochs=None)
     child = run_trial(settings.space.default(), inheriting, 0, tmp_path / "1")
     assert [p["epoch"] for p in child.curve] == [1]
@@ -256,26 +277,13 @@ def test_processes_that_load_images_are_forked_and_end_with_the_training(setting
     assert seen == []
 
 
-def test_the_callers_random_numbers_are_left_alone(settings):
-    def state():
-        return {
-            "random": random.getstate(),
-            "numpy": np.random.get_state()[1].tolist(),
-            "torch": torch.get_rng_state().tolist(),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-        }
-
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    before = state()
-    run_trial(settings.space.default(), replace(settings, epochs=1), 0)
-    after = state()
+def test_the_callers_random_numbers_are_left_alone(watched):
+    before, after = watched.before, watched.after
     assert [name for name in before if before[name] != after[name]] == []
 
 
-def test_a_trial_leaves_nothing_in_the_working_directory(settings, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_trial(settings.space.default(), replace(settings, epochs=1), 0)
-    assert list(tmp_path.iterdir()) == []
+def test_a_trial_leaves_nothing_in_the_working_directory(watched):
+    assert list(watched.folder.iterdir()) == []
 
 
 def test_what_breaks_a_constraint_is_not_trained_and_cheap_costs_are_looked_at_first(settings, tmp_path):
@@ -289,11 +297,10 @@ def test_what_breaks_a_constraint_is_not_trained_and_cheap_costs_are_looked_at_f
     assert not (tmp_path / "weights.pt").exists()
 
 
-def test_the_default_architecture_is_trained_all_the_same(settings):
-    result = run_trial(settings.space.default(), replace(settings, epochs=1, constraints=(Constraint("params", 1.0),)))
-    assert result.state == "complete"
-    assert result.why.endswith("which breaks params<=1")
-    assert "map50_95" in result.metrics
+def test_the_default_architecture_is_trained_all_the_same(watched):
+    assert watched.result.state == "complete"
+    assert watched.result.why.endswith("which breaks params<=1")
+    assert "map50_95" in watched.result.metrics
 
 
 @pytest.mark.parametrize("needed", [(), ("latency_ratio",)])

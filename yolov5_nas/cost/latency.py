@@ -23,9 +23,9 @@ from ..host.yolov5 import Host
 from ..records.metrics import BACKENDS, PACKAGES
 from .device_lock import DeviceLock
 
-WARM_UP = 5  # runs of each model before the clock starts
-CLOCKS = 0.5  # seconds in which an idle GPU's clocks rise
 HASTY = bool(os.environ.get("YOLOV5_NAS_HASTY_LATENCY"))  # for tests of other things: the ratio is worth little then
+WARM_UP = 1 if HASTY else 5  # runs of each model before the clock starts
+CLOCKS = 0.5  # seconds in which an idle GPU's clocks rise
 PAIRS = (2, 2) if HASTY else (12, 60)  # at least, at most
 REPEATS = 3  # passes of which the fastest counts in a pair: other programs' interruptions only ever slow one down
 SECONDS = 6.0  # no further pair is timed after this, once there are enough

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import shlex
@@ -34,6 +35,12 @@ from .space import SymbolicSpace
 
 NODE = Path(nni_node.__path__[0]) / "node"
 PRELOAD = Path(__file__).with_name("preload.js")
+VERSIONS = {  # as NNI's own `collect_version_info` has them
+    "nniVersion": nni.__version__,
+    "nniPath": nni.__path__[0],
+    "pythonVersion": "{}.{}.{}-{}-{}".format(*sys.version_info),
+    "pythonPath": sys.executable,
+}
 STARTS_WITHIN, SETTLES_WITHIN, ENDS_WITHIN = 60.0, 3.0, 15.0  # seconds
 
 
@@ -152,7 +159,8 @@ class Experiment(NasExperiment):
     def _environment(self) -> dict[str, str]:
         """The manager's: with our preload, and a home in the run's folder for its list of experiments."""
         options = f'--require "{PRELOAD}" {os.environ.get("NODE_OPTIONS", "")}'.strip()
-        return {**os.environ, "NODE_OPTIONS": options, "HOME": str(self.folder), "YOLOV5_NAS_HOST": self.host}
+        own = {"YOLOV5_NAS_HOST": self.host, "YOLOV5_NAS_VERSIONS": json.dumps(VERSIONS)}
+        return {**os.environ, "NODE_OPTIONS": options, "HOME": str(self.folder), **own}
 
     def _wait_for_manager(self) -> None:
         for _ in range(int(STARTS_WITHIN / 0.1)):
