@@ -19,6 +19,7 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from yolov5_nas.records.journal import TrialRecord, TrialResult, latest, read_lines
 from yolov5_nas.records.options import Options, load_options
@@ -34,7 +35,7 @@ class Run:
     """One training."""
 
     name: str
-    architecture: dict
+    architecture: dict[str, Any]
     seed: int
     epochs: int
     from_scratch: bool = False
@@ -48,10 +49,11 @@ def options_of(args: argparse.Namespace) -> Options:
     return replace(o, base_epochs=None, weights=str(weights), **{k: v for k, v in given.items() if v})
 
 
-def contestants(run: Path, o: Options, target: float, randoms: int) -> list[tuple[str, dict, float]]:
+def contestants(run: Path, o: Options, target: float, randoms: int) -> list[tuple[str, dict[str, Any], float]]:
     """Name, architecture and cost of the plan for a target and of random architectures near its cost."""
     metric = measured_costs(o)[0]
     plan = next(w.record for w in planned(run, o) if w.targets[0].value == target)
+    assert plan, f"no plan keeps to {target}"
     drawn = [r for r in latest(read_lines(RunFolder(run).latencies.journal)).values() if r.state == "complete"]
     cost = plan.metrics[metric]
     near = sorted((r for r in drawn if not r.is_reference), key=lambda r: abs(r.metrics[metric] - cost))[:randoms]
@@ -61,11 +63,11 @@ def contestants(run: Path, o: Options, target: float, randoms: int) -> list[tupl
     ]
 
 
-def named(name: str, record: TrialRecord, metric: str) -> tuple[str, dict, float]:
+def named(name: str, record: TrialRecord, metric: str) -> tuple[str, dict[str, Any], float]:
     return name, dict(record.architecture), record.metrics[metric]
 
 
-def train(run: Run, folder: Path, o: Options) -> dict:
+def train(run: Run, folder: Path, o: Options) -> dict[str, Any]:
     """The last epoch's accuracies of one training."""
     import torch
 
@@ -127,7 +129,7 @@ def main() -> None:
     print("\n" + table(done, args, o))
 
 
-def table(lines: list[dict], args: argparse.Namespace, o: Options) -> str:
+def table(lines: list[dict[str, Any]], args: argparse.Namespace, o: Options) -> str:
     """Means over seeds, and differences to the parent of the same seed with their 95 % intervals."""
     from scipy.stats import t
 

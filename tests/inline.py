@@ -20,6 +20,7 @@ from yolov5_nas.records.options import Options
 from yolov5_nas.run import api, pipeline, prepare, prove
 from yolov5_nas.space.compile import derive, dump_model
 from yolov5_nas.training import trial
+from yolov5_nas.training.settings import budget_of
 
 
 class InlineEngine(Engine):
@@ -96,4 +97,5 @@ def _no_training(
         host.save_checkpoint(host.build(cfg, nc=settings.nc), folder / "weights.pt")
         (folder / "model.yaml").write_text(dump_model(cfg))
         (folder / "curve.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in curve))
-    return replace(costs, metrics={**point, **costs.metrics, "batch_size": settings.batch_size}, curve=curve)
+    metrics = {**point, **costs.metrics, "batch_size": settings.batch_size}
+    return replace(costs, metrics=metrics, curve=curve, budget=budget_of(settings))

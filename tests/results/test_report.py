@@ -3,6 +3,7 @@
 import csv
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import pytest
@@ -96,7 +97,7 @@ def test_noise_alone_matters_little(trials):
 @pytest.mark.parametrize("count", [0, 1, 3, MIN_TRIALS - 1])
 def test_too_few_trials_have_no_effects(trials, count):
     assert effects(trials[:count], "map50_95", synthetic.space().default()) == []
-    [_, _, figure] = figures(trials[:count], Options())
+    [_, _, figure] = figures(Path("run"), trials[:count], Options())
     assert figure.png is None
     assert figure.text == (f"This takes at least {MIN_TRIALS} complete trials; the run has {count}.",)
 
@@ -213,7 +214,7 @@ def test_what_was_proved_and_measured_again_has_its_sections(tmp_path):
 
 
 def test_the_words_name_what_matters(trials):
-    [_, _, figure] = figures(trials, Options())
+    [_, _, figure] = figures(Path("run"), trials, Options())
     assert figure.text[0].startswith("mAP50-95: ")
     assert "nasconv_0_act: SiLU → ReLU (-0.0" in figure.text[0]
     assert "can't be told from no change" in figure.text[0]
@@ -261,7 +262,7 @@ def test_a_cost_is_drawn_along_x(trials):
 
 
 def test_of_more_than_two_objectives_the_first_two_are_drawn_and_it_says_so(trials):
-    [figure, _, _] = figures(trials, Options(objectives=("map50_95", "latency_ratio", "params")))
+    [figure, _, _] = figures(Path("run"), trials, Options(objectives=("map50_95", "latency_ratio", "params")))
     assert "3 objectives (map50_95, latency_ratio, params); the picture and its front are of two" in " ".join(
         figure.text
     )

@@ -24,6 +24,14 @@ from yolov5_nas.space.space import Space
 STAGES = ("parent", "replacements", "latencies", "plans")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_latencies():
+    """Each architecture is built twice to be measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yolov5_nas.run.replace.MEASURED", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     """A YAML in which three layers of yolov5n can shrink."""
@@ -99,6 +107,7 @@ def test_it_goes_from_a_checkpoint_to_a_winner_for_each_target(whole):
     report = (whole / "report.html").read_text()
     for words in ("x parent", "Plans, before they were trained", "What each option costs and saves"):
         assert words in report
+    assert f"python train.py --weights {whole.resolve()}/best/weights/best.pt" in report
 
 
 def test_its_table_has_what_was_scored_and_what_was_measured(whole):

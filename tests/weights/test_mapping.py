@@ -24,6 +24,13 @@ from yolov5_nas.weights.source import ConvWeights, read_source
 IMAGES = torch.rand(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
+def smooth(count, seed):
+    """Images (count, 3, 64, 64) whose pixels are like their neighbours, as those of photographs are; noise has nothing
+    that a layer could be fitted to."""
+    coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, 64, mode="bicubic").clamp(0, 1)
+
+
 def space_of(name, nc=4):
     return Space.from_yaml(shipped("models") / f"yolov5{name}.yaml", nc=nc)
 

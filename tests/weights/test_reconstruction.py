@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_mapping import chosen, depth, kernel, space_of, stock, width
+from test_mapping import chosen, depth, kernel, smooth, space_of, stock, width
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -11,12 +11,14 @@ from yolov5_nas.weights.mapping import inherit
 from yolov5_nas.weights.reconstruction import _ridge, refit
 from yolov5_nas.weights.source import read_source
 
-IMAGES = torch.rand(96, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+IMAGES = smooth(96, 1)
 
 
 @pytest.fixture(scope="module")
 def parent(host):
-    return stock(host, space_of("n_elastic")).float()
+    model = stock(host, space_of("n_elastic")).float()
+    update_bn([IMAGES], model)
+    return model
 
 
 def heir(host, parent, architecture):
@@ -38,7 +40,7 @@ def refitted(model, parent):
 
 def missed(model, parent):
     """Share of what the parent predicts that a model with batch norm of its own does not."""
-    images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    images = smooth(8, 2)
     update_bn([IMAGES], model)
     with torch.no_grad():
         pairs = zip(model.eval()(images)[1], parent.eval()(images)[1])

@@ -5,7 +5,6 @@ The names are YOLOv5's where it has them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -19,6 +18,7 @@ from ..files import write_whole
 from ..space.model_yaml import load_yaml
 from .metrics import BACKENDS, COSTS, check_objectives, is_maximised
 from .option import Option, flag, option
+from .option_rules import check_together
 from .reward import REWARDS, Constraint, Target, parse_plans
 
 MIN_FULL_EPOCHS = 24  # of a training from scratch that others are judged by, where the user gives no number
@@ -213,11 +213,9 @@ class Options:
             object.__setattr__(self, "cache", None)
         for name, known in TABLE.items():
             self._check_one(name, known)
-        self._check_numbers()
-        self._check_inherit()
-        self._check_one_shot()
-        self._check_audit()
-        self._check_replace()
+        if self.one_shot is not None and self.method == "trials":
+            object.__setattr__(self, "method", "one-shot")
+        check_together(self)
 
     def _check_one(self, name: str, known: Option) -> None:
         value = getattr(self, name)
@@ -227,65 +225,6 @@ class Options:
             raise UserError(f"unknown {flag(name)}", got=value, accepted=known.choices)
         if known.least is not None and value is not None and value < known.least:
             raise UserError(f"{flag(name)} must be at least {known.least}", got=value)
-
-    def _check_numbers(self) -> None:
-        if self.seed >= 2**32:
-            raise UserError("--seed must be below 2**32", got=self.seed)
-        if not 0 < self.subset <= 1:
-            raise UserError("--subset must be a share above 0 and at most 1", got=self.subset)
-        if self.hours is not None and not self.hours > 0:
-            raise UserError("--hours must be above 0", got=self.hours)
-        if not math.isfinite(self.exponent):
-            raise UserError("--exponent must be a number", got=self.exponent)
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError("--label-smoothing must be at least 0 and below 1", got=self.label_smoothing)
-        if any(layer < 0 for layer in self.freeze):
-            raise UserError("--freeze takes layers' numbers, or how many", got=self.freeze)
-
-    def _check_inherit(self) -> None:
-        given = self.weights or self.base_epochs
-        if self.inherit == "none" and given:
-            raise UserError("--inherit none cannot be combined with --weights or --base-epochs")
-        if self.inherit == "base" and not given:
-            raise UserError("--inherit base needs --weights or --base-epochs")
-
-    def _check_one_shot(self) -> None:
-        if self.one_shot is None:
-            return
-        if self.base_epochs:
-            raise UserError("--one-shot cannot be combined with --base-epochs: it gives the weights")
-        if self.one_shot == 0 and not self.weights:
-            raise UserError("--one-shot 0 trains nothing, so it needs the --weights of a supernet")
-
-    def _check_audit(self) -> None:
-        if not self.proxy and (self.audit or self.audit_epochs):
-            accepted = ("--weights", "--base-epochs", "--one-shot", "--prune")
-            raise UserError("--audit and --audit-epochs need a proxy to check", accepted=accepted)
-        if self.only_prunes and self.audit_epochs:
-            raise UserError("--audit-epochs is not for --prune alone: what it ended is trained to its --epochs")
-
-    def _check_replace(self) -> None:
-        if self.one_shot is not None and self.method == "trials":
-            object.__setattr__(self, "method", "one-shot")
-        if self.method == "one-shot" and self.one_shot is None:
-            raise UserError("--method one-shot needs --one-shot EPOCHS")
-        if self.method != "replace":
-            if not self.trials:
-                raise UserError("--trials must be at least 1 (0 is for --method replace)", got=self.trials)
-            return
-        if not self.weights:
-            raise UserError("--method replace needs --weights: the checkpoint whose layers are replaced")
-        for name, value in {
-            "strategy": self.strategy,
-            "one_shot": self.one_shot,
-            "objectives": self.objectives,
-        }.items():
-            if value not in (None, ()):
-                raise UserError(f"{flag(name)} is not for --method replace", got=value)
-        for name in ("inherit", "prune", "audit", "audit_epochs"):
-            if getattr(self, name) not in (None, False, "base", 0):
-                raise UserError(f"{flag(name)} is not for --method replace", got=getattr(self, name))
-        _ = self.plans
 
     @property
     def frozen(self) -> tuple[int, ...]:

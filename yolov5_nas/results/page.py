@@ -78,6 +78,7 @@ def page(
         compared_headings=["reward", *(_named(heading, options) for _, heading, _ in COMPARED)],
         reference="the parent" if options.replaces else "stock YOLOv5",
         usage=usage,
+        has_trials=bool(records) or not options.replaces,
         changed=_changed(winner, default) if winner else [],
         figures=figures,
         sections=list(sections),

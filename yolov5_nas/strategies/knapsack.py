@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..space.architecture import Architecture, Value
 from .replacement import Item, Table, changed
 
@@ -33,6 +31,7 @@ def plan(table: Table, limits: Sequence[Limit], before: Sequence[Mapping[str, Va
     Args:
         before: earlier plans, from each of which it differs in `APART` layers.
     """
+    import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     items = [item for group in table.items.values() for item in group]
@@ -66,6 +65,7 @@ def _differs(table: Table, items: Sequence[Item], earlier: Mapping[str, Value]) 
 
     A layer is equal where the earlier plan's item is taken, or none where it has none: at most all but `APART` are.
     """
+    import numpy as np
     from scipy.optimize import LinearConstraint
 
     own = {item.layer: item for item in table.of(earlier)}

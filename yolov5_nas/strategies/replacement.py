@@ -7,10 +7,10 @@ several layers do is taken to add up.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..records.journal import TrialRecord
 from ..records.options import Options
@@ -19,6 +19,9 @@ from ..space.architecture import Architecture, Value
 from ..space.arithmetic import parse_kernel
 from ..space.choices import Layer
 from ..space.space import Space
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ADDITIVE = ("gflops", "params")  # what options save of them adds up exactly
 SHARE_OFF = 0.5  # prior: how far an option's saving is from that of the GFLOPs it saves, as a share of it
@@ -179,7 +182,7 @@ def _item(i: int, layer: Layer, change: Change, own: Sequence[Mapping[str, float
     order = {choice.label: place for place, choice in enumerate(layer.choices)}
     saves = {m: sum(1.0 - metrics[m] / whole[m] for metrics in own) for m in ADDITIVE}
     rise = sum(metrics["rise"] for metrics in own)
-    error = float(np.sqrt(sum(metrics["rise_error"] ** 2 for metrics in own)))
+    error = math.sqrt(sum(metrics["rise_error"] ** 2 for metrics in own))
     return Item(i, tuple(sorted(change, key=lambda entry: order[entry[0]])), rise, error, saves)
 
 
@@ -229,6 +232,8 @@ def with_savings(table: Table, metric: str, measured: Sequence[tuple[Mapping[str
     Args:
         measured: architectures with their cost and its standard error, as shares of the parent's cost.
     """
+    import numpy as np
+
     items = [item for group in table.items.values() for item in group]
     names = ["all", *dict.fromkeys(name for item in items for name, _ in _parts(item))]
     column = {name: j for j, name in enumerate(names)}
@@ -276,6 +281,8 @@ def _posterior(
         x: (n, d); y: (n,).
         prior: (d,), standard deviations about 0; noise: (n,).
     """
+    import numpy as np
+
     variance = prior**2
     evidence = (x * variance) @ x.T + np.diag(noise**2)  # (n, n), of y
     gain = (x * variance).T @ np.linalg.inv(evidence)  # (d, n)
@@ -293,6 +300,8 @@ def corrected(table: Table, wholes: Sequence[tuple[Mapping[str, Value], float, f
     Args:
         wholes: architectures with the rise of their networks and its standard error.
     """
+    import numpy as np
+
     items = [item for group in table.items.values() for item in group]
     taken = [table.of(architecture) for architecture, _, _ in wholes]
     used = [item for item in items if any(item in own for own in taken)]
