@@ -117,6 +117,7 @@ def main() -> None:
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     known = {(line["name"], line["seed"], line["epochs"]) for line in done}
     runs = [run for run in wanted(args, o) if (run.name, run.seed, run.epochs) not in known]
+    runs.sort(key=lambda run: -run.epochs)  # what takes longest starts first
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(train, run, args.run, o): run for run in runs}

@@ -66,6 +66,7 @@ ELSEWHERE = {  # how a command begins: why it does not run here, and what does i
     "ray": "needs a cluster; test_ray.py starts one, with a token",
     "yolov5-nas search --engine ray --address HEAD:6379": "needs a cluster; test_ray.py searches on one",
     "yolov5-nas search --data my.yaml --hook remote_latency HOST=": "needs a second machine; test_hooks.py has one",
+    "yolov5-nas search --method replace": "a minute of scores; test_replace.py searches so",
     "cd": "into a clone, for what comes next",
     "python train.py": "in a clone without this plugin, as test_run.py runs detect.py",
     "python val.py": "as train.py",
@@ -130,7 +131,8 @@ def made_small(words: list[str]) -> list[str]:
     if not {"--resume", "--config"} & set(words):
         for given in GIVEN.get(words[1], ()):
             small += [] if given in words else [given, TINY[given]]
-        if {"--weights", "--base-epochs", "--one-shot"} & set(words) and "--audit-epochs" not in words:
+        has_audit = bool({"--weights", "--base-epochs", "--one-shot"} & set(words)) and "replace" not in words
+        if has_audit and "--audit-epochs" not in words:
             small += ["--audit-epochs", TINY["--audit-epochs"]]
     return small
 
@@ -166,6 +168,7 @@ def folder(files, tmp_path, monkeypatch):
     """The folder in which a page's commands run."""
     for name in ("my.yaml", "yolov5n.pt"):
         shutil.copy(files / name, tmp_path)
+    shutil.copy(files / "yolov5n.pt", tmp_path / "best.pt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -101,9 +101,16 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A bar over all trials with the time left, and a line for each that ended."""
+    """A bar over all trials with the time left, and a line for each that ended.
 
-    def __init__(self, trials: int, journal: Journal, name: str = "search", only_best: bool = False):
+    Args:
+        reference: what trial 0 is called.
+    """
+
+    def __init__(
+        self, trials: int, journal: Journal, name: str = "search", only_best: bool = False, reference: str = "stock"
+    ):
+        self.reference = reference
         self.done = sum(record.counts for record in journal.trials.values())
         self.winner = best(journal.trials.values())
         self.bar = tqdm(total=trials, initial=self.done, desc=name, unit="trial", disable=None, file=sys.stderr)
@@ -144,9 +151,13 @@ class Progress:
         if "error" in record.conditions:
             mark += f"  {record.conditions['error']}"
         elif not record.conditions.get("trusted", True):
-            mark += f"  latency not to be trusted (x stock +-{m['latency_error']:.0%})"
-        name = "stock" if record.is_reference else record.id
-        figures = [f"{heading} {form.format(m[key])}" for key, heading, form in COMPARED if key in m]
+            mark += f"  latency not to be trusted (x {self.reference} +-{m['latency_error']:.0%})"
+        name = self.reference if record.is_reference else record.id
+        figures = [
+            f"{heading.replace('stock', self.reference)} {form.format(m[key])}"
+            for key, heading, form in COMPARED
+            if key in m
+        ]
         figures += [f"{metric} {value:.4g}" for metric, value in m.items() if is_own(metric)]
         shown = "  ".join(figures)
         return f"{start}  {name:<10}  reward {record.reward:.4f}  {shown}  {record.seconds:.0f} s{mark}"

@@ -246,7 +246,7 @@ class Pipeline:
         keeper = Checkpoints(folder, journal, o.front, has_base, engine.fetch, choose)
         logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         engine.reward = engine.reward or self.reward
-        with Progress(count, journal) as progress:
+        with Progress(count, journal, reference=o.reference) as progress:
 
             def started(record: TrialRecord) -> None:
                 progress.started(record)
