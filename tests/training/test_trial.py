@@ -1,9 +1,11 @@
 """Real trainings of small models on part of the digits."""
 
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import random
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -117,9 +119,23 @@ def test_out_of_memory_goes_on_at_half_the_batch_with_the_same_images_in_a_step(
     assert "out of memory at batch 16" in (tmp_path / "log.txt").read_text()
 
 
-def test_out_of_memory_at_half_the_batch_too(host, settings):
-    with patched(host, ComputeLoss=Hungry(host, 4, no_memory)), pytest.raises(TrialError) as error:
-        run_trial(settings.space.default(), settings, 0)
+def test_out_of_memory_at_half_the_batch_too_fails_and_keeps_no_model(host, settings):
+    """Also before garbage is looked for again: on a GPU the next trial would miss its memory."""
+    models = []
+
+    class Noted(Training):
+        def __init__(self, host, model, *args):
+            models.append(weakref.ref(model))
+            super().__init__(host, model, *args)
+
+    gc.disable()
+    try:
+        with patched(trial, Training=Noted), patched(host, ComputeLoss=Hungry(host, 4, no_memory)):
+            with pytest.raises(TrialError) as error:
+                run_trial(settings.space.default(), settings, 0)
+        assert [model() for model in models] == [None, None]
+    finally:
+        gc.enable()
     assert error.value.reason == "oom"
 
 

@@ -42,15 +42,24 @@ def as_trial(settings: Settings, folder: Path | None) -> Iterator[Host]:
                 yield host
         except TrialError as e:
             _write_traceback()
-            traceback.clear_frames(e.__traceback__)  # whoever keeps the error does not keep a model with it
+            _forget_model(e)
             raise
         except Exception as e:
             _write_traceback()
-            traceback.clear_frames(e.__traceback__)
+            _forget_model(e)
             if fault := machine_fault(e):
                 raise TrialError("machine", fault) from e
             reason = "oom" if is_out_of_memory(e) else "crash"
             raise TrialError(reason, f"{type(e).__name__}: {e}".splitlines()[0][:500]) from e
+
+
+def _forget_model(e: Exception) -> None:
+    """Whoever keeps the error does not keep a model with it, and the next trial finds the memory free.
+
+    While the error's frames held the training, nothing could be given back.
+    """
+    traceback.clear_frames(e.__traceback__)
+    free_memory()
 
 
 def _write_traceback() -> None:
