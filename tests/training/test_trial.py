@@ -130,9 +130,9 @@ def test_out_of_memory_at_half_the_batch_too_fails_and_keeps_no_model(host, sett
 
     gc.disable()
     try:
-        with patched(trial, Training=Noted), patched(host, ComputeLoss=Hungry(host, 4, no_memory)):
-            with pytest.raises(TrialError) as error:
-                run_trial(settings.space.default(), settings, 0)
+        hungry = Hungry(host, 4, no_memory)
+        with patched(trial, Training=Noted), patched(host, ComputeLoss=hungry), pytest.raises(TrialError) as error:
+            run_trial(settings.space.default(), settings, 0)
         assert [model() for model in models] == [None, None]
     finally:
         gc.enable()
