@@ -112,7 +112,7 @@ def words(run: Path, records: Sequence[TrialRecord], o: Options) -> str:
         return "The plans are made, and nothing was trained (--resume with --trials trains them)."
     if parent is None:
         return "The parent's further training has no result, so nothing is compared with it."
-    lines.append(f"The parent, trained {o.epochs} epochs further, has mAP50-95 {parent.metrics['map50_95']:.3f}.")
+    lines.append(f"The parent, trained further ({o.epochs} epochs), has mAP50-95 {parent.metrics['map50_95']:.3f}.")
     for winner in winners(run, records, o):
         name, r = " ".join(map(str, winner.targets)), winner.record
         if r is None:
