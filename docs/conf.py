@@ -8,7 +8,7 @@ from typing import Any
 PAGES = {
     "Start": ["docs/tutorial", "docs/command_line", "docs/troubleshooting"],
     "Say what you want": ["docs/layers", "docs/rewards", "docs/latency"],
-    "Spend less": ["docs/early_stopping", "docs/inheritance", "docs/one_shot", "docs/audit"],
+    "Spend less": ["docs/replacement", "docs/early_stopping", "docs/inheritance", "docs/one_shot", "docs/audit"],
     "Where it runs": ["docs/engines", "docs/gpus", "docs/cluster"],
     "After a search": ["docs/runs", "docs/hooks"],
     "How it works": ["docs/how_it_works", "docs/api", "docs/numbers", "docs/benchmarks", "benchmarks/tables/README"],

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from yolov5_nas.run.check_parent import with_method
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 
+TARGETS = ("latency_ratio=0.95,0.85",)
 STAGES = ("parent", "replacements", "latencies", "plans")
 
 
@@ -81,7 +83,7 @@ def whole(few, trained_n, digits_yaml, tmp_path_factory):
     """A finished run's folder."""
     with inline(), untrained():
         result = search(
-            cfg=str(few), weights=str(trained_n), data=str(digits_yaml), target=["latency_ratio=0.95,0.85"], imgsz=64,
+            cfg=str(few), weights=str(trained_n), data=str(digits_yaml), target=list(TARGETS), imgsz=64,
             epochs=2, subset=0.1, device="cpu", engine="local", project=str(tmp_path_factory.mktemp("whole")),
         )  # fmt: skip
     assert result.is_compared and not result.interrupted
@@ -140,26 +142,30 @@ def test_other_targets_are_planned_without_scoring_anything_again(whole, tmp_pat
     assert "now proposes another" not in capsys.readouterr().out
 
 
-def test_no_trial_is_trained_where_none_is_asked_for(asked, capsys):
+def test_no_trial_is_trained_where_none_is_asked_for(asked, host, tmp_path, capsys):
+    """And of what may be wrong with the checkpoint and the data it is warned."""
+    model = host.load_checkpoint(Path(asked["weights"]))
+    model.names = {i: f"n{i}" for i in range(10)}
+    host.save_checkpoint(model, tmp_path / "named.pt")
     with inline(), untrained():
-        result = search(**asked, method="replace", trials=0)
+        few = {"weights": str(tmp_path / "named.pt"), "subset": 0.05}
+        result = search(**{**asked, **few}, method="replace", trials=0)
     assert result.is_compared and result.trials == ()
     assert result.ending == "the plans are made; --trials 0 trains none"
     out = capsys.readouterr().out
+    assert "its classes have other names" in out and "warning: scores are of 16 training images" in out
     assert "method: replace" in out and "gflops=0.04: loss" in out and "epochs takes about" in out
     assert (result.folder / "report.html").exists() and not (result.folder / "trials.jsonl").exists()
 
 
-def test_a_search_that_is_interrupted_in_every_stage_goes_on_and_ends_the_same(asked):
-    places = {("parent", 0), ("replacements", 0), ("replacements", 4), ("plans", 1), ("exp", 1)}
+def test_a_search_that_is_interrupted_in_every_stage_goes_on_and_ends_the_same(asked, whole):
+    places = {("parent", 0), ("replacements", 0), ("replacements", 4), ("latencies", 2), ("plans", 1), ("exp", 1)}
     with inline(places), untrained():
-        found = search(**asked)
+        found = search(**{**asked, "target": list(TARGETS)})
         while found.interrupted:
             found = search(resume=found.folder)
     assert not places
-    with inline(), untrained():
-        other = search(**{**asked, "name": "whole"})
-    assert found_by(found.folder) == found_by(other.folder)
+    assert found_by(found.folder) == found_by(whole)
 
 
 def test_a_winner_that_is_fed_back_in_is_a_parent_too(whole, asked, tmp_path, capsys):

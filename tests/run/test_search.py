@@ -26,7 +26,7 @@ from yolov5_nas.records.journal import front, read_journal
 from yolov5_nas.records.options import Options
 from yolov5_nas.results.export import export
 from yolov5_nas.run import pipeline, stages
-from yolov5_nas.run.prepare import frozen_layers, prepare
+from yolov5_nas.run.prepare import prepare
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.strategies.early_stopping import MIN_COMPLETE
 from yolov5_nas.training.supernet import SupernetTraining
@@ -191,7 +191,7 @@ def test_a_run_again_by_its_own_search_yaml_is_the_same(run, tmp_path):
 
 
 def test_freeze_means_what_it_means_in_yolov5():
-    assert [frozen_layers(given) for given in ((), (0,), (3,), (1, 4))] == [(), (), (0, 1, 2), (1, 4)]
+    assert [Options(freeze=given).frozen for given in ((), (0,), (3,), (1, 4))] == [(), (), (0, 1, 2), (1, 4)]
 
 
 @pytest.mark.parametrize(("given", "size"), [(None, 320), (256, 256)])
@@ -446,8 +446,15 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--hyp", "hyp.yaml", *data), "must have YOLOv5's keys"),
         (("--weights", "none.pt", *data), "none.pt: the weights file does not exist"),
         (("--weights", "weights.pt", *data), "weights.pt: no YOLOv5 checkpoint"),
-        (("--weights", "yolov5s.pt", *data), "layer 0 has 32 channels in them, not 16 (is it of another size?)"),
-        (("--weights", "yolov5n6.pt", *data), "the weights must be of yolov5n_nas.yaml or its stock form: layer"),
+        (
+            ("--weights", "yolov5s.pt", "--trials", "2", *data),
+            "layer 0 has 32 channels in them, not 16 (is it of another size?)",
+        ),
+        (
+            ("--weights", "yolov5n6.pt", "--trials", "2", *data),
+            "the weights must be of yolov5n_nas.yaml or its stock form: layer",
+        ),
+        (("--weights", "yolov5n6.pt", *data), "the weights must be of yolov5n_elastic.yaml or its stock form: layer"),
         (("--weights", "yolov5n-seg.pt", *data), "a SegmentationModel of YOLOv5"),
         (("--inherit", "base", *data), "--inherit base needs --weights or --base-epochs"),
         (("--inherit", "none", "--base-epochs", "2", *data), "--inherit none cannot be combined with --weights"),

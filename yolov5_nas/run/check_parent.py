@@ -68,11 +68,14 @@ def _size(weights: Path, options: Mapping[str, Any]) -> str:
     return SIZES[channels]
 
 
-def check_parent(o: Options, model: Mapping[str, Any], host: Host) -> tuple[Options, dict[str, Any]]:
+def check_parent(
+    o: Options, model: Mapping[str, Any], names: Mapping[int, str], host: Host
+) -> tuple[Options, dict[str, Any]]:
     """The options and the model dict of a replacement search, the parent's architecture being its default.
 
     Args:
         model: the searchable model dict with the data's `nc`.
+        names: the data's classes.
 
     Raises:
         UserError: the checkpoint is no architecture of the YAML's layers (says which layer).
@@ -98,6 +101,10 @@ def check_parent(o: Options, model: Mapping[str, Any], host: Host) -> tuple[Opti
     if theirs != nc and not o.base_epochs:
         print(f"{file}: {theirs} classes, not {nc}; it is fine-tuned for {FINE_TUNING} epochs first (--base-epochs)")
         o = replace(o, base_epochs=FINE_TUNING)
+    own = getattr(trained, "names", None)
+    own = list(own.values()) if isinstance(own, Mapping) else own
+    if theirs == nc and own and not o.single_cls and list(map(str, own)) != list(map(str, names.values())):
+        print(f"warning: {file}: its classes have other names than the data's, and are taken for them in their order")
     return o, model
 
 

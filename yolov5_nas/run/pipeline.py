@@ -285,6 +285,7 @@ def _from_nothing(o: Options) -> Options:
     """Options of a search whose trials start from no weights."""
     return replace(
         o,
+        method="trials",
         one_shot=None,
         weights=None,
         base_epochs=None,

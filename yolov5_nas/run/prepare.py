@@ -96,7 +96,7 @@ def _prepare(o: Options) -> Prepared:
     check_data(data, host, imgsz, data_file, o.single_cls)
     subset = draw_subset(data, host, imgsz, o.subset, o.seed, data_file) if o.subset < 1 else None
     if o.replaces:
-        o, model = check_parent(replace(o, cfg=str(cfg)), model, host)
+        o, model = check_parent(replace(o, cfg=str(cfg)), model, data["names"], host)
     if o.weights:
         space = Space.from_dict(model, source=str(cfg))
         print(check_weights(absolute(o.weights), space, model["nc"], host))

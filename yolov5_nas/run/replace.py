@@ -22,6 +22,7 @@ from ..records.reward import Constraint, Target, accuracy
 from ..records.run_folder import RunFolder
 from ..results.replacement import NEAR, changes, excess, goal
 from ..space.architecture import Architecture
+from ..space.choices import C3Layer, Layer
 from ..strategies.given import GivenArchitectures
 from ..strategies.knapsack import Limit, plan
 from ..strategies.replacement import (
@@ -35,6 +36,7 @@ from ..strategies.replacement import (
     rows,
     share,
 )
+from ..training.parent import FEW
 from ..training.replacement import score_replacement, validate_parent
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
@@ -125,6 +127,10 @@ class Replacement:
         asked = rows(self.space, self.frozen)
         say(f"table: {len(asked) - 1} options are scored in the parent, in {self.files.replacements.path}")
         default, count = self.space.default(), len(asked)
+        if unsolved := [
+            i for i in self.space.layers if i not in self.frozen and not _is_solvable(self.space.layers[i])
+        ]:
+            say(f"warning: layers {', '.join(map(str, unsolved))} have groups or dilation, and are not refitted")
 
         def tell(record: TrialRecord) -> None:
             change = changes(default, record.architecture) or "the parent"
@@ -139,6 +145,8 @@ class Replacement:
         found = self._run(self.files.replacements, score_replacement, alone, asked, _falling, tell)
         if found[0].state != "complete":
             raise StageError(f"the parent can't be scored: {_message(found[0])}")
+        if (images := found[0].metrics["scored_images"]) < FEW:
+            say(f"warning: scores are of {images:.0f} training images only, so that small differences can't be told")
         if all(record.state != "complete" for record in found[1:]):
             raise StageError(
                 "no option of the model YAML could be scored" + (f": {_message(found[-1])}" if found[1:] else "")
@@ -337,6 +345,11 @@ def to_train(
     rest = {a.id: a for r in others if (a := Architecture(r.architecture)).id not in order}
     every = [*order.values(), *rest.values()]
     return every[: len(order) if count is None else count]
+
+
+def _is_solvable(layer: Layer) -> bool:
+    """Whether the convolution that writes a layer's output is refitted."""
+    return isinstance(layer, C3Layer) or (layer.g, layer.d) == (1, 1)
 
 
 def say(text: str) -> None:

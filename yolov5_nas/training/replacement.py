@@ -53,6 +53,7 @@ class ReplacementScorer:
             `loss`: mean over the images of YOLOv5's loss for one (box, objectness and class, with their gains).
             `rise`: by how much it is above the parent's; `rise_error`: the standard error of that.
             `distance`: how far its outputs are from the parent's (see `distance`).
+            `scored_images`: on how many.
         """
         model = self.parent.child(architecture)
         losses, distances = [], []
@@ -61,7 +62,9 @@ class ReplacementScorer:
             losses.append(self._loss(raw, targets))
             distances.append(float(distance(raw, theirs)))
         rise, error = _mean([a - b for a, b in zip(losses, self.losses)])
-        return {"loss": _mean(losses)[0], "rise": rise, "rise_error": error, "distance": _mean(distances)[0]}
+        count = float(sum(map(len, self.images)))
+        found = {"loss": _mean(losses)[0], "rise": rise, "rise_error": error, "distance": _mean(distances)[0]}
+        return {**found, "scored_images": count}
 
     def _loss(self, raw: Sequence[torch.Tensor], targets: torch.Tensor) -> float:
         with torch.no_grad():
