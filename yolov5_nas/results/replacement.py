@@ -44,6 +44,17 @@ def goal(limit: Any, parent: TrialRecord) -> float:
     return value if limit.metric == "latency_ratio" else value / parent.metrics[limit.metric]
 
 
+def keeps(record: TrialRecord, targets: Sequence[Target], o: Options, parent: TrialRecord) -> bool:
+    """Whether a network keeps to targets and to the constraints, but for what a measurement may be off."""
+    if excess(record, targets, parent) > NEAR:
+        return False
+    for c in o.constraints:
+        above = share(record, ratio_of(c.metric), parent) / goal(c, parent) - 1
+        if (above if c.at_most else -above) > NEAR:
+            return False
+    return True
+
+
 def winners(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Winner]:
     """For each target the trained network with the highest mAP50-95 that keeps to it.
 
@@ -56,9 +67,7 @@ def winners(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Winne
         return []
     found = []
     for targets in o.plans:
-        fits = [
-            r for r in eligible(records) if not r.is_reference and excess(planned.get(r.id, r), targets, parent) <= NEAR
-        ]
+        fits = [r for r in eligible(records) if not r.is_reference and keeps(planned.get(r.id, r), targets, o, parent)]
         best = max(fits, key=lambda r: (r.metrics["map50_95"], -r.number), default=None)
         found.append(Winner(targets, best))
     return found
@@ -75,7 +84,7 @@ def planned(run: Path, o: Options) -> list[Winner]:
     parent = next(iter(_done(files.parent)), None)
     found = []
     for targets in o.plans if parent else ():
-        fits = [r for r in _done(files.plans) if parent and excess(r, targets, parent) <= NEAR]
+        fits = [r for r in _done(files.plans) if parent and keeps(r, targets, o, parent)]
         found.append(Winner(targets, min(fits, key=lambda r: (r.metrics["rise"], r.number), default=None)))
     return found
 

@@ -18,9 +18,9 @@ from ..engines.contract import Engine, Trial
 from ..records.journal import Journal, TrialRecord, read_lines
 from ..records.metrics import LATENCIES, is_own
 from ..records.options import Options
-from ..records.reward import Constraint, Target, accuracy
+from ..records.reward import Target, accuracy
 from ..records.run_folder import RunFolder
-from ..results.replacement import NEAR, changes, excess, goal
+from ..results.replacement import NEAR, changes, excess, goal, keeps
 from ..space.architecture import Architecture
 from ..space.choices import C3Layer, Layer
 from ..strategies.given import GivenArchitectures
@@ -192,10 +192,8 @@ class Replacement:
     def _plans(self) -> list[Planned]:
         """Plan, score and measure whole, correct the table, plan again."""
         margins: dict[tuple[Target, ...], float] = {}
-        table, asked = (
-            self.table,
-            [Architecture(r.architecture) for r in read_lines(self.files.plans.journal) if r.done],
-        )
+        table = self.table
+        asked = [Architecture(r.architecture) for r in read_lines(self.files.plans.journal) if r.done]
         tried: list[Architecture] = []
         known: dict[str, TrialRecord] = {}
         for turn in range(ROUNDS):
@@ -257,17 +255,9 @@ class Replacement:
         return margin + max(0.0, excess(record, targets, self.parent) - NEAR / 2)
 
     def _planned(self, targets: tuple[Target, ...], records: Sequence[TrialRecord]) -> Planned:
-        limits = self.options.constraints
-        fits = [r for r in records if excess(r, targets, self.parent) <= NEAR and not self._breaks(r, limits)]
+        fits = [r for r in records if keeps(r, targets, self.options, self.parent)]
         fits.sort(key=lambda r: (r.metrics["rise"], r.number))
         return Planned(targets, fits[0] if fits else None, tuple(fits[1:]))
-
-    def _breaks(self, record: TrialRecord, constraints: Iterable[Constraint]) -> bool:
-        for c in constraints:
-            excess = share(record, ratio_of(c.metric), self.parent) / goal(c, self.parent) - 1
-            if (excess if c.at_most else -excess) > NEAR:
-                return True
-        return False
 
     # ----------------------------------------------------------------------------------------------------------------
 

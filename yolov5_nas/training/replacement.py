@@ -17,14 +17,13 @@ import torch
 
 from ..host.yolov5 import Host
 from ..records.journal import TrialResult
-from ..records.metrics import LATENCIES
 from ..space.architecture import Architecture, Value
 from .images import Images
 from .parent import read_parent, scoring_batches
 from .process import as_trial, free_memory
 from .settings import Settings, budget_of
 from .trainer import accuracies
-from .trial import measure_architecture
+from .trial import costs_of_score, measure_architecture
 
 BATCH = 8  # images, over which the loss is meant; the error of a score is that of the mean over batches
 
@@ -116,8 +115,7 @@ def score_replacement(
         TrialError: as `run_trial`.
     """
     with as_trial(settings, folder) as host:
-        with_latency = settings.measure_all or bool(set(settings.needed) & set(LATENCIES))
-        costs = costs or measure_architecture(architecture, settings, with_latency)
+        costs = costs or costs_of_score(architecture, settings)
         scorer = _opened(settings, host, settings.imgsz_of(architecture), seed)
         metrics = {**costs.metrics, **scorer.score(Architecture(architecture))}
         return replace(costs, state="complete", metrics=metrics, budget=budget_of(settings, epochs=0))

@@ -12,7 +12,6 @@ from torch.optim.swa_utils import update_bn
 
 from ..host.yolov5 import Host
 from ..records.journal import TrialResult
-from ..records.metrics import LATENCIES
 from ..space.architecture import Architecture, Value
 from ..weights import supernet
 from ..weights.elastic import extract
@@ -20,7 +19,7 @@ from .images import Images
 from .process import as_trial, global_state_kept
 from .settings import Settings, budget_of
 from .trainer import accuracies
-from .trial import measure_architecture
+from .trial import costs_of_score
 
 
 class Scorer:
@@ -61,8 +60,7 @@ def score_trial(
         TrialError: as `run_trial`.
     """
     with as_trial(settings, folder) as host:
-        with_latency = settings.measure_all or bool(set(settings.needed) & set(LATENCIES))
-        costs = costs or measure_architecture(architecture, settings, with_latency)
+        costs = costs or costs_of_score(architecture, settings)
         if costs.state == "infeasible":
             return costs
         network, scorer = _opened(settings, host, settings.imgsz_of(architecture), seed)

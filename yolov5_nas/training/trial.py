@@ -131,6 +131,12 @@ def measure_architecture(
     return TrialResult(costs, (), "infeasible" if why and not is_default else "complete", conditions, why)
 
 
+def costs_of_score(architecture: Mapping[str, Value], settings: Settings) -> TrialResult:
+    """What a score without a training measures: latency only where it is needed, or with `settings.measure_all`."""
+    with_latency = settings.measure_all or bool(set(settings.needed) & set(LATENCIES))
+    return measure_architecture(architecture, settings, with_latency)
+
+
 def _measure_by_hooks(
     model: Any, imgsz: int, settings: Settings, host: Host
 ) -> tuple[dict[str, float], dict[str, str]]:
