@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,15 @@ from yolov5_nas.engines.contract import Engine, Outcome, call_trial
 from yolov5_nas.errors import TrialError
 from yolov5_nas.records.journal import TrialResult
 from yolov5_nas.records.options import Options
+from yolov5_nas.results import plots
 from yolov5_nas.run import api, pipeline, prepare, prove
 from yolov5_nas.space.compile import derive, dump_model
 from yolov5_nas.training import trial
 from yolov5_nas.training.settings import budget_of
+
+EMPTY = base64.b64decode(  # a PNG of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+)
 
 
 class InlineEngine(Engine):
@@ -71,8 +77,12 @@ def inline(interrupts: set[tuple[str, int]] | None = None) -> Iterator[None]:
 
 @contextmanager
 def untrained() -> Iterator[None]:
-    """Trials of this process write their files as ever, but train and time nothing: what they find is made up."""
+    """Trials of this process write their files as ever, but train and time nothing: what they find is made up.
+
+    Pictures take longer than such a search does, and are empty.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_png", lambda *_: EMPTY)
         patch.setattr(trial, "_train", _no_training)
         patch.setattr(measure, "latency", _no_latency)
         yield

@@ -32,7 +32,13 @@ def run(trials, tmp_path_factory):
     return folder
 
 
-def log(folder, records, **options):
+def log(folder, records, pause=0.0, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yolov5_nas.results.tensorboard.PAUSE", pause)
+        _log(folder, records, options)
+
+
+def _log(folder, records, options):
     logger = TensorBoardLogger(folder, [], Options(**options), synthetic.space())
     for record in records:
         logger(record)
@@ -110,6 +116,11 @@ def test_the_picture_comes_with_each_tenth_and_the_end_and_the_options_with_the_
     assert [image.step for image in events.Images("search/pareto")] == [3, 5]
     text = events.Tensors("options/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| trials | `30` |" in text
+
+
+def test_pictures_of_quick_trials_wait_for_the_end(tmp_path):
+    log(tmp_path, synthetic.records(9), pause=60.0, trials=9)
+    assert [image.step for image in read(tmp_path).Images("search/pareto")] == [1, 9]
 
 
 def test_what_a_constraint_refused_does_not_count_towards_a_tenth(run):

@@ -32,7 +32,7 @@ def gflops(model: torch.nn.Module, imgsz: int) -> float:
 
 def measure(
     model: Any,
-    reference: Any,
+    reference: Callable[[], Any],
     imgsz: tuple[int, int],
     runtime: Runtime,
     host: Host,
@@ -41,6 +41,7 @@ def measure(
     """All costs of a YOLOv5 model beside the stock architecture's, the cheap ones first.
 
     Args:
+        reference: builds the stock model, where it is needed.
         imgsz: input sizes of the two in pixels.
         enough: whether the costs so far are enough to refuse the model; the latency is then not measured.
 
@@ -51,7 +52,7 @@ def measure(
     if enough(costs):
         return costs, {}
     try:
-        timed, conditions = latency(model, reference, imgsz, runtime, host)
+        timed, conditions = latency(model, reference(), imgsz, runtime, host)
     except Exception as e:  # a runtime can raise anything
         if machine_fault(e):
             raise

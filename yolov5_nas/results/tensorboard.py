@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from .plots import axes_of, pareto
 
 EVENTS = "events.out.tfevents.*"
 TENTHS = 10
+PAUSE = 10.0  # seconds between two pictures
 
 
 class TensorBoardLogger:
@@ -25,9 +27,9 @@ class TensorBoardLogger:
 
     In the run's folder, by number of the trial: `search/reward` and `metrics/<name>` of each complete trial. By the
     number of trials that ended before: `search/best_reward` (of those that meet the constraints), `search/failed`,
-    `search/infeasible`. `search/pareto` is a picture at the end of each tenth of the trials and of the search;
-    `options` is a table. In a trial's folder: `curve/<name>` by epoch; `result/reward` and `result/<name>`, with its
-    choices, for the HParams tab.
+    `search/infeasible`. `search/pareto` is a picture at the end of each tenth of the trials (fewer, where they are
+    quick) and of the search; `options` is a table. In a trial's folder: `curve/<name>` by epoch; `result/reward` and
+    `result/<name>`, with its choices, for the HParams tab.
 
     Event files of an earlier part of the run are replaced, so that each trial is there once.
 
@@ -49,6 +51,7 @@ class TensorBoardLogger:
         self.states: Counter[str] = Counter()
         self.complete: list[TrialRecord] = []
         self.drawn = 0  # trials when the last picture was made
+        self.next = 0.0  # when the next one may be made
         for record in records:
             self(record)
 
@@ -60,7 +63,7 @@ class TensorBoardLogger:
         for state in ("failed", "infeasible"):
             self.writer.add_scalar(f"search/{state}", self.states[state], self.ended)
         self.ended += 1
-        if self._tenth(self.counted) > self._tenth(self.drawn):
+        if self._tenth(self.counted) > self._tenth(self.drawn) and time.monotonic() > self.next:
             self._draw()
         self.writer.flush()
 
@@ -113,7 +116,7 @@ class TensorBoardLogger:
         writer.close()
 
     def _draw(self) -> None:
-        self.drawn = self.counted
+        self.drawn, self.next = self.counted, time.monotonic() + PAUSE
         constraints = self.options.constraints
         if png := pareto(self.complete, *axes_of(self.options.front, self.complete), constraints):
             self.writer.add_image("search/pareto", _pixels(png), self.counted, dataformats="HWC")
