@@ -25,7 +25,7 @@ from yolov5_nas.records.journal import TrialRecord, TrialResult, latest, read_li
 from yolov5_nas.records.options import Options, load_options
 from yolov5_nas.records.run_folder import RunFolder
 from yolov5_nas.results.replacement import planned
-from yolov5_nas.strategies.replacement import measured_costs
+from yolov5_nas.strategies.savings import measured_costs
 
 RANDOM = 3
 

@@ -30,7 +30,7 @@ STAGES = ("parent", "replacements", "latencies", "plans")
 def few_latencies():
     """Each architecture is built twice to be measured."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolov5_nas.run.replace.MEASURED", 8)
+        patch.setattr("yolov5_nas.run.replace.MEASURED", 5)
         yield
 
 
@@ -166,6 +166,42 @@ def test_a_search_that_is_interrupted_in_every_stage_goes_on_and_ends_the_same(a
             found = search(resume=found.folder)
     assert not places
     assert found_by(found.folder) == found_by(whole)
+
+
+@pytest.fixture
+def formed(few, tmp_path):
+    """The YAML with choices of the network as a whole."""
+    whole = {"imgsz": [64, 96], "scale": [0.5, 1.0], "activation": ["SiLU", "ReLU"]}
+    (tmp_path / "formed.yaml").write_text(yaml.safe_dump({**yaml.safe_load(few.read_text()), **whole}))
+    return tmp_path / "formed.yaml"
+
+
+def test_scale_input_size_and_activation_are_planned_with_the_layers(asked, formed, host, capsys):
+    targets = ["gflops=0.085,0.03"]  # of 0.094 at 96 px
+    given = {**asked, "cfg": str(formed), "imgsz": 96, "target": targets, "epochs": 1}
+    with inline({("replacements", 12), ("plans", 3)}), untrained():
+        result = search(**given)
+        assert result.interrupted
+        result = search(resume=search(resume=result.folder).folder)
+    assert not result.interrupted and result.is_compared
+    space = Space.from_yaml(result.folder / "space.yaml")
+    scored = [r for r in read_lines(result.folder / "replacements/trials.jsonl") if r.done]
+    assert dict(scored[0].architecture) == dict(space.default()) and scored[0].metrics["form_rise"] == 0.0
+    zeros = {r.id: r for r in scored}
+    zero = zeros[
+        space.outer(space.in_form({**space.forms[0], "scale": 0.5}).default(), {**space.forms[0], "scale": 0.5}).id
+    ]
+    assert zero.metrics["form_rise"] > 0 == zero.metrics["rise"]
+    plans = [r for r in read_lines(result.folder / "plans/trials.jsonl") if r.done]
+    assert {r.architecture["imgsz"] for r in plans} == {64, 96}
+    assert any(r.architecture["scale"] == 0.5 for r in plans)
+    out = capsys.readouterr().out
+    assert "forms: 7 of the parent" in out and "gflops=0.085 at 64 px" in out
+    trained = read_journal(result.folder)
+    assert {r.state for r in trained} == {"complete"} and len({r.architecture["imgsz"] for r in trained}) == 2
+    for record in trained:
+        weights = host.load_checkpoint(result.folder / f"trials/{record.number}/weights.pt")
+        assert weights.model[0].conv.weight.shape[0] == 16 * record.architecture["scale"]
 
 
 def test_a_winner_that_is_fed_back_in_is_a_parent_too(whole, asked, tmp_path, capsys):

@@ -11,17 +11,8 @@ from yolov5_nas.records.options import Options
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.space.space import Space
 from yolov5_nas.strategies.knapsack import APART, Limit, plan
-from yolov5_nas.strategies.replacement import (
-    Item,
-    Table,
-    changed,
-    corrected,
-    make_table,
-    measured_costs,
-    rows,
-    smallest,
-    with_savings,
-)
+from yolov5_nas.strategies.replacement import Item, Table, changed, make_table, rows, smallest
+from yolov5_nas.strategies.savings import corrected, measured_costs, offset, with_savings
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +176,26 @@ def test_the_next_plans_differ_in_several_layers_and_are_no_better():
     assert rises == sorted(rises)
     for a, b in itertools.combinations(found, 2):
         assert sum(a[label] != b[label] for label in a) >= APART
+
+
+def test_a_plan_is_none_of_those_that_it_must_not_be():
+    table, found = small_table(3, layers=4), []
+    for _ in range(6):
+        found.append(plan(table, [Limit("gflops", 0.85)], but=found))
+    assert len({a.id for a in found}) == 6
+    rises = [table.rise(a) for a in found]
+    assert rises == pytest.approx(sorted(rises), abs=1e-6)
+
+
+def test_plans_cost_more_than_a_table_says_by_the_mean(space, table):
+    parent = scored(space)[0]
+    plans = [changed(space.default(), [change]) for change in (("c3_8", 0.5), ("nasconv_0", "k4p1"))]
+    records = [
+        TrialRecord(n, dict(a), "complete", metrics={"gflops": table.ratio(a, "gflops") + off})
+        for n, (a, off) in enumerate(zip(plans, (0.03, -0.01)))
+    ]
+    assert offset(table, "gflops", records, parent) == pytest.approx(0.01)
+    assert offset(table, "gflops", records[1:], parent) == offset(table, "gflops", [], parent) == 0.0
 
 
 def test_there_is_no_plan_beyond_what_can_be_reached(table):

@@ -16,8 +16,9 @@ from yolov5_nas.space.compile import derive
 from yolov5_nas.space.model_yaml import load_yaml
 from yolov5_nas.space.space import Space
 from yolov5_nas.weights import supernet
+from yolov5_nas.weights.channels import choose, reading, writing
 from yolov5_nas.weights.elastic import extract
-from yolov5_nas.weights.mapping import _choose, _reading, _writing, fitting, inherit, map_conv, shared_state
+from yolov5_nas.weights.mapping import fitting, inherit, map_conv, shared_state
 from yolov5_nas.weights.source import ConvWeights, read_source
 
 # In double precision, so that what is exact is told from what is nearly so; a real one is in test_trial.py.
@@ -280,19 +281,19 @@ def test_an_activation_is_the_same_by_what_it_does():
 
 def test_the_most_important_channels_are_kept_in_their_order_and_repeated_first():
     score = torch.tensor([0.1, 0.9, 0.5, 0.7])
-    assert _choose(score, 2).tolist() == [1, 3]
-    assert _choose(score, 6).tolist() == [0, 1, 2, 3, 1, 3]
-    assert _choose(score, 10).tolist() == [0, 1, 2, 3, 1, 3, 2, 0, 1, 3]
-    assert _choose(score, 2, g=2).tolist() == [1, 3]
-    assert _choose(score, 6, g=2).tolist() == [0, 1, 1, 2, 3, 3]
+    assert choose(score, 2).tolist() == [1, 3]
+    assert choose(score, 6).tolist() == [0, 1, 2, 3, 1, 3]
+    assert choose(score, 10).tolist() == [0, 1, 2, 3, 1, 3, 2, 0, 1, 3]
+    assert choose(score, 2, g=2).tolist() == [1, 3]
+    assert choose(score, 6, g=2).tolist() == [0, 1, 1, 2, 3, 3]
 
 
 def test_a_repeated_channel_is_shared_out_among_its_copies_and_copies_are_told_apart():
     channels = torch.tensor([0, 1, 1])
-    written = _writing(conv(torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)), channels)
+    written = writing(conv(torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)), channels)
     assert written.weight.flatten().tolist() == [1.0, 2.0, 2.0]
     assert written.bn["weight"].tolist() == [1.0, 2.0, 2.0]
-    read = _reading(conv(torch.tensor([[3.0, 4.0], [5.0, 6.0]]).reshape(2, 2, 1, 1)), channels).weight[:, :, 0, 0]
+    read = reading(conv(torch.tensor([[3.0, 4.0], [5.0, 6.0]]).reshape(2, 2, 1, 1)), channels).weight[:, :, 0, 0]
     assert read[:, 0].tolist() == [3.0, 5.0]
     assert read[:, 1:].sum(1).tolist() == pytest.approx([4.0, 6.0])
     assert read[0, 1] / 4.0 != pytest.approx(read[1, 1] / 6.0)

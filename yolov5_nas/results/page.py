@@ -15,7 +15,7 @@ import yaml
 from ..records.journal import TrialRecord, complete, front
 from ..records.metrics import LATENCIES, SHOWN, axis_label, is_maximised
 from ..records.options import Options
-from ..strategies.replacement import measured_costs
+from ..strategies.savings import measured_costs
 from .effects import MIN_TRIALS, Effect, effects
 from .plots import axes_of, choices, pareto, progress, replacements, trusted
 from .replacement import planned, read_table, singles

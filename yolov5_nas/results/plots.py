@@ -12,7 +12,8 @@ from ..records.journal import TrialRecord, best, complete, eligible, front, refe
 from ..records.metrics import LATENCIES, axis_label, is_maximised
 from ..records.reward import Constraint
 from ..space.architecture import Value
-from ..strategies.replacement import NORMAL_95, Item
+from ..strategies.replacement import Item
+from ..strategies.savings import NORMAL_95
 from .effects import Effect, fence, strongest
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.

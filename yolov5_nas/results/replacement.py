@@ -13,7 +13,8 @@ from ..records.options import Options
 from ..records.reward import Target
 from ..records.run_folder import RunFolder
 from ..space.space import Space
-from ..strategies.replacement import Item, Table, fitted, make_table, measured_costs, ratio_of, share
+from ..strategies.replacement import Item, Table, make_table, total_rise
+from ..strategies.savings import fitted, measured_costs, ratio_of, share
 from .ranking import html_table
 
 NEAR = 0.01  # a plan keeps to a target where its cost is at most this share above it
@@ -79,13 +80,17 @@ def first_winner(run: Path, records: Sequence[TrialRecord], o: Options) -> Trial
 
 
 def planned(run: Path, o: Options) -> list[Winner]:
-    """For each target the network with the least rise of the loss that was put together and keeps to it."""
+    """For each target the network with the least rise of the loss that was put together and keeps to it; for each input
+    size, where that is a choice."""
     files = RunFolder(run)
     parent = next(iter(_done(files.parent)), None)
     found = []
     for targets in o.plans if parent else ():
         fits = [r for r in _done(files.plans) if parent and keeps(r, targets, o, parent)]
-        found.append(Winner(targets, min(fits, key=lambda r: (r.metrics["rise"], r.number), default=None)))
+        sizes = sorted({r.architecture.get("imgsz", 0) for r in fits}, key=int, reverse=True)
+        of_size = [[r for r in fits if r.architecture.get("imgsz", 0) == size] for size in sizes]
+        bests = [min(own, key=lambda r: (total_rise(r), r.number)) for own in of_size]
+        found += [Winner(targets, best) for best in bests] or [Winner(targets, None)]
     return found
 
 
@@ -169,7 +174,7 @@ def _plans(planned: Sequence[TrialRecord], run: Path, o: Options) -> str:
     rows = []
     for r in sorted(planned, key=lambda r: -share(r, metrics[0], parent) if metrics[0] in r.metrics else 0.0):
         shares = [f"{share(r, m, parent):.3f}" if m in r.metrics else "-" for m in metrics]
-        rise = f"{r.metrics['rise']:+.4f} ± {r.metrics['rise_error']:.4f}"
+        rise = f"{total_rise(r):+.4f} ± {r.metrics['rise_error']:.4f}"
         rows.append([str(r.number), rise, *shares, changes(default, r.architecture)])
     text = (
         "<p>Networks put together from the table and refitted, not trained. Costs are shares of the parent's; the loss"

@@ -16,7 +16,9 @@ from ..host.yolov5 import Host, load
 from ..records.metrics import LATENCIES
 from ..records.options import Options
 from ..records.reward import Constraint, Target
+from ..space.activations import activation_name
 from ..space.compile import derive, stock_lines
+from ..space.forms import STOCK_ACT
 from ..space.space import Space
 from ..strategies.replacement import smallest
 from ..training.settings import Settings
@@ -84,18 +86,17 @@ def check_parent(
     if supernet.read(file):
         raise UserError("--method replace needs a checkpoint, not a supernet", file=file)
     trained, model = host.load_checkpoint(file), dict(model)
-    given = (getattr(trained, "yaml", None) or {}).get("activation")
-    if given and not model.get("activation"):
-        model["activation"] = given
-    space = Space.from_dict(model, source=o.cfg)
-    if space.imgsz:
-        raise UserError("--method replace searches no input size: the model YAML must not list imgsz", file=o.cfg)
+    model |= _form_of(model, (getattr(trained, "yaml", None) or {}).get("activation"))
+    space = Space.from_dict(model, imgsz=o.imgsz, source=o.cfg)
+    if o.freeze and (formed := [c.label for c in space.whole if c.label != "imgsz"]):
+        raise UserError(f"--freeze can't keep layers where {' and '.join(formed)} is a choice of the model YAML")
     source = read_source(trained, space, file)
     parent = architecture_of(source, space, file)
     if parent.id != space.default().id:
-        model["default"] = {label: v for label, v in parent.items() if v != space.default().get(label)}
-        space = Space.from_dict(model, source=o.cfg)
-        print(f"{file}: an architecture of {Path(o.cfg).name} that differs from stock in {', '.join(model['default'])}")
+        values = {label: v for label, v in parent.items() if v != space.default().get(label)}
+        model["default"] = {**model.get("default", {}), **values}
+        space = Space.from_dict(model, imgsz=o.imgsz, source=o.cfg)
+        print(f"{file}: an architecture of {Path(o.cfg).name} that differs from stock in {', '.join(values)}")
     _check_same(trained, space, host, file)
     theirs, nc = trained.model[-1].nc, model["nc"]
     if theirs != nc and not o.base_epochs:
@@ -106,6 +107,20 @@ def check_parent(
     if theirs == nc and own and not o.single_cls and list(map(str, own)) != list(map(str, names.values())):
         print(f"warning: {file}: its classes have other names than the data's, and are taken for them in their order")
     return o, model
+
+
+def _form_of(model: Mapping[str, Any], act: str | None) -> dict[str, Any]:
+    """What a model YAML says of a parent's form: its own scale and activation are options, and the default."""
+    found: dict[str, Any] = {}
+    if isinstance(scales := model.get("scale"), list) and 1.0 not in scales:
+        found["scale"] = [*scales, 1.0]
+    if isinstance(acts := model.get("activation"), list):
+        own = activation_name(act or STOCK_ACT)
+        found["activation"] = acts if own in map(activation_name, acts) else [*acts, own]
+        found["default"] = {**(model.get("default") or {}), "activation": own}
+    elif act and not acts:
+        found["activation"] = act
+    return found
 
 
 def _check_same(trained: Any, space: Space, host: Host, file: Path) -> None:

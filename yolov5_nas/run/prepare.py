@@ -80,7 +80,9 @@ def _prepare(o: Options) -> Prepared:
     model = dict(with_anchors(model, hyp))
     space = Space.from_dict(model, imgsz=o.imgsz, source=str(cfg), lines=lines)
     _check_freeze(o, len(lines), cfg)
-    wanted = space.imgsz.default if space.imgsz else o.imgsz or read_data(data_file).get("imgsz") or 640
+    if o.one_shot is not None and (formed := [c.label for c in space.whole if c.label != "imgsz"]):
+        raise UserError(f"--one-shot has no supernet for a choice of {' and '.join(formed)}", file=cfg)
+    wanted = space.default().get("imgsz") or o.imgsz or read_data(data_file).get("imgsz") or 640
     has_base = bool(o.weights or o.base_epochs)
     from_weights = has_base or o.one_shot is not None
     inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)

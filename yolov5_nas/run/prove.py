@@ -89,13 +89,12 @@ def prove_trial(architecture: Mapping[str, Value], settings: Settings, seed: int
 
 def rescaled(settings: Settings, depth: float, width: float) -> Settings:
     """Settings whose default architecture is stock YOLOv5 at other multiples, timed against stock as it was."""
-    layers, rows = settings.space.layers, [*settings.model["backbone"], *settings.model["head"]]
-    rows = [[*row[:3], _stock_args(row[3], layers.get(i))] for i, row in enumerate(rows)]
-    n = len(settings.model["backbone"])
-    model = {**settings.model, "backbone": rows[:n], "head": rows[n:], "depth_multiple": depth, "width_multiple": width}
-    model.pop("imgsz", None)
+    plain = settings.space.in_form(settings.space.forms[0])
+    rows = [[*row[:3], _stock_args(row[3], plain.layers.get(i))] for i, row in enumerate(plain.rows)]
+    n = len(plain.yaml["backbone"])
+    model = {**plain.yaml, "backbone": rows[:n], "head": rows[n:], "depth_multiple": depth, "width_multiple": width}
     size = settings.imgsz_of(settings.space.default())
-    return replace(settings, model=model, stock=settings.model, imgsz=size)
+    return replace(settings, model=model, stock=settings.as_stock(), imgsz=size)
 
 
 def _stock_args(args: list[Any], layer: Layer | None) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,49 +18,25 @@ from ..engines.contract import Engine, Trial
 from ..records.journal import Journal, TrialRecord, read_lines
 from ..records.metrics import LATENCIES, is_own
 from ..records.options import Options
-from ..records.reward import Target, accuracy
+from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
-from ..results.replacement import NEAR, changes, excess, goal, keeps
+from ..results.replacement import changes
 from ..space.architecture import Architecture
 from ..space.choices import C3Layer, Layer
 from ..strategies.given import GivenArchitectures
-from ..strategies.knapsack import Limit, plan
-from ..strategies.replacement import (
-    Table,
-    changed,
-    corrected,
-    fitted,
-    make_table,
-    measured_costs,
-    ratio_of,
-    rows,
-    share,
-)
+from ..strategies.knapsack import promising
+from ..strategies.replacement import ADDITIVE, Table, changed, make_table, rows, total_rise
+from ..strategies.savings import fitted, measured_costs, share
 from ..training.parent import FEW
 from ..training.replacement import score_replacement, validate_parent
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
 from .callbacks import duration
+from .planning import Planned, Planner, limits
 from .stages import StageError, run_stage
 
 MEASURED = 40  # joint architectures by which savings of latency are fitted
-ROUNDS = 5  # of planning and measuring
-NEXT = 2  # plans beside the best one that a round tries for each target
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan for some targets.
-
-    Args:
-        targets: what costs may be at most.
-        record: of the architecture, scored and measured whole; None where none was found.
-        others: the next best that keep to the targets.
-    """
-
-    targets: tuple[Target, ...]
-    record: TrialRecord | None
-    others: tuple[TrialRecord, ...] = ()
+MEASURED_MORE = 12  # in each further form of the network
 
 
 class Replacement:
@@ -85,11 +61,51 @@ class Replacement:
             StageError: a stage gave nothing to go on with, or the time is over.
         """
         self.parent = self._parent()
-        scored = self._scores()
-        self.table = self._fitted(make_table(self.space, scored, self.frozen), self._latencies(scored))
-        found = self._plans()
+        planner = Planner(self._tables(), self.options, self.parent, self._refitted, self._wholes)
+        found = planner.run([Architecture(r.architecture) for r in read_lines(self.files.plans.journal) if r.done])
         say("\n".join(self._said(found)))
         return self.options, self.settings, found
+
+    def _tables(self) -> list[Table]:
+        """The parent's table, and those of other forms in which a plan may be better."""
+        space, frozen, seed = self.space, self.frozen, self.options.seed
+        zeros = [space.outer(space.in_form(form).default(), form) for form in space.forms[1:]]
+        asked = [*rows(space, frozen), *zeros]
+        scored = self._scores(asked)
+        own = make_table(space, scored, frozen)
+        joints = [space.default(), *joint(own, MEASURED, seed), *zeros]
+        measured = self._latencies(joints)
+        own = self._fitted(own, measured)
+        others = self._others(own, zeros, scored, measured)
+        if not others:
+            return [own]
+        asked += [a for table in others for a in rows(space, frozen, table.form)[1:]]
+        scored = self._scores(asked)
+        others = [make_table(space, scored, frozen, table.form) for table in others]
+        measured = self._latencies([*joints, *(a for table in others for a in joint(table, MEASURED_MORE, seed))])
+        return [own, *(self._fitted(table, measured) for table in others)]
+
+    def _others(
+        self,
+        own: Table,
+        zeros: Sequence[Architecture],
+        scored: Sequence[TrialRecord],
+        measured: Sequence[TrialRecord],
+    ) -> list[Table]:
+        """Of the other forms, without their options, those whose options are worth scoring."""
+
+        def has_costs(zero: Architecture) -> bool:
+            records = [r for r in (*scored, *measured) if r.id == zero.id and r.state == "complete"]
+            return bool(records) and {*ADDITIVE, *self._measured} <= {name for r in records for name in r.metrics}
+
+        forms = [self.space.form_of(zero) for zero in zeros if has_costs(zero)]
+        tables = [self._fitted(make_table(self.space, scored, self.frozen, form), measured) for form in forms]
+        goals = [limits(targets, self.options, self.parent) for targets in self.options.plans]
+        chosen = promising(own, tables, goals)
+        if zeros:
+            names = "; ".join(", ".join(f"{k} {v}" for k, v in table.form.items()) for table in chosen)
+            say(f"forms: {len(zeros)} of the parent, of which these are looked at further: {names or 'none'}")
+        return chosen
 
     # The parent -----------------------------------------------------------------------------------------------------
 
@@ -122,9 +138,8 @@ class Replacement:
 
     # The table ------------------------------------------------------------------------------------------------------
 
-    def _scores(self) -> list[TrialRecord]:
+    def _scores(self, asked: Sequence[Architecture]) -> list[TrialRecord]:
         """Each option alone."""
-        asked = rows(self.space, self.frozen)
         say(f"table: {len(asked) - 1} options are scored in the parent, in {self.files.replacements.path}")
         default, count = self.space.default(), len(asked)
         if unsolved := [
@@ -138,7 +153,7 @@ class Replacement:
                 say(f"[table {record.number + 1}/{count}] {change}: {record.state} ({_message(record)})")
                 return
             m = record.metrics
-            shown = f"loss {m['rise']:+.4f} +- {m['rise_error']:.4f}, GFLOPs {m['gflops']:.3f}"
+            shown = f"loss {total_rise(record):+.4f} +- {m['rise_error']:.4f}, GFLOPs {m['gflops']:.3f}"
             say(f"[table {record.number + 1}/{count}] {change}: {shown}  {record.seconds:.0f} s")
 
         alone = replace(self.settings, constraints=(), needed=(), hooks=())
@@ -159,12 +174,10 @@ class Replacement:
     def _measured(self) -> list[str]:
         return measured_costs(self.options)
 
-    def _latencies(self, scored: Sequence[TrialRecord]) -> list[TrialRecord]:
+    def _latencies(self, asked: Sequence[Architecture]) -> list[TrialRecord]:
         """Costs of joint architectures that are drawn at random."""
         if not self._measured:
             return []
-        table = make_table(self.space, scored, self.frozen)
-        asked = [self.space.default(), *joint(table, MEASURED, self.options.seed)]
         backend = self.settings.latency_backend
         say(f"latencies: {len(asked) - 1} joint architectures on {backend}, in {self.files.latencies.path}")
         count = len(asked)
@@ -187,77 +200,25 @@ class Replacement:
         except KeyError as e:
             raise StageError(f"{e.args[0]} could not be measured") from None
 
+    def _refitted(self, table: Table, wholes: Iterable[TrialRecord]) -> Table:
+        """The table by the latencies that it was fitted to, and those of whole plans."""
+        return self._fitted(table, [*(r for r in read_lines(self.files.latencies.journal) if r.done), *wholes])
+
     # Plans ----------------------------------------------------------------------------------------------------------
 
-    def _plans(self) -> list[Planned]:
-        """Plan, score and measure whole, correct the table, plan again."""
-        margins: dict[tuple[Target, ...], float] = {}
-        table = self.table
-        asked = [Architecture(r.architecture) for r in read_lines(self.files.plans.journal) if r.done]
-        tried: list[Architecture] = []
-        known: dict[str, TrialRecord] = {}
-        for turn in range(ROUNDS):
-            new = []
-            for targets in self.options.plans:
-                limits = self._limits(targets, margins.get(targets, 0.0))
-                before: list[Architecture] = []
-                for _ in range(1 + NEXT if turn == 0 else 1):
-                    if (found := plan(table, limits, before)) is None:
-                        break
-                    before.append(found)
-                new += before
-            tried += [a for a in new if a.id not in {b.id for b in tried}]
-            if all(a.id in known for a in new):
-                break
-            known = self._wholes(asked, tried)
-            done = [known[a.id] for a in tried if known[a.id].state == "complete"]
-            wholes = [(r.architecture, r.metrics["rise"], r.metrics["rise_error"]) for r in done]
-            measured = [*read_lines(self.files.latencies.journal), *done] if self._measured else []
-            table = corrected(self._fitted(self.table, [r for r in measured if r.done]), wholes)
-            for targets in self.options.plans:
-                margins[targets] = self._margin(targets, table, margins.get(targets, 0.0), known)
-        self.table = table
-        return [
-            self._planned(targets, [r for r in known.values() if r.state == "complete"])
-            for targets in self.options.plans
-        ]
-
-    def _wholes(self, asked: list[Architecture], tried: Sequence[Architecture]) -> dict[str, TrialRecord]:
-        """Score and measure architectures whole; those that the journal has come first, in its order."""
-        order = {a.id: a for a in [*asked, *tried]}
-        count = len(order)
+    def _wholes(self, asked: Sequence[Architecture]) -> dict[str, TrialRecord]:
+        """Score and measure architectures whole."""
+        count = len(asked)
 
         def tell(record: TrialRecord) -> None:
             m = record.metrics
-            shown = [f"loss {m['rise']:+.4f}"] if "rise" in m else [_message(record)]
+            shown = [f"loss {total_rise(record):+.4f}"] if "rise" in m else [_message(record)]
             shown += [f"{name} {m[name]:.3f}" for name in (*self._measured, "gflops") if name in m]
             say(f"[plan {record.number + 1}/{count}] {', '.join(shown)}  {record.seconds:.0f} s")
 
         settings = replace(self.settings, constraints=(), needed=self._needed)
-        found = self._run(self.files.plans, score_replacement, settings, list(order.values()), _falling, tell)
+        found = self._run(self.files.plans, score_replacement, settings, asked, _falling, tell)
         return {record.id: record for record in found}
-
-    def _limits(self, targets: Sequence[Target], margin: float) -> list[Limit]:
-        limits = [Limit(ratio_of(t.metric), goal(t, self.parent) - margin) for t in targets]
-        return [
-            *limits,
-            *(Limit(ratio_of(c.metric), goal(c, self.parent), c.at_most) for c in self.options.constraints),
-        ]
-
-    def _margin(
-        self, targets: tuple[Target, ...], table: Table, margin: float, known: Mapping[str, TrialRecord]
-    ) -> float:
-        """How much below the targets to plan next, since the latest plan was measured above them."""
-        found = plan(table, self._limits(targets, margin))
-        record = known.get(found.id) if found else None
-        if record is None or record.state != "complete":
-            return margin
-        return margin + max(0.0, excess(record, targets, self.parent) - NEAR / 2)
-
-    def _planned(self, targets: tuple[Target, ...], records: Sequence[TrialRecord]) -> Planned:
-        fits = [r for r in records if keeps(r, targets, self.options, self.parent)]
-        fits.sort(key=lambda r: (r.metrics["rise"], r.number))
-        return Planned(targets, fits[0] if fits else None, tuple(fits[1:]))
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -266,18 +227,16 @@ class Replacement:
         loss = next(r for r in read_lines(self.files.replacements.journal) if r.done).metrics["loss"]
         lines = ["", f"plans (the parent's loss on training images is {loss:.4f}; rises are before fine-tuning)"]
         for one in found:
-            name = " ".join(map(str, one.targets))
+            name = " ".join(map(str, one.targets)) + (f" at {one.imgsz} px" if one.imgsz else "")
             if one.record is None:
                 lines.append(f"  {name}: none keeps to it")
                 continue
-            m = one.record.metrics
+            m, rise = one.record.metrics, total_rise(one.record)
             costs = ", ".join(
                 f"{metric} {share(one.record, metric, self.parent):.3f}" for metric in (*self._measured, "gflops")
             )
             change = changes(self.space.default(), one.record.architecture)
-            lines.append(
-                f"  {name}: loss {m['rise']:+.4f} +- {m['rise_error']:.4f} ({m['rise'] / loss:+.1%}), {costs}: {change}"
-            )
+            lines.append(f"  {name}: loss {rise:+.4f} +- {m['rise_error']:.4f} ({rise / loss:+.1%}), {costs}: {change}")
         if "epoch_seconds" in self.parent.metrics:
             count = 1 + sum(one.record is not None for one in found)
             epochs = self.options.epochs

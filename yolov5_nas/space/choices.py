@@ -10,7 +10,7 @@ from ..errors import UserError
 from .architecture import Value
 from .arithmetic import hidden_width, parse_kernel
 
-Kind = Literal["kernel", "width", "depth", "act", "imgsz"]
+Kind = Literal["kernel", "width", "depth", "act", "imgsz", "scale"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Choice:
             "width": float,
             "depth": float,
             "imgsz": float,
+            "scale": float,
         }
         return self.default if self.kind == "act" else pick(self.options, key=sizes[self.kind])  # type: ignore[no-any-return]
 

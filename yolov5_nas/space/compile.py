@@ -11,10 +11,11 @@ import yaml
 from .architecture import Architecture, Value
 from .arithmetic import Multiples, parse_kernel
 from .choices import C3Layer, ConvLayer
+from .forms import form_choices, forms, in_form
 from .model_yaml import SEARCHABLE
 from .space import Space
 
-OURS = ("imgsz", "scaled_modules", "default")  # keys of a model YAML that YOLOv5 does not know
+OURS = ("imgsz", "scale", "scaled_modules", "default")  # keys of a model YAML that YOLOv5 does not know
 KEPT = 4  # stock models of a space, one of which is the reference
 
 
@@ -66,6 +67,8 @@ def stock_model(space: Space, architecture: Mapping[str, Value]) -> StockModel:
     key = Architecture(architecture).id
     if key not in space.compiled:
         space.validate(architecture)
+        if space.whole:
+            return stock_model(space.in_form(space.form_of(architecture)), space.inner(architecture))
         while len(space.compiled) >= KEPT:
             del space.compiled[next(iter(space.compiled))]
         space.compiled[key] = _stock_model(space, architecture)
@@ -97,6 +100,8 @@ def stock_form(model: Mapping[str, Any]) -> dict[str, Any]:
             return row
         return [f, n, module.removeprefix("NAS"), [a for a in args if not isinstance(a, Mapping)]]
 
+    whole = form_choices(model, None, "model YAML")
+    model = in_form(model, whole, forms(whole)[0])
     model = deepcopy({k: v for k, v in model.items() if k not in OURS})  # YOLOv5's parser writes into the rows
     return {**model, "backbone": [stock(r) for r in model["backbone"]], "head": [stock(r) for r in model["head"]]}
 
@@ -115,10 +120,12 @@ def dump_model(cfg: Mapping[str, Any]) -> str:
 
 def stock_lines(space: Space, architecture: Mapping[str, Value]) -> list[StockLine]:
     """The derived YAML's lines in order, each with where it came from."""
+    if space.whole:
+        return stock_lines(space.in_form(space.form_of(architecture)), space.inner(architecture))
     multiples = space.multiples
     lines: list[StockLine] = []
     last: list[int] = []  # index in the new numbering of each old layer's output
-    for i, (f, n, module, args) in enumerate([*space.yaml["backbone"], *space.yaml["head"]]):
+    for i, (f, n, module, args) in enumerate(space.rows):
         layer = space.layers.get(i)
         source = _renumber(f, i, last)
         if isinstance(layer, ConvLayer):

@@ -299,14 +299,3 @@ def _is_size(x: Any) -> bool:
 
 def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
-
-
-def imgsz_choice(sizes: Any, default: int | None, source: str) -> Choice | None:
-    if sizes is None:
-        return None
-    whole = isinstance(sizes, list) and all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes)
-    if not sizes or not whole or len(set(sizes)) < len(sizes):
-        raise UserError("imgsz must be a list of different sizes in pixels", got=sizes, file=source)
-    if default is not None and default not in sizes:
-        raise UserError("--imgsz must be one of the sizes that the model YAML lists", got=default, accepted=sizes)
-    return Choice("imgsz", tuple(sizes), default or max(sizes), "imgsz")

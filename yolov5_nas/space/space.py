@@ -17,8 +17,9 @@ from ..errors import UserError
 from ..files import shipped
 from .architecture import Architecture, Value
 from .arithmetic import Multiples
-from .choices import Choice, Layer, with_default
-from .model_yaml import SEARCHABLE, LayerParser, imgsz_choice, read_model_yaml
+from .choices import C3Layer, Choice, Layer, with_default
+from .forms import form_choices, forms, in_form, inner, outer
+from .model_yaml import SEARCHABLE, LayerParser, read_model_yaml
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,20 @@ class Space:
     Args:
         yaml: the model YAML as a dict, searchable layers included.
         layers: the searchable layers by their line's index in backbone + head.
-        imgsz: the choice of the input size, where the YAML lists several.
+        whole: choices of the network as a whole (see `forms`), where the YAML lists several options.
         source: the file it was read from, for messages.
     """
 
     yaml: Mapping[str, Any]
     layers: Mapping[int, Layer]
-    imgsz: Choice | None = None
+    whole: tuple[Choice, ...] = ()
     source: str = "model YAML"
     choices: Mapping[str, Choice] = field(init=False)
     compiled: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)  # see `compile`
+    formed: dict[str, Space] = field(init=False, repr=False, compare=False, default_factory=dict)  # see `in_form`
 
     def __post_init__(self) -> None:
-        found = [c for layer in self.layers.values() for c in layer.choices] + ([self.imgsz] if self.imgsz else [])
+        found = [c for layer in self.layers.values() for c in layer.choices] + list(self.whole)
         object.__setattr__(self, "choices", {c.label: c for c in found})
 
     @classmethod
@@ -80,24 +82,79 @@ class Space:
     ) -> Space:
         """As `from_yaml`, from the loaded YAML; `lines` are the line numbers of its layers, for messages."""
         model = {**model, "nc": nc or model["nc"]}
-        parser = LayerParser(model, source, lines)
+        whole = form_choices(model, imgsz, source)
+        plain = in_form(model, whole, forms(whole)[0])
+        parser = LayerParser(plain, source, lines)
         rows = [*model["backbone"], *model["head"]]
         for i, row in enumerate(rows):
             parser.check(i, row)
         layers = {i: parser.layer(i, row) for i, row in enumerate(rows) if row[2] in SEARCHABLE}
-        layers = {i: with_default(layer, model.get("default") or {}) for i, layer in layers.items()}
+        layers = {i: with_default(layer, plain.get("default") or {}) for i, layer in layers.items()}
         if not layers:
             raise UserError(
                 "a model YAML to search needs at least one NASConv or NASC3 layer, found none"
                 " (replace a Conv by NASConv or a C3 by NASC3, or take a shipped one such as yolov5n_nas.yaml)",
                 file=source,
             )
-        return cls(model, layers, imgsz_choice(model.get("imgsz"), imgsz, source), source)
+        space = cls(model, layers, whole, source)
+        for form in space.forms:
+            space.in_form(form)  # raises where it can't be built
+        return space
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        """The YAML's lines, `[from, number, module, args]`."""
+        return [*self.yaml["backbone"], *self.yaml["head"]]
 
     @property
     def multiples(self) -> Multiples:
-        """The YAML's width and depth multiples and its activation."""
-        return Multiples(self.yaml)
+        """The YAML's width and depth multiples and its activation, of the default form."""
+        return Multiples(in_form(self.yaml, self.whole, self.forms[0]))
+
+    # Forms ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def forms(self) -> list[dict[str, Value]]:
+        """All that the network can be as a whole, that of the default architecture first; `[{}]` without a choice."""
+        return forms(self.whole)
+
+    def form_of(self, architecture: Mapping[str, Value]) -> dict[str, Value]:
+        """The form of an architecture."""
+        return {choice.label: architecture[choice.label] for choice in self.whole}
+
+    def in_form(self, form: Mapping[str, Value]) -> Space:
+        """The space of all architectures of a form, in which nothing of the form is a choice.
+
+        Raises:
+            UserError: a layer can't be built at the form's widths.
+        """
+        if not self.whole:
+            return self
+        key = repr(sorted(form.items()))
+        if key not in self.formed:
+            model = in_form(self.yaml, self.whole, form)
+            try:
+                self.formed[key] = Space.from_dict(model, source=self.source)
+            except UserError as e:
+                words = ", ".join(f"{label} {value}" for label, value in form.items())
+                raise UserError(f"{e.rule} (at {words})", got=e.got, file=self.source) from None
+        return self.formed[key]
+
+    def inner(self, architecture: Mapping[str, Value]) -> Architecture:
+        """An architecture in the space of its form. What that lacks is there by another name."""
+        if not self.whole:
+            return Architecture(architecture)
+        space, found = self.in_form(self.form_of(architecture)), inner(architecture, self.whole)
+        values = dict(found)
+        for layer in space.layers.values():
+            values |= {c.label: _nearest(layer, c, values[c.label]) for c in layer.choices if c.label in values}
+        return Architecture({label: values[label] for label in space.choices if label in values})
+
+    def outer(self, architecture: Mapping[str, Value], form: Mapping[str, Value]) -> Architecture:
+        """The architecture of this space that is, in a form, one of the form's space."""
+        return Architecture(outer(architecture, form, self.whole)) if self.whole else Architecture(architecture)
+
+    # Architectures ------------------------------------------------------------------------------------------------
 
     @property
     def size(self) -> int:
@@ -165,3 +222,11 @@ class Space:
         """Raise what `check` returns."""
         if error := self.check(architecture):
             raise error
+
+
+def _nearest(layer: Layer, choice: Choice, value: Value) -> Value:
+    """A value, where it is an option; else the option of the same hidden width, or the default."""
+    if value in choice.options or not isinstance(layer, C3Layer) or choice.kind != "width":
+        return value if value in choice.options else choice.default
+    same = (o for o in choice.options if layer.hidden(float(o)) == layer.hidden(float(value)))
+    return next(same, choice.default)

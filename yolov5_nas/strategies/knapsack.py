@@ -14,6 +14,7 @@ from .replacement import Item, Table, changed
 TIE = 1e-6  # what a whole saving is worth among options whose rises can't be told apart
 LEAST = 1e-9  # what a change costs that saves nothing: none is made without a reason
 APART = 3  # layers in which the next best plan differs
+FORMS = 2  # looked at for a goal at an input size
 
 
 @dataclass(frozen=True)
@@ -25,26 +26,34 @@ class Limit:
     at_most: bool = True
 
 
-def plan(table: Table, limits: Sequence[Limit], before: Sequence[Mapping[str, Value]] = ()) -> Architecture | None:
+def plan(
+    table: Table,
+    limits: Sequence[Limit],
+    before: Sequence[Mapping[str, Value]] = (),
+    but: Sequence[Mapping[str, Value]] = (),
+) -> Architecture | None:
     """The architecture whose summed rise is least within the limits, or None where there is none.
 
     Args:
         before: earlier plans, from each of which it differs in `APART` layers.
+        but: architectures that it is not.
     """
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     items = [item for group in table.items.values() for item in group]
     if not items:
-        return None
+        keeps = all((table.share(m.metric) <= m.share) == m.at_most for m in limits)
+        return table.parent if keeps and not before and not but else None
     x = np.array([[float(item.layer == i) for item in items] for i in table.items])
     constraints = [LinearConstraint(x, -np.inf, 1)]  # one option for a layer
     for limit in limits:
         saves = np.array([item.saves[limit.metric] for item in items])
-        low, high = (1 - limit.share, np.inf) if limit.at_most else (-np.inf, 1 - limit.share)
+        least = table.share(limit.metric) - limit.share
+        low, high = (least, np.inf) if limit.at_most else (-np.inf, least)
         constraints.append(LinearConstraint(saves, low, high))
-    for earlier in before:
-        constraints.append(_differs(table, items, earlier))
+    for others, apart in ((before, APART), (but, 1)):
+        constraints += [_differs(table, items, other, apart) for other in others]
     measured = limits[0].metric if limits else "gflops"
     costs = np.array([item.cost - TIE * item.saves[measured] + LEAST * len(item.change) for item in items])
     found = milp(
@@ -60,10 +69,34 @@ def plan(table: Table, limits: Sequence[Limit], before: Sequence[Mapping[str, Va
     return changed(table.parent, (entry for item in taken for entry in item.change))
 
 
-def _differs(table: Table, items: Sequence[Item], earlier: Mapping[str, Value]) -> object:
-    """The constraint that a plan differs from an earlier one in `APART` layers at least.
+def promising(own: Table, others: Sequence[Table], goals: Sequence[Sequence[Limit]]) -> list[Table]:
+    """The tables of other forms that may give the best plan for a goal.
 
-    A layer is equal where the earlier plan's item is taken, or none where it has none: at most all but `APART` are.
+    What is left to be saved in a form is taken to lift the loss as it does in the parent's own. Forms of different
+    input sizes are not compared: their losses are of different images.
+
+    Args:
+        others: without items, what the forms cost being known.
+        goals: the limits of each plan.
+    """
+    sizes = dict.fromkeys(table.form.get("imgsz") for table in others)
+    found: dict[int, Table] = {}
+    for limits in goals:
+        for size in sizes:
+            rated = [(own.rise(best), own) for best in [plan(own, limits)] if best and own.form.get("imgsz") == size]
+            for table in others:
+                left = [Limit(m.metric, m.share / table.share(m.metric), m.at_most) for m in limits]
+                if table.form.get("imgsz") == size and (best := plan(own, left)):
+                    rated.append((table.form_rise + own.rise(best), table))
+            rated.sort(key=lambda one: one[0])
+            found |= {id(table): table for _, table in rated[:FORMS] if table is not own}
+    return list(found.values())
+
+
+def _differs(table: Table, items: Sequence[Item], earlier: Mapping[str, Value], apart: int) -> object:
+    """The constraint that a plan differs from an earlier one in some layers at least.
+
+    A layer is equal where the earlier plan's item is taken, or none where it has none: at most all but `apart` are.
     """
     import numpy as np
     from scipy.optimize import LinearConstraint
@@ -72,4 +105,4 @@ def _differs(table: Table, items: Sequence[Item], earlier: Mapping[str, Value]) 
     # equal layers = sum of x over own items + sum over other layers of (1 - sum of x of the layer)
     row = np.array([1.0 if own.get(item.layer) == item else 0.0 if item.layer in own else -1.0 for item in items])
     bare = len(table.items) - len(own)
-    return LinearConstraint(row, -np.inf, max(len(table.items) - APART, 0) - bare)
+    return LinearConstraint(row, -np.inf, max(len(table.items) - apart, 0) - bare)

@@ -78,8 +78,8 @@ def load_weights(
         UserError: the checkpoint is none of the space.
     """
     exact, parent = True, None
-    if settings.replaces:
-        child = read_parent(host, settings, settings.imgsz_of(architecture), seed).child(architecture)
+    if settings.replaces or (settings.weights and settings.is_formed):
+        child = read_parent(host, settings, settings.imgsz, seed).child(architecture)
         model.load_state_dict(child.state_dict())
         print(f"{settings.weights}, replaced where the architecture differs")
     elif settings.weights:

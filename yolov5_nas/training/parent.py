@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..host.yolov5 import Host
+from ..weights.importance import Counts, taylor
 from ..weights.replacement import Parent
 from .images import plain_dataset
 from .process import global_state_kept
@@ -17,6 +18,7 @@ from .settings import Settings
 
 SOLVED = 64 * 320 * 320  # pixels of the images that layers are solved on: 64 of 320 px, 16 of 640 px
 SCORED = 128  # images
+COUNTED = 4  # images in a batch by which the importance of channels is counted
 FEW = 32  # images to score on, below which errors are large
 
 
@@ -32,10 +34,11 @@ def split(count: int, imgsz: int, seed: int) -> tuple[list[int], list[int]]:
 
 
 def read_parent(host: Host, settings: Settings, imgsz: int, seed: int) -> Parent:
-    """The network in `settings.weights`, with the images that replaced layers are solved on.
+    """The network in `settings.weights`, with the images that replaced layers are solved on; in the form of the
+    settings' space, where the weights are of another.
 
     Args:
-        settings: with a space whose default architecture is the network's.
+        settings: with a space whose default architecture is the network's, but for its form.
         imgsz: input size in pixels.
         seed: of which images.
 
@@ -43,10 +46,32 @@ def read_parent(host: Host, settings: Settings, imgsz: int, seed: int) -> Parent
         UserError: the weights are of another architecture.
     """
     weights, device = Path(settings.weights or ""), torch.device(settings.device)
-    model = host.load_checkpoint(weights)
     dataset = _dataset(host, settings, imgsz)
-    images, _ = _batch(dataset, split(len(dataset), imgsz, seed)[0], device)
-    return Parent(host, model, settings.space, images, str(weights))
+    solved = split(len(dataset), imgsz, seed)[0]
+    images, _ = _batch(dataset, solved, device)
+
+    def counted(model: Any) -> Counts:
+        compute_loss = loss_of(host, model, settings, imgsz)
+        batches = (_batch(dataset, solved[i : i + COUNTED], device) for i in range(0, len(solved), COUNTED))
+        return taylor(model, batches, lambda raw, targets: compute_loss(raw, targets)[0])
+
+    model = host.load_checkpoint(weights).to(device)
+    parent = Parent(host, model, settings.source_space, images, str(weights), counted(model))
+    if not settings.is_formed:
+        return parent
+    formed = parent.formed(settings.space)
+    return Parent(host, formed, settings.space, images, str(weights), counted(formed), parent.model)
+
+
+def loss_of(host: Host, model: Any, settings: Settings, imgsz: int) -> Any:
+    """YOLOv5's loss for a model, with the gains that `train.py` gives it."""
+    layers = model.model[-1].nl
+    hyp = {**settings.hyp_used, "label_smoothing": settings.label_smoothing}
+    hyp["box"] *= 3 / layers
+    hyp["cls"] *= settings.nc / 80 * 3 / layers
+    hyp["obj"] *= (imgsz / 640) ** 2 * 3 / layers
+    model.hyp = hyp
+    return host.ComputeLoss(model)
 
 
 def scoring_batches(

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ import torch
 
 from ..host.yolov5 import Host
 from ..records.journal import TrialResult
-from ..space.architecture import Architecture, Value
+from ..space.architecture import Value
 from .images import Images
-from .parent import read_parent, scoring_batches
+from .parent import loss_of, read_parent, scoring_batches
 from .process import as_trial, free_memory
 from .settings import Settings, budget_of
 from .trainer import accuracies
@@ -41,7 +42,7 @@ class ReplacementScorer:
         batches = scoring_batches(host, settings, imgsz, seed, BATCH)
         self.images, self.targets = [batch[0] for batch in batches], [batch[1] for batch in batches]
         self.compute_loss = loss_of(host, self.parent.model, settings, imgsz)
-        default = settings.space.default()
+        default = self.parent.default
         self.raw = [raw for _, raw in self.parent.outputs(default, self.parent.model, self.images, "scored")]
         self.losses = [self._loss(raw, t) for raw, t in zip(self.raw, self.targets)]
 
@@ -50,7 +51,8 @@ class ReplacementScorer:
 
         Returns:
             `loss`: mean over the images of YOLOv5's loss for one (box, objectness and class, with their gains).
-            `rise`: by how much it is above the parent's; `rise_error`: the standard error of that.
+            `rise`: by how much it is above the parent's in the same form; `rise_error`: the standard error of that.
+            `form_rise`: by how much the parent's is in this form above what it was in its own.
             `distance`: how far its outputs are from the parent's (see `distance`).
             `scored_images`: on how many.
         """
@@ -63,22 +65,20 @@ class ReplacementScorer:
         rise, error = _mean([a - b for a, b in zip(losses, self.losses)])
         count = float(sum(map(len, self.images)))
         found = {"loss": _mean(losses)[0], "rise": rise, "rise_error": error, "distance": _mean(distances)[0]}
-        return {**found, "scored_images": count}
+        return {**found, "form_rise": self.form_rise, "scored_images": count}
+
+    @cached_property
+    def form_rise(self) -> float:
+        """By how much the loss rose when the parent was brought into its form."""
+        if self.parent.reference is self.parent.model:
+            return 0.0
+        with torch.no_grad():
+            before = [self._loss(self.parent.reference(x)[1], t) for x, t in zip(self.images, self.targets)]
+        return _mean([a - b for a, b in zip(self.losses, before)])[0]
 
     def _loss(self, raw: Sequence[torch.Tensor], targets: torch.Tensor) -> float:
         with torch.no_grad():
             return float(self.compute_loss([x.float() for x in raw], targets)[1].sum())
-
-
-def loss_of(host: Host, model: Any, settings: Settings, imgsz: int) -> Any:
-    """YOLOv5's loss for a model, with the gains that `train.py` gives it."""
-    layers = model.model[-1].nl
-    hyp = {**settings.hyp_used, "label_smoothing": settings.label_smoothing}
-    hyp["box"] *= 3 / layers
-    hyp["cls"] *= settings.nc / 80 * 3 / layers
-    hyp["obj"] *= (imgsz / 640) ** 2 * 3 / layers
-    model.hyp = hyp
-    return host.ComputeLoss(model)
 
 
 def distance(raw: Sequence[torch.Tensor], parents: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -116,8 +116,9 @@ def score_replacement(
     """
     with as_trial(settings, folder) as host:
         costs = costs or costs_of_score(architecture, settings)
-        scorer = _opened(settings, host, settings.imgsz_of(architecture), seed)
-        metrics = {**costs.metrics, **scorer.score(Architecture(architecture))}
+        settings, architecture = settings.in_form(architecture)
+        scorer = _opened(settings, host, settings.imgsz, seed)
+        metrics = {**costs.metrics, **scorer.score(architecture)}
         return replace(costs, state="complete", metrics=metrics, budget=budget_of(settings, epochs=0))
 
 
@@ -137,7 +138,8 @@ def validate_parent(
     """
     with as_trial(settings, folder) as host:
         costs = costs or measure_architecture(architecture, settings)
-        imgsz = settings.imgsz_of(architecture)
+        settings, _ = settings.in_form(architecture)
+        imgsz = settings.imgsz
         model = host.load_checkpoint(Path(settings.weights or "")).to(settings.device)
         loss, stride = loss_of(host, model, settings, imgsz), int(model.stride.max())
         images = Images(host, settings, imgsz, settings.batch_size, stride, settings.hyp_used, seed)
@@ -170,9 +172,10 @@ _scorers: dict[Any, ReplacementScorer] = {}
 def _opened(settings: Settings, host: Host, imgsz: int, seed: int) -> ReplacementScorer:
     """The scorer of this process, with the images and the parent in memory."""
     path = Path(settings.weights or "")
-    key = (path, path.stat().st_mtime_ns if path.exists() else 0, imgsz, seed)
+    stamp = path.stat().st_mtime_ns if path.exists() else 0
+    key = (path, stamp, imgsz, seed, repr(settings.model) if settings.is_formed else "")
     if key not in _scorers:
-        _scorers.clear()  # of another parent
+        _scorers.clear()  # of another parent, or another form of it
         free_memory()
         _scorers[key] = ReplacementScorer(host, settings, imgsz, seed)
     return _scorers[key]

@@ -12,7 +12,7 @@ from ..host.locate import Location
 from ..host.yolov5 import load
 from ..records.hooks import Hook
 from ..records.reward import Constraint
-from ..space.architecture import Value
+from ..space.architecture import Architecture, Value
 from ..space.compile import derive
 from ..space.space import Space
 from ..strategies.early_stopping import Pruner
@@ -35,7 +35,8 @@ class Settings:
         measure_all: a score by a supernet measures latency and calls hooks too, whether needed or not.
         needed: metrics that rewards and the like name; a trial whose latency is among them and can't be measured fails.
         pruner: ends the training early.
-        stock: the searchable YAML whose default architecture latency is compared with; by default `model`.
+        stock: the searchable YAML whose default architecture latency is compared with, and of whose size the weights
+            are; by default `model`.
         weights: a checkpoint to inherit from: stock YOLOv5 of the space, any architecture of it, or a supernet.
         replaces: `weights` are a parent whose layers are replaced, instead of weights to inherit (see `parent`).
         inherit_hyp: hyper-parameters where weights are given, instead of `hyp`; an `optimizer` among them comes before
@@ -86,7 +87,36 @@ class Settings:
     @cached_property
     def space(self) -> Space:
         """The search space of the model YAML."""
-        return self._space_of(self.model)
+        return self._space_of(self.model, self.imgsz if "imgsz" in self.model else None)
+
+    @property
+    def source_space(self) -> Space:
+        """The space of the weights, in the form that its default architecture has."""
+        space = self._reference_space
+        return space.in_form(space.forms[0])
+
+    @property
+    def is_formed(self) -> bool:
+        """Whether the weights are of another form: of other widths or depths, or another activation."""
+        own, theirs = self.space.multiples, self.source_space.multiples
+        keys = ("width_multiple", "depth_multiple")
+        return own.default_act != theirs.default_act or any(own.model[k] != theirs.model[k] for k in keys)
+
+    def in_form(self, architecture: Mapping[str, Value]) -> tuple[Settings, Architecture]:
+        """Settings of the form that an architecture has as a whole (see `space.forms`), and what it is there."""
+        architecture = Architecture(architecture)
+        if not self.space.whole:
+            return self, architecture
+        form = self.space.form_of(architecture)
+        model, size = self.space.in_form(form).yaml, int(form.get("imgsz", self.imgsz))
+        return replace(self, model=model, imgsz=size, stock=self.as_stock()), self.space.inner(architecture)
+
+    def as_stock(self) -> Mapping[str, Any]:
+        """The YAML of the reference, for settings of another form, scale or input size."""
+        if self.stock:
+            return self.stock
+        size = self.space.default().get("imgsz")
+        return {**self.model, "imgsz": [size]} if size else self.model
 
     @property
     def runtime(self) -> Runtime:
@@ -113,12 +143,15 @@ class Settings:
 
     def reference(self) -> tuple[dict[str, Any], int]:
         """The stock model whose latency others are compared with, and its input size."""
-        space = self._space_of(self.stock) if self.stock else self.space
+        space = self._reference_space
         return derive(space, space.default()), self.imgsz_of(space.default())
 
-    def _space_of(self, model: Mapping[str, Any]) -> Space:
-        model = with_anchors(model, self.hyp_used)
-        return Space.from_dict(model, nc=self.nc, imgsz=self.imgsz if "imgsz" in model else None)
+    @property
+    def _reference_space(self) -> Space:
+        return self._space_of(self.stock, None) if self.stock else self.space
+
+    def _space_of(self, model: Mapping[str, Any], imgsz: int | None) -> Space:
+        return Space.from_dict(with_anchors(model, self.hyp_used), nc=self.nc, imgsz=imgsz)
 
 
 def with_anchors(model: Mapping[str, Any], hyp: Mapping[str, Any]) -> Mapping[str, Any]:

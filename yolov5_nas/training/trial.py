@@ -103,10 +103,12 @@ def measure_architecture(
     Raises:
         TrialError: with the reason `latency` or `hook`, if what they measure is needed and can't be measured.
     """
-    host, architecture = load(settings.location), Architecture(architecture)
-    model = host.build(derive(settings.space, architecture))
+    host = load(settings.location)
+    is_default = Architecture(architecture).id == settings.space.default().id
     stock, stock_imgsz = settings.reference()
-    sizes = settings.imgsz_of(architecture), stock_imgsz
+    settings, architecture = settings.in_form(architecture)
+    model = host.build(derive(settings.space, architecture))
+    sizes = settings.imgsz, stock_imgsz
 
     def refused(costs: Mapping[str, float]) -> bool:
         return not is_default and broken(settings.constraints, costs) is not None
@@ -114,8 +116,7 @@ def measure_architecture(
     def enough(costs: Mapping[str, float]) -> bool:
         return not with_latency or refused(costs)
 
-    is_default = architecture.id == settings.space.default().id
-    costs, conditions = measure(model, host.build(stock), sizes, settings.runtime, host, enough)
+    costs, conditions = measure(model, lambda: host.build(stock), sizes, settings.runtime, host, enough)
     if "error" in conditions and set(settings.needed) & set(LATENCIES):
         raise TrialError("latency", conditions["error"])
     needed = set(filter(is_own, settings.needed))
@@ -150,7 +151,8 @@ def _measure_by_hooks(
 def _train(
     architecture: Architecture, settings: Settings, seed: int, folder: Path | None, host: Host, costs: TrialResult
 ) -> TrialResult:
-    space, imgsz = settings.space, settings.imgsz_of(architecture)
+    settings, architecture = settings.in_form(architecture)
+    space, imgsz = settings.space, settings.imgsz
     cfg = derive(space, architecture)
     batch_size = settings.batch_size
     for last in (False, True):

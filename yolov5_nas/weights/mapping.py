@@ -26,6 +26,7 @@ from ..space.arithmetic import parse_kernel
 from ..space.choices import C3Layer, ConvLayer, Layer
 from ..space.compile import weight_names
 from ..space.space import Space
+from .channels import choose, importance, reading, writing
 from .elastic import State, activation, rename_states
 from .source import C3Weights, ConvWeights, Part, Source, are_same
 
@@ -171,7 +172,7 @@ def with_depth(c3: C3Weights, n: int, shortcut: bool, act: nn.Module) -> C3Weigh
     """
     m = list(c3.m)
     while len(m) > n:
-        sizes = [float(b.bn["weight"].abs().mean()) for _, b in m]
+        sizes = [float((b.bn["weight"].abs() if b.counts is None else b.counts).mean()) for _, b in m]
         m.pop(sizes.index(min(sizes)) if shortcut else -1)
     if shortcut:
         return replace(c3, m=(*m, *[_silent(m[-1])] * (n - len(m))))
@@ -182,7 +183,7 @@ def _silent(pair: tuple[ConvWeights, ConvWeights]) -> tuple[ConvWeights, ConvWei
     """A bottleneck whose residual is 0 until it has learned (Goyal et al. 2017, section 5.1)."""
     a, b = pair
     zero = torch.zeros_like(b.bn["weight"])
-    return a, replace(b, bn={**b.bn, "weight": zero, "bias": zero})
+    return a, replace(b, bn={**b.bn, "weight": zero, "bias": zero}, counts=None if b.counts is None else zero)
 
 
 def _with_passing(c3: C3Weights, count: int, act: nn.Module) -> C3Weights:
@@ -244,68 +245,15 @@ def with_width(c3: C3Weights, c_: int, shortcut: bool, shared: bool = False) -> 
     g = c3.m[0][1].g
     chain, branch = c3.cv3.weight[:, :old], c3.cv3.weight[:, old:]  # the parts of cv3 that read m and cv2
     written = [c3.cv1, *(b for _, b in c3.m)]
-    scores = [_importance(conv, reader) for conv, reader in zip(written, [*(a.weight for a, _ in c3.m), chain])]
+    scores = [importance(conv, reader) for conv, reader in zip(written, [*(a.weight for a, _ in c3.m), chain])]
     if shortcut:
         scores = [torch.stack(scores).sum(0)] * len(scores)
-    choose, reading = partial(_choose, by_importance=shared), partial(_reading, once=shared)
-    stages = [choose(score, c_, g) for score in scores]
-    second = choose(_importance(c3.cv2, branch), c_)
+    pick, reads = partial(choose, by_importance=shared), partial(reading, once=shared)
+    stages = [pick(score, c_, g) for score in scores]
+    second = pick(importance(c3.cv2, branch), c_)
     m = []
     for (a, b), before, after in zip(c3.m, stages, stages[1:]):
-        inner = choose(_importance(a, b.weight, b.g), c_, b.g)
-        m.append((reading(_writing(a, inner), before), reading(_writing(b, after), inner)))
-    cv3 = reading(c3.cv3, torch.cat((stages[-1], old + second)))
-    return C3Weights(_writing(c3.cv1, stages[0]), _writing(c3.cv2, second), cv3, tuple(m))
-
-
-def _importance(conv: ConvWeights, reader: torch.Tensor, g: int = 1) -> torch.Tensor:
-    """How much each output of a convolution counts, (c2,): its scale (Liu et al. 2017) times the weights that read it.
-
-    Args:
-        reader: weights (c2', c2 / g, k, k) of the convolution that reads it, of `g` groups.
-    """
-    squares = reader.square().sum((2, 3)).reshape(g, -1, reader.shape[1]).sum(1)  # (g, c2 / g)
-    return conv.bn["weight"].abs() * squares.sqrt().flatten()
-
-
-def _choose(score: torch.Tensor, c: int, g: int = 1, by_importance: bool = False) -> torch.Tensor:
-    """Which old channel each of `c` new ones is: the most important, or all and the most important again.
-
-    Channels stay in their group of `g`, and in it in their order or come by importance.
-    """
-    old, new = len(score) // g, c // g
-    ranked = score.reshape(g, old).argsort(dim=1, descending=True, stable=True)
-    chosen = ranked[:, :new] if by_importance else ranked[:, :new].sort(1).values
-    if new > old:
-        chosen = torch.cat((chosen, ranked[:, torch.arange(new - old) % old]), 1)
-    return (chosen + old * torch.arange(g)[:, None]).flatten()
-
-
-def _writing(conv: ConvWeights, channels: torch.Tensor) -> ConvWeights:
-    """A convolution with these of its output channels."""
-    bn = {name: value[channels] if value.ndim else value for name, value in conv.bn.items()}
-    return replace(conv, weight=conv.weight[channels], bn=bn)
-
-
-def _reading(conv: ConvWeights, channels: torch.Tensor, once: bool = False) -> ConvWeights:
-    """A convolution that reads these channels of its input; one that comes several times is shared out among them.
-
-    Each output shares it out in its own way, at random, so that equal channels learn to differ; or reads it `once`, at
-    its first place.
-    """
-    groups = zip(conv.weight.chunk(conv.g), channels.chunk(conv.g))
-    c1 = conv.weight.shape[1]
-    share = _first_read if once else _shared_out
-    return replace(conv, weight=torch.cat([share(w, chosen % c1, c1) for w, chosen in groups]))
-
-
-def _shared_out(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    shares = torch.rand(len(weight), len(channels), generator=generator, dtype=weight.dtype) + 0.5
-    total = torch.zeros(len(weight), c1, dtype=weight.dtype).index_add(1, channels, shares)
-    return weight[:, channels] * (shares / total[:, channels])[:, :, None, None]
-
-
-def _first_read(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.Tensor:
-    is_first = torch.tensor([c not in channels[:i] for i, c in enumerate(channels)])
-    return weight[:, channels] * is_first[:, None, None]
+        inner = pick(importance(a, b.weight, b.g), c_, b.g)
+        m.append((reads(writing(a, inner), before), reads(writing(b, after), inner)))
+    cv3 = reads(c3.cv3, torch.cat((stages[-1], old + second)))
+    return C3Weights(writing(c3.cv1, stages[0]), writing(c3.cv2, second), cv3, tuple(m))

@@ -73,11 +73,17 @@ class Places:
 
     Args:
         output: (B, c2, H, W).
+        weights: (B, H, W), to which the chance of each place to be drawn is proportional; by default all are alike.
     """
 
-    def __init__(self, output: torch.Tensor, generator: torch.Generator):
+    def __init__(self, output: torch.Tensor, generator: torch.Generator, weights: torch.Tensor | None = None):
         count = output.shape[0] * output.shape[2] * output.shape[3]
-        self.indices = torch.randperm(count, generator=generator)[:PLACES].to(output.device)
+        if weights is None:
+            drawn = torch.randperm(count, generator=generator)[:PLACES]
+        else:
+            weights = weights.flatten().cpu()
+            drawn = torch.multinomial(weights, min(PLACES, count), replacement=True, generator=generator)
+        self.indices = drawn.to(output.device)
 
     def of(self, output: torch.Tensor) -> torch.Tensor:
         """What is there, (places, c2)."""
@@ -119,14 +125,14 @@ class _Wanted:
 
 
 @contextmanager
-def estimating(modules: Sequence[nn.Module], but: Any = None) -> Iterator[None]:
+def estimating(modules: Sequence[nn.Module], but: Sequence[Any] = ()) -> Iterator[None]:
     """What goes through these modules in the block gives their batch norms their statistics.
 
     Args:
-        but: a `Conv` among them whose statistics stay, since it is solved.
+        but: each `Conv` among them whose statistics stay, since it is solved.
     """
     norms = [n for module in modules for n in module.modules() if isinstance(n, nn.BatchNorm2d)]
-    norms = [norm for norm in norms if but is None or norm is not but.bn]
+    norms = [norm for norm in norms if not any(norm is getattr(conv, "bn", None) for conv in but)]
     momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
@@ -139,13 +145,17 @@ def estimating(modules: Sequence[nn.Module], but: Any = None) -> Iterator[None]:
 
 @contextmanager
 def solving(module: Any, places: Places, wanted: torch.Tensor, is_replaced: bool) -> Iterator[None]:
-    """A `Conv` is solved for what is wanted at some places, (places, c2), when something goes through it.
+    """A convolution is solved for what is wanted at some places, (places, c2), when something goes through it.
 
     Args:
+        module: a `Conv`, or one of the detection layer's own, which have no batch norm.
         is_replaced: its batch norm's statistics are of another layer. Else it is left as it is where little is missed.
     """
 
     def hook(module: Any, args: tuple[torch.Tensor]) -> None:
+        if isinstance(module, nn.Conv2d):
+            solve_head(module, places.read_by(module, args[0]), wanted)
+            return
         read = places.read_by(module.conv, args[0])
         solve(module, read, wanted, 0.0 if is_replaced else SMALL, not is_replaced)
 
@@ -203,6 +213,19 @@ def solve(
     bn.running_var.copy_(variance)
     bn.weight.copy_((variance + bn.eps).sqrt() / norms)
     bn.bias.copy_(mean)
+
+
+def solve_head(conv: nn.Conv2d, read: torch.Tensor, wanted: torch.Tensor) -> None:
+    """As `solve`, for a convolution with a bias and without batch norm."""
+    assert conv.bias is not None
+    weight, mean, centre = conv.weight.flatten(1), wanted.mean(0), read.mean(0)
+    read, wanted = read - centre, wanted - mean
+    missed = wanted - read @ weight.T
+    if missed.square().mean() < SMALL * wanted.square().mean():
+        return
+    weight = weight + _ridge(read, missed).T
+    conv.weight.copy_(weight.view_as(conv.weight))
+    conv.bias.copy_(mean - weight @ centre)
 
 
 def _ridge(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from ..space.arithmetic import kernel_name
 from ..space.choices import C3Layer, Choice, ConvLayer, Layer
 from ..space.space import Space
 from .elastic import State, activation
+from .importance import Counts
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ConvWeights:
         weight: (c2, c1 / g, k, k).
         bn: batch norm's parameters and statistics by name, (c2,) each but `num_batches_tracked`.
         p, d, g: padding, dilation, groups.
+        counts: how much each output counts (see `importance`), (c2,), where it is known.
     """
 
     weight: torch.Tensor
@@ -37,15 +39,15 @@ class ConvWeights:
     d: int = 1
     g: int = 1
     eps: float = 1e-3
+    counts: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, module: Any) -> ConvWeights:
+    def of(cls, module: Any, counts: Counts | None = None) -> ConvWeights:
         """Those of a `Conv`."""
         conv, bn = module.conv, module.bn
         state = {name: value.detach() for name, value in bn.state_dict().items()}
-        return cls(
-            conv.weight.detach(), state, module.act, conv.padding[0], conv.dilation[0], conv.groups, bn.eps
-        )  # fmt: skip
+        weight, counted = conv.weight.detach(), (counts or {}).get(module)
+        return cls(weight, state, module.act, conv.padding[0], conv.dilation[0], conv.groups, bn.eps, counted)
 
     def state(self) -> State:
         """Under the names that `Conv` has for them."""
@@ -81,10 +83,12 @@ class Source:
     Args:
         parts: weights by layer.
         ends: the last module of each layer.
+        counts: how much the outputs of its `Conv`s count, where that is known.
     """
 
     parts: Mapping[int, Part]
     ends: Mapping[int, nn.Module]
+    counts: Counts | None = None
 
     def writers(self) -> dict[int, Any]:
         """The `Conv` that writes each layer's output, where there is one."""
@@ -95,7 +99,7 @@ class Source:
 # Taking a model apart -------------------------------------------------------------------------------------------------
 
 
-def read_source(model: Any, space: Space, file: str | Path) -> Source:
+def read_source(model: Any, space: Space, file: str | Path, counts: Counts | None = None) -> Source:
     """A YOLOv5 model by the layers of a searchable YAML, whichever architecture it has.
 
     It may be stock YOLOv5 or what `derive` gives: a C3 that is written out line by line is put together again.
@@ -103,15 +107,16 @@ def read_source(model: Any, space: Space, file: str | Path) -> Source:
     Args:
         model: from `Host.load_checkpoint`.
         file: for messages.
+        counts: how much the outputs of its `Conv`s count, by `importance.taylor`.
 
     Raises:
         UserError: it is of another size, or another kind of model.
     """
     modules = list(model.model) if isinstance(getattr(model, "model", None), nn.Sequential) else []
     every, parts, ends = list(modules), {}, {}
-    for i, row in enumerate([*space.yaml["backbone"], *space.yaml["head"]]):
+    for i, row in enumerate(space.rows):
         try:
-            parts[i] = _take(modules, row[2], space.layers.get(i))
+            parts[i] = _take(modules, row[2], space.layers.get(i), counts)
             ends[i] = every[len(every) - len(modules) - 1]
         except _MismatchError as e:
             raise UserError(
@@ -119,7 +124,7 @@ def read_source(model: Any, space: Space, file: str | Path) -> Source:
             ) from None
     if modules:
         raise UserError(f"the weights must be of {_name(space)} or its stock form: they have more layers", file=file)
-    return Source(parts, ends)
+    return Source(parts, ends, counts)
 
 
 def architecture_of(source: Source, space: Space, file: str | Path) -> Architecture:
@@ -204,16 +209,16 @@ def _name(space: Space) -> str:
     return Path(space.source).name
 
 
-def _take(modules: list[nn.Module], kind: str, layer: Layer | None) -> Part:
+def _take(modules: list[nn.Module], kind: str, layer: Layer | None, counts: Counts | None) -> Part:
     """Take a layer off the front of the modules."""
     if isinstance(layer, C3Layer):
-        return _take_c3(modules, layer)
+        return _take_c3(modules, layer, counts)
     wanted = kind.removeprefix("NAS").split(".")[-1]
     module: Any = _next(modules, wanted, "Sequential")
     if layer is None:
         return {name: value.detach() for name, value in module.state_dict().items()}
     convs = list(module) if isinstance(module, nn.Sequential) else [module]
-    return tuple(_conv(conv, layer.c2) for conv in convs)
+    return tuple(_conv(conv, counts, layer.c2) for conv in convs)
 
 
 def _writer(module: Any) -> Any:
@@ -223,7 +228,7 @@ def _writer(module: Any) -> Any:
     return next((m for m in (last, *convs) if hasattr(m, "conv") and hasattr(m, "bn")), None)
 
 
-def _take_c3(modules: list[nn.Module], layer: C3Layer) -> C3Weights:
+def _take_c3(modules: list[nn.Module], layer: C3Layer, counts: Counts | None) -> C3Weights:
     first: Any = _next(modules, "C3", "Conv")
     if type(first).__name__ == "C3":
         cv1, cv2, cv3, inner = first.cv1, first.cv2, first.cv3, list(first.m)
@@ -235,8 +240,8 @@ def _take_c3(modules: list[nn.Module], layer: C3Layer) -> C3Weights:
         cv1, cv2, _, cv3 = first, *(_next(modules, name) for name in ("Conv", "Concat", "Conv"))
     if not inner or any(type(b).__name__ != "Bottleneck" for b in inner):
         raise _MismatchError("has no bottlenecks")
-    m = tuple((_conv(b.cv1), _conv(b.cv2)) for b in inner)
-    return C3Weights(_conv(cv1), _conv(cv2), _conv(cv3, layer.c2), m)
+    m = tuple((_conv(b.cv1, counts), _conv(b.cv2, counts)) for b in inner)
+    return C3Weights(_conv(cv1, counts), _conv(cv2, counts), _conv(cv3, counts, layer.c2), m)
 
 
 def _next(modules: list[nn.Module], *names: str) -> nn.Module:
@@ -246,10 +251,10 @@ def _next(modules: list[nn.Module], *names: str) -> nn.Module:
     return modules.pop(0)
 
 
-def _conv(module: Any, c2: int | None = None) -> ConvWeights:
+def _conv(module: Any, counts: Counts | None, c2: int | None = None) -> ConvWeights:
     if not hasattr(module, "conv") or not hasattr(module, "bn"):
         raise _MismatchError("has no batch norm in them (is it a fused model?)")
-    weights = ConvWeights.of(module)
+    weights = ConvWeights.of(module, counts)
     if c2 is not None and len(weights.weight) != c2:
         raise _MismatchError(f"has {len(weights.weight)} channels in them, not {c2} (is it of another size?)")
     return weights

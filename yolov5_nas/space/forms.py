@@ -1,0 +1,151 @@
+"""What a network can be as a whole: its input size, the scale of its widths, its activation. A form is one of each.
+
+In a form a searchable YAML is another one, of the same layers and choices.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import UserError
+from .activations import ACTIVATIONS, PLAIN_ACTS, activation_name
+from .architecture import Architecture, Value
+from .arithmetic import Multiples, hidden_width
+from .choices import Choice
+
+STOCK_ACT = "SiLU"  # YOLOv5's, where a YAML says nothing
+LARGEST = 4.0  # scale of the widths
+
+
+def form_choices(model: Mapping[str, Any], imgsz: int | None, source: str) -> tuple[Choice, ...]:
+    """The choices at the top of a model YAML: `imgsz`, `scale` and `activation`, where they are lists.
+
+    Args:
+        imgsz: default input size in pixels.
+
+    Raises:
+        UserError: one has no such options.
+    """
+    default = model.get("default") or {}
+    found = [
+        _imgsz(model.get("imgsz"), imgsz, source),
+        _scale(model.get("scale"), default.get("scale", 1.0), source),
+        _activation(model.get("activation"), default.get("activation", STOCK_ACT), source),
+    ]
+    return tuple(choice for choice in found if choice)
+
+
+def _imgsz(sizes: Any, default: int | None, source: str) -> Choice | None:
+    if sizes is None:
+        return None
+    whole = isinstance(sizes, list) and all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes)
+    if not sizes or not whole or len(set(sizes)) < len(sizes):
+        raise UserError("imgsz must be a list of different sizes in pixels", got=sizes, file=source)
+    if default is not None and default not in sizes:
+        raise UserError("--imgsz must be one of the sizes that the model YAML lists", got=default, accepted=sizes)
+    return Choice("imgsz", tuple(sizes), default or max(sizes), "imgsz")
+
+
+def _scale(scales: Any, default: float, source: str) -> Choice | None:
+    if scales is None:
+        return None
+    if not isinstance(scales, list) or not scales or len(set(map(str, scales))) < len(scales):
+        raise UserError("scale must be a list of different scales of the widths", got=scales, file=source)
+    for scale in scales:
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= LARGEST:
+            raise UserError(f"a scale must be a number above 0, up to {LARGEST:g}", got=scale, file=source)
+    options = tuple(map(float, scales))
+    return Choice("scale", options, default if default in options else options[0], "scale", default in options)
+
+
+def _activation(acts: Any, default: str, source: str) -> Choice | None:
+    if not isinstance(acts, list):  # YOLOv5's own key
+        return None
+    names = []
+    for act in acts:
+        if (name := activation_name(act)) is None:
+            rule = "activation must be a list of activations of torch.nn without weights"
+            raise UserError(rule, got=act, accepted=ACTIVATIONS, file=source)
+        names.append(name)
+    if not names or len(set(names)) < len(names):
+        raise UserError("activation must be a list of different activations", got=acts, file=source)
+    return Choice("activation", tuple(names), default if default in names else names[0], "act", default in names)
+
+
+# A YAML in a form -----------------------------------------------------------------------------------------------------
+
+
+def forms(choices: Sequence[Choice]) -> list[dict[str, Value]]:
+    """All forms, that of the defaults first."""
+    every = [
+        dict(zip((c.label for c in choices), values)) for values in itertools.product(*(c.options for c in choices))
+    ]
+    default = {c.label: c.default for c in choices}
+    return [default, *(form for form in every if form != default)]
+
+
+def in_form(model: Mapping[str, Any], choices: Sequence[Choice], form: Mapping[str, Value]) -> dict[str, Any]:
+    """A searchable model dict in a form, in which nothing of that is a choice any more.
+
+    A hidden width that is no multiple of 8 has no form line by line, so such a layer keeps its kernels and activations.
+    """
+    labels = {choice.label: choice for choice in choices}
+    found = {key: value for key, value in model.items() if key not in labels}
+    if "scale" in labels:
+        found["width_multiple"] = model["width_multiple"] * form["scale"]
+    if "activation" in labels:
+        stock, act = str(labels["activation"].default), str(form["activation"])
+        if act != STOCK_ACT:
+            found["activation"] = f"nn.{act}" if act.endswith(")") else f"nn.{act}()"
+        if act != stock:
+            found |= {part: [_with_act(row, stock, act) for row in model[part]] for part in ("backbone", "head")}
+        found["default"] = {label: act if v == stock else v for label, v in (model.get("default") or {}).items()}
+    if form.get("scale", 1.0) != 1.0:
+        multiples = Multiples(found)
+        found |= {part: [_with_whole_widths(row, multiples) for row in found[part]] for part in ("backbone", "head")}
+    if found.get("default"):
+        found["default"] = {label: value for label, value in found["default"].items() if label not in labels}
+    return found
+
+
+def _with_act(row: list[Any], stock: str, act: str) -> list[Any]:
+    """A searchable line whose options have one activation in the place of another."""
+    if not row[2].startswith("NAS"):
+        return row
+    has_options = bool(row[3]) and isinstance(row[3][-1], Mapping)
+    args, options = (row[3][:-1], row[3][-1]) if has_options else (row[3], {})
+    given = [activation_name(a) or a for a in options.get("act", [stock, *(a for a in PLAIN_ACTS if a != stock)])]
+    acts = list(dict.fromkeys(act if a == stock else a for a in given))
+    return [*row[:3], [*args, {**options, "act": acts}]]
+
+
+def _with_whole_widths(row: list[Any], multiples: Multiples) -> list[Any]:
+    if row[2] != "NASC3":
+        return row
+    has_options = isinstance(row[3][-1], Mapping)
+    args, options = (row[3][:-1], row[3][-1]) if has_options else (row[3], {})
+    e = args[3] if len(args) > 3 else 0.5
+    if hidden_width(multiples.channels(args[0]), e, 1.0) % 8 == 0:
+        return row
+    return [*row[:3], [*args, {**options, "kernel": [1], "act": [multiples.default_act]}]]
+
+
+def inner(architecture: Mapping[str, Value], choices: Sequence[Choice]) -> Architecture:
+    """What an architecture is in the YAML of its form."""
+    stock, act = _acts(architecture, choices)
+    labels = {choice.label for choice in choices}
+    return Architecture({k: act if v == stock else v for k, v in architecture.items() if k not in labels})
+
+
+def outer(architecture: Mapping[str, Value], form: Mapping[str, Value], choices: Sequence[Choice]) -> Architecture:
+    """The architecture that is this one in a form: the reverse of `inner`."""
+    stock, act = _acts(form, choices)
+    return Architecture({**{k: stock if v == act else v for k, v in architecture.items()}, **form})
+
+
+def _acts(form: Mapping[str, Value], choices: Sequence[Choice]) -> tuple[Value, Value]:
+    """The whole network's activation by default, and that of a form."""
+    choice = next((c for c in choices if c.label == "activation"), None)
+    return (choice.default, form["activation"]) if choice else ("", "")

@@ -1,0 +1,66 @@
+"""Which channels of a convolution are kept or repeated, and what becomes of the one that reads them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from .source import ConvWeights
+
+
+def importance(conv: ConvWeights, reader: torch.Tensor, g: int = 1) -> torch.Tensor:
+    """How much each output of a convolution counts, (c2,): what is known of it, else its scale (Liu et al. 2017,
+    Learning efficient convolutional networks through network slimming) times the weights that read it.
+
+    Args:
+        reader: weights (c2', c2 / g, k, k) of the convolution that reads it, of `g` groups.
+    """
+    if conv.counts is not None:
+        return conv.counts
+    squares = reader.square().sum((2, 3)).reshape(g, -1, reader.shape[1]).sum(1)  # (g, c2 / g)
+    return conv.bn["weight"].abs() * squares.sqrt().flatten()
+
+
+def choose(score: torch.Tensor, c: int, g: int = 1, by_importance: bool = False) -> torch.Tensor:
+    """Which old channel each of `c` new ones is: the most important, or all and the most important again.
+
+    Channels stay in their group of `g`, and in it in their order or come by importance.
+    """
+    old, new = len(score) // g, c // g
+    ranked = score.reshape(g, old).argsort(dim=1, descending=True, stable=True)
+    chosen = ranked[:, :new] if by_importance else ranked[:, :new].sort(1).values
+    if new > old:
+        chosen = torch.cat((chosen, ranked[:, torch.arange(new - old) % old]), 1)
+    return (chosen + old * torch.arange(g)[:, None]).flatten()
+
+
+def writing(conv: ConvWeights, channels: torch.Tensor) -> ConvWeights:
+    """A convolution with these of its output channels."""
+    bn = {name: value[channels] if value.ndim else value for name, value in conv.bn.items()}
+    counts = None if conv.counts is None else conv.counts[channels]
+    return replace(conv, weight=conv.weight[channels], bn=bn, counts=counts)
+
+
+def reading(conv: ConvWeights, channels: torch.Tensor, once: bool = False) -> ConvWeights:
+    """A convolution that reads these channels of its input; one that comes several times is shared out among them.
+
+    Each output shares it out in its own way, at random, so that equal channels learn to differ; or reads it `once`, at
+    its first place.
+    """
+    groups = zip(conv.weight.chunk(conv.g), channels.chunk(conv.g))
+    c1 = conv.weight.shape[1]
+    share = _first_read if once else _shared_out
+    return replace(conv, weight=torch.cat([share(w, chosen % c1, c1) for w, chosen in groups]))
+
+
+def _shared_out(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.rand(len(weight), len(channels), generator=generator, dtype=weight.dtype) + 0.5
+    total = torch.zeros(len(weight), c1, dtype=weight.dtype).index_add(1, channels, shares)
+    return weight[:, channels] * (shares / total[:, channels])[:, :, None, None]
+
+
+def _first_read(weight: torch.Tensor, channels: torch.Tensor, c1: int) -> torch.Tensor:
+    is_first = torch.tensor([c not in channels[:i] for i, c in enumerate(channels)])
+    return weight[:, channels] * is_first[:, None, None]
