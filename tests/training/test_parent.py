@@ -88,3 +88,14 @@ def test_distances_count_where_the_parent_sees_an_object():
     far[0, 0, 1, 1, 0] += 1
     assert distance(parents, parents) == 0
     assert distance([near], parents) > 100 * distance([far], parents) > 0
+
+
+def test_a_trial_of_another_scale_starts_from_the_sliced_weights(small_settings, trained_n, tmp_path):
+    """Also without a replacement search."""
+    model = {**small_settings.model, "scale": [0.5, 1.0], "activation": ["SiLU", "ReLU"]}
+    settings = replace(small_settings, model=model, weights=str(trained_n), epochs=1)
+    architecture = {**settings.space.default(), "scale": 0.5, "activation": "ReLU"}
+    result = run_trial(architecture, settings, 0, tmp_path)
+    assert result.metrics["params"] < 0.5e6 and result.metrics["latency_ratio"] < 1
+    log = (tmp_path / "log.txt").read_text()
+    assert "sliced" in log and "activation: nn.ReLU()" in (tmp_path / "model.yaml").read_text()

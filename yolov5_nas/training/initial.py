@@ -81,7 +81,8 @@ def load_weights(
     if settings.replaces or (settings.weights and settings.is_formed):
         child = read_parent(host, settings, settings.imgsz, seed).child(architecture)
         model.load_state_dict(child.state_dict())
-        print(f"{settings.weights}, replaced where the architecture differs")
+        form = "sliced to another form, and " if settings.is_formed else ""
+        print(f"{settings.weights}, {form}replaced where the architecture differs")
     elif settings.weights:
         inherited, parent = _inherited(Path(settings.weights), space, architecture, settings, host)
         taken, left = fitting(inherited.state, model.state_dict())
