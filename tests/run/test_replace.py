@@ -275,6 +275,39 @@ def test_it_is_one_line_and_nothing_is_written(asked, tmp_path, capsys, name):
     assert {p for p in tmp_path.iterdir() if p.name != "p6.yaml"} <= before
 
 
+FORMS = {
+    "another number of classes": ({}, "80", "needs a checkpoint of the data's classes"),
+    "frozen layers": ({"freeze": ["3"]}, "own", "--freeze can't keep layers where scale and activation"),
+    "a supernet to train": ({"one_shot": 3, "weights": None}, "own", "--one-shot has no supernet"),
+    "another scale alone": ({"scale": [0.5]}, "own", "scale must list 1.0"),
+    "groups": ({"groups": 4}, "own", "layer 3 (Conv) has groups, and can't be sliced"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_weights_that_have_no_such_form_are_refused(asked, formed, host, tmp_path, name):
+    changes, classes, words = FORMS[name]
+    model = yaml.safe_load(formed.read_text()) | {k: v for k, v in changes.items() if k == "scale"}
+    if "groups" in changes:
+        model["backbone"][3] = [-1, 1, "Conv", [256, 3, 2, None, changes["groups"]]]
+    formed.write_text(yaml.safe_dump(model))
+    space = Space.from_dict({**model, "scale": [1.0]}, nc=10 if classes == "own" else int(classes))
+    host.save_checkpoint(host.build(derive(space, space.default())), tmp_path / "w.pt")
+    given = {k: v for k, v in changes.items() if k not in ("scale", "groups")}
+    given = {
+        **asked,
+        "target": [],
+        "cfg": str(formed),
+        "weights": str(tmp_path / "w.pt"),
+        "imgsz": 96,
+        "trials": 2,
+        **given,
+    }
+    with inline(), untrained(), pytest.raises(UserError) as e:
+        search(**given)
+    assert words in str(e.value)
+
+
 def test_a_layer_that_computes_something_else_is_named(asked, host, trained_n, tmp_path):
     model = host.load_checkpoint(trained_n)
     model.model[9].m = torch.nn.MaxPool2d(9, 1, 4)

@@ -85,6 +85,20 @@ def test_a_parent_may_have_another_activation():
     assert space.inner(silu)["nasconv_1_act"] == "Hardswish"
 
 
+def test_a_layer_keeps_its_own_options_in_every_form():
+    rows = [list(row) for row in MODEL["backbone"]]
+    rows[1] = [-1, 1, "NASConv", [128, 3, 2, None, 1, 1, "nn.LeakyReLU(0.1)"]]
+    rows[3] = [-1, 1, "NASConv", [256, 3, 2, {"act": ["ReLU", "Identity"]}]]
+    space = space_with(backbone=rows, scale=[0.75, 1.0], activation=["SiLU", "ReLU"])
+    for form in space.forms:
+        formed = space.in_form(form)
+        assert formed.default()["nasconv_1_act"] == "LeakyReLU(0.1)" and formed.default()["nasconv_3_act"] == "ReLU"
+        for architecture in formed.neighbours(formed.default()):
+            whole = space.outer(architecture, form)
+            space.validate(whole)
+            assert space.inner(whole) == architecture
+
+
 def test_the_stock_form_is_that_of_the_default(space):
     assert stock_form(space.yaml) == stock_form(space_with().yaml)
 
@@ -97,6 +111,7 @@ REFUSED = {
     "a word": ({"scale": ["half"]}, "a scale must be a number above 0"),
     "weights": ({"activation": ["SiLU", "PReLU"]}, "without weights, got 'PReLU'"),
     "none": ({"activation": []}, "activation must be a list of different activations"),
+    "no 1.0": ({"scale": [0.5, 0.75]}, "scale must list 1.0"),
     "sizes": ({"imgsz": [320, 320]}, "imgsz must be a list of different sizes"),
 }
 

@@ -113,7 +113,8 @@ def _replacements(run: Path, options: Options) -> Figure:
     if (table := read_table(run, options)) is None:
         return Figure(file, title, None, ("The options are not scored yet.",))
     items, metric = singles(table), (*measured_costs(options), "gflops")[0]
-    plans = {winner.name: winner.record.architecture for winner in planned(run, options) if winner.record}
+    found = [winner for winner in planned(run, options) if winner.record and table.has(winner.record.architecture)]
+    plans = {winner.name: winner.record.architecture for winner in found if winner.record}
     text = (
         "Each row is an option that was put in the parent's place in one layer, alone, without training, with 95 %"
         " intervals: by how much the loss rises on training images that nothing was fitted to, and what share of the"

@@ -100,7 +100,7 @@ def read_table(run: Path, o: Options) -> Table | None:
     scored, parent = _done(files.replacements), next(iter(_done(files.parent)), None)
     if parent is None or len(scored) < 2 or not scored[0].is_reference:
         return None
-    space = Space.from_yaml(files.space)
+    space = Space.from_yaml(files.space, imgsz=o.imgsz)
     table = make_table(space, scored, o.frozen)
     measured = [*_done(files.latencies), *_done(files.plans)]
     try:
@@ -169,7 +169,7 @@ def _against(record: TrialRecord | None, name: str, ap: float) -> str:
 
 def _plans(planned: Sequence[TrialRecord], run: Path, o: Options) -> str:
     parent, metrics = _done(RunFolder(run).parent)[0], [*measured_costs(o), "gflops"]
-    default = Space.from_yaml(RunFolder(run).space).default()
+    default = Space.from_yaml(RunFolder(run).space, imgsz=o.imgsz).default()
     heads = ["plan", "rise of the loss", *(axis_label(m) for m in metrics), "what it changes"]
     rows = []
     for r in sorted(planned, key=lambda r: -share(r, metrics[0], parent) if metrics[0] in r.metrics else 0.0):

@@ -26,6 +26,7 @@ from ..training.trial import measure_architecture
 from ..weights import supernet
 from ..weights.mapping import fitting, inherit
 from ..weights.replacement import run_layers
+from ..weights.scaling import scaled
 from ..weights.source import architecture_of, read_source
 
 OTHERS = ("trials", "strategy", "inherit", "one_shot")  # options that only other methods have
@@ -88,13 +89,11 @@ def check_parent(
     trained, model = host.load_checkpoint(file), dict(model)
     model |= _form_of(model, (getattr(trained, "yaml", None) or {}).get("activation"))
     space = Space.from_dict(model, imgsz=o.imgsz, source=o.cfg)
-    if o.freeze and (formed := [c.label for c in space.whole if c.label != "imgsz"]):
-        raise UserError(f"--freeze can't keep layers where {' and '.join(formed)} is a choice of the model YAML")
     source = read_source(trained, space, file)
     parent = architecture_of(source, space, file)
     if parent.id != space.default().id:
         values = {label: v for label, v in parent.items() if v != space.default().get(label)}
-        model["default"] = {**model.get("default", {}), **values}
+        model["default"] = {**(model.get("default") or {}), **values}
         space = Space.from_dict(model, imgsz=o.imgsz, source=o.cfg)
         print(f"{file}: an architecture of {Path(o.cfg).name} that differs from stock in {', '.join(values)}")
     _check_same(trained, space, host, file)
@@ -112,8 +111,6 @@ def check_parent(
 def _form_of(model: Mapping[str, Any], act: str | None) -> dict[str, Any]:
     """What a model YAML says of a parent's form: its own scale and activation are options, and the default."""
     found: dict[str, Any] = {}
-    if isinstance(scales := model.get("scale"), list) and 1.0 not in scales:
-        found["scale"] = [*scales, 1.0]
     if isinstance(acts := model.get("activation"), list):
         own = activation_name(act or STOCK_ACT)
         found["activation"] = acts if own in map(activation_name, acts) else [*acts, own]
@@ -149,6 +146,26 @@ def _check_same(trained: Any, space: Space, host: Host, file: Path) -> None:
                 f"the weights must be of a model of {Path(space.source).name}: layer {origin} computes something else"
             )
             raise UserError(rule, file=file)
+
+
+def check_forms(o: Options, space: Space, hyp: Mapping[str, Any], host: Host) -> None:
+    """Raise a UserError where a checkpoint can't be brought into every scale and activation of the model YAML."""
+    if not o.weights or not (formed := [c.label for c in space.whole if c.label != "imgsz"]):
+        return
+    what, file = f"a choice of {' and '.join(formed)}", absolute(o.weights)
+    if supernet.read(file):
+        raise UserError(f"{what} needs a checkpoint, not a supernet", file=file)
+    if hyp.get("anchors"):
+        raise UserError(f"{what} keeps the checkpoint's anchors: the hyper-parameters can't have others", got="anchors")
+    trained, plain = host.load_checkpoint(file), space.in_form(space.forms[0])
+    if not o.replaces and trained.model[-1].nc != space.yaml["nc"]:
+        rule = f"{what} needs a checkpoint of the data's classes (train it first, or take --method replace)"
+        raise UserError(rule, got=f"{trained.model[-1].nc} classes", accepted=str(space.yaml["nc"]), file=file)
+    source = read_source(trained, plain, file)
+    if architecture_of(source, plain, file).id != plain.default().id:
+        raise UserError(f"{what} needs stock YOLOv5's weights, or --method replace", file=file)
+    for form in space.forms:
+        scaled(source, plain, space.in_form(form))
 
 
 def check_reach(o: Options, settings: Settings, frozen: tuple[int, ...]) -> None:

@@ -35,7 +35,7 @@ from ..training.settings import Settings, with_anchors
 from ..training.trial import measure_trial
 from ..weights import supernet
 from .check_model import check_model
-from .check_parent import check_parent, check_reach
+from .check_parent import check_forms, check_parent, check_reach
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,11 @@ def _prepare(o: Options) -> Prepared:
     model = dict(with_anchors(model, hyp))
     space = Space.from_dict(model, imgsz=o.imgsz, source=str(cfg), lines=lines)
     _check_freeze(o, len(lines), cfg)
-    if o.one_shot is not None and (formed := [c.label for c in space.whole if c.label != "imgsz"]):
-        raise UserError(f"--one-shot has no supernet for a choice of {' and '.join(formed)}", file=cfg)
+    formed = " and ".join(c.label for c in space.whole if c.label != "imgsz")
+    if formed and o.one_shot is not None:
+        raise UserError(f"--one-shot has no supernet for a choice of {formed}", file=cfg)
+    if formed and o.freeze:
+        raise UserError(f"--freeze can't keep layers where {formed} is a choice of the model YAML", file=cfg)
     wanted = space.default().get("imgsz") or o.imgsz or read_data(data_file).get("imgsz") or 640
     has_base = bool(o.weights or o.base_epochs)
     from_weights = has_base or o.one_shot is not None
@@ -98,9 +101,10 @@ def _prepare(o: Options) -> Prepared:
     check_data(data, host, imgsz, data_file, o.single_cls)
     subset = draw_subset(data, host, imgsz, o.subset, o.seed, data_file) if o.subset < 1 else None
     if o.replaces:
-        o, model = check_parent(replace(o, cfg=str(cfg)), model, data["names"], host)
+        o, model = check_parent(replace(o, cfg=str(cfg), imgsz=imgsz), model, data["names"], host)
     if o.weights:
         space = Space.from_dict(model, source=str(cfg))
+        check_forms(o, space, inherit_hyp or hyp, host)
         print(check_weights(absolute(o.weights), space, model["nc"], host))
     device = _device(o)
     Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()

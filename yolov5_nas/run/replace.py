@@ -95,8 +95,9 @@ class Replacement:
         """Of the other forms, without their options, those whose options are worth scoring."""
 
         def has_costs(zero: Architecture) -> bool:
-            records = [r for r in (*scored, *measured) if r.id == zero.id and r.state == "complete"]
-            return bool(records) and {*ADDITIVE, *self._measured} <= {name for r in records for name in r.metrics}
+            found = [[r for r in those if r.id == zero.id and r.state == "complete"] for those in (scored, measured)]
+            names = {name for records in found for r in records for name in r.metrics}
+            return bool(found[0]) and {*ADDITIVE, *self._measured} <= names
 
         forms = [self.space.form_of(zero) for zero in zeros if has_costs(zero)]
         tables = [self._fitted(make_table(self.space, scored, self.frozen, form), measured) for form in forms]
@@ -262,7 +263,9 @@ class Replacement:
 
         given = GivenArchitectures(architectures)
         rest = {"engine": lambda: self.engine(o), "listeners": listeners, **self.stage}
-        return run_stage(files, trial, settings, given, reward=reward, count=len(architectures), **rest)
+        found = run_stage(files, trial, settings, given, reward=reward, count=len(architectures), **rest)
+        asked = {a.id for a in architectures}  # the journal may have more, of a later step before a resume
+        return [record for record in found if record.id in asked]
 
 
 def joint(table: Table, count: int, seed: int) -> list[Architecture]:

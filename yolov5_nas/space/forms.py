@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
-from .activations import ACTIVATIONS, PLAIN_ACTS, activation_name
+from .activations import ACTIVATIONS, activation_name
 from .architecture import Architecture, Value
 from .arithmetic import Multiples, hidden_width
-from .choices import Choice
+from .choices import C3Layer, Choice, ConvLayer, Layer
 
 STOCK_ACT = "SiLU"  # YOLOv5's, where a YAML says nothing
 LARGEST = 4.0  # scale of the widths
@@ -31,7 +31,7 @@ def form_choices(model: Mapping[str, Any], imgsz: int | None, source: str) -> tu
     default = model.get("default") or {}
     found = [
         _imgsz(model.get("imgsz"), imgsz, source),
-        _scale(model.get("scale"), default.get("scale", 1.0), source),
+        _scale(model.get("scale"), source),
         _activation(model.get("activation"), default.get("activation", STOCK_ACT), source),
     ]
     return tuple(choice for choice in found if choice)
@@ -48,7 +48,7 @@ def _imgsz(sizes: Any, default: int | None, source: str) -> Choice | None:
     return Choice("imgsz", tuple(sizes), default or max(sizes), "imgsz")
 
 
-def _scale(scales: Any, default: float, source: str) -> Choice | None:
+def _scale(scales: Any, source: str) -> Choice | None:
     if scales is None:
         return None
     if not isinstance(scales, list) or not scales or len(set(map(str, scales))) < len(scales):
@@ -56,8 +56,9 @@ def _scale(scales: Any, default: float, source: str) -> Choice | None:
     for scale in scales:
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= LARGEST:
             raise UserError(f"a scale must be a number above 0, up to {LARGEST:g}", got=scale, file=source)
-    options = tuple(map(float, scales))
-    return Choice("scale", options, default if default in options else options[0], "scale", default in options)
+    if 1.0 not in scales:
+        raise UserError("scale must list 1.0, which the others are compared with", got=scales, file=source)
+    return Choice("scale", tuple(map(float, scales)), 1.0, "scale")
 
 
 def _activation(acts: Any, default: str, source: str) -> Choice | None:
@@ -86,50 +87,49 @@ def forms(choices: Sequence[Choice]) -> list[dict[str, Value]]:
     return [default, *(form for form in every if form != default)]
 
 
-def in_form(model: Mapping[str, Any], choices: Sequence[Choice], form: Mapping[str, Value]) -> dict[str, Any]:
+def in_form(
+    model: Mapping[str, Any],
+    choices: Sequence[Choice],
+    form: Mapping[str, Value],
+    layers: Mapping[int, Layer] | None = None,
+) -> dict[str, Any]:
     """A searchable model dict in a form, in which nothing of that is a choice any more.
 
     A hidden width that is no multiple of 8 has no form line by line, so such a layer keeps its kernels and activations.
+
+    Args:
+        layers: the searchable layers in the default form, whose options those of another form are.
     """
     labels = {choice.label: choice for choice in choices}
     found = {key: value for key, value in model.items() if key not in labels}
+    default = {label: value for label, value in (model.get("default") or {}).items() if label not in labels}
+    stock = act = ""
     if "scale" in labels:
         found["width_multiple"] = model["width_multiple"] * form["scale"]
     if "activation" in labels:
         stock, act = str(labels["activation"].default), str(form["activation"])
         if act != STOCK_ACT:
             found["activation"] = f"nn.{act}" if act.endswith(")") else f"nn.{act}()"
-        if act != stock:
-            found |= {part: [_with_act(row, stock, act) for row in model[part]] for part in ("backbone", "head")}
-        found["default"] = {label: act if v == stock else v for label, v in (model.get("default") or {}).items()}
-    if form.get("scale", 1.0) != 1.0:
-        multiples = Multiples(found)
-        found |= {part: [_with_whole_widths(row, multiples) for row in found[part]] for part in ("backbone", "head")}
-    if found.get("default"):
-        found["default"] = {label: value for label, value in found["default"].items() if label not in labels}
+    found["default"] = {label: act if value == stock else value for label, value in default.items()}
+    if layers:
+        multiples, count = Multiples(found), len(model["backbone"])
+        rows = [*model["backbone"], *model["head"]]
+        rows = [_row(r, layers[i], stock, act, multiples) if i in layers else r for i, r in enumerate(rows)]
+        found |= {"backbone": rows[:count], "head": rows[count:]}
     return found
 
 
-def _with_act(row: list[Any], stock: str, act: str) -> list[Any]:
-    """A searchable line whose options have one activation in the place of another."""
-    if not row[2].startswith("NAS"):
-        return row
-    has_options = bool(row[3]) and isinstance(row[3][-1], Mapping)
-    args, options = (row[3][:-1], row[3][-1]) if has_options else (row[3], {})
-    given = [activation_name(a) or a for a in options.get("act", [stock, *(a for a in PLAIN_ACTS if a != stock)])]
-    acts = list(dict.fromkeys(act if a == stock else a for a in given))
-    return [*row[:3], [*args, {**options, "act": acts}]]
-
-
-def _with_whole_widths(row: list[Any], multiples: Multiples) -> list[Any]:
-    if row[2] != "NASC3":
-        return row
-    has_options = isinstance(row[3][-1], Mapping)
-    args, options = (row[3][:-1], row[3][-1]) if has_options else (row[3], {})
-    e = args[3] if len(args) > 3 else 0.5
-    if hidden_width(multiples.channels(args[0]), e, 1.0) % 8 == 0:
-        return row
-    return [*row[:3], [*args, {**options, "kernel": [1], "act": [multiples.default_act]}]]
+def _row(row: list[Any], layer: Layer, stock: str, act: str, multiples: Multiples) -> list[Any]:
+    """A searchable line with the options of its layer, and one activation in the place of another."""
+    args, options = (row[3][:-1], row[3][-1]) if row[3] and isinstance(row[3][-1], Mapping) else (row[3], {})
+    acts = layer.act.options if isinstance(layer, ConvLayer) else layer.acts[0].options
+    options = {**options, "act": list(dict.fromkeys(act if a == stock else a for a in acts))}
+    if isinstance(layer, C3Layer):
+        options["width"] = list(layer.width.options)
+        hidden = hidden_width(multiples.channels(args[0]), layer.e, 1.0)
+        if hidden % 8:
+            options |= {"kernel": [1], "act": [multiples.default_act]}
+    return [*row[:3], [*args, options]]
 
 
 def inner(architecture: Mapping[str, Value], choices: Sequence[Choice]) -> Architecture:
@@ -139,10 +139,20 @@ def inner(architecture: Mapping[str, Value], choices: Sequence[Choice]) -> Archi
     return Architecture({k: act if v == stock else v for k, v in architecture.items() if k not in labels})
 
 
-def outer(architecture: Mapping[str, Value], form: Mapping[str, Value], choices: Sequence[Choice]) -> Architecture:
-    """The architecture that is this one in a form: the reverse of `inner`."""
+def outer(
+    architecture: Mapping[str, Value],
+    form: Mapping[str, Value],
+    choices: Sequence[Choice],
+    options: Mapping[str, Choice],
+) -> Architecture:
+    """The architecture that is this one in a form: the reverse of `inner`.
+
+    Args:
+        options: the choices of the whole space by label.
+    """
     stock, act = _acts(form, choices)
-    return Architecture({**{k: stock if v == act else v for k, v in architecture.items()}, **form})
+    back = {k: stock if v == act and stock in options[k].options else v for k, v in architecture.items()}
+    return Architecture({**back, **form})
 
 
 def _acts(form: Mapping[str, Value], choices: Sequence[Choice]) -> tuple[Value, Value]:

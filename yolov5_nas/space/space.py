@@ -132,7 +132,8 @@ class Space:
             return self
         key = repr(sorted(form.items()))
         if key not in self.formed:
-            model = in_form(self.yaml, self.whole, form)
+            plain = form == self.forms[0]
+            model = in_form(self.yaml, self.whole, form, None if plain else self.layers)
             try:
                 self.formed[key] = Space.from_dict(model, source=self.source)
             except UserError as e:
@@ -152,7 +153,7 @@ class Space:
 
     def outer(self, architecture: Mapping[str, Value], form: Mapping[str, Value]) -> Architecture:
         """The architecture of this space that is, in a form, one of the form's space."""
-        return Architecture(outer(architecture, form, self.whole)) if self.whole else Architecture(architecture)
+        return outer(architecture, form, self.whole, self.choices) if self.whole else Architecture(architecture)
 
     # Architectures ------------------------------------------------------------------------------------------------
 

@@ -10,16 +10,12 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..records.journal import TrialRecord
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import parse_kernel
 from ..space.choices import Layer
 from ..space.space import Space
-
-if TYPE_CHECKING:
-    pass
 
 ADDITIVE = ("gflops", "params")  # what options save of them adds up exactly
 

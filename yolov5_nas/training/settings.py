@@ -146,7 +146,7 @@ class Settings:
         space = self._reference_space
         return derive(space, space.default()), self.imgsz_of(space.default())
 
-    @property
+    @cached_property
     def _reference_space(self) -> Space:
         return self._space_of(self.stock, None) if self.stock else self.space
 

@@ -203,6 +203,8 @@ def register(host: Host | None = None) -> None:
         if not any(row[2] in SEARCHABLE for row in [*d["backbone"], *d["head"]]):
             return stock(d, ch)
         space = Space.from_dict(d)
+        if formed := [choice.label for choice in space.whole if choice.label != "imgsz"]:
+            raise UserError(f"shared weights have no choice of {' and '.join(formed)}", file=space.source)
         model, save = stock(stock_form(d), ch)  # the parser works out channels; then the searchable layers move in
         for i, layer in space.layers.items():
             model[i] = _searchable(model[i], layer, space)

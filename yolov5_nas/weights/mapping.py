@@ -215,7 +215,7 @@ def _passing(like: ConvWeights, mean: torch.Tensor, variance: torch.Tensor, bias
     weight = torch.zeros_like(like.weight)
     nn.init.dirac_(weight, like.g)
     bn = {"weight": (variance + like.eps).sqrt(), "bias": bias, "running_mean": mean, "running_var": variance}
-    return replace(like, weight=weight, bn={**like.bn, **bn})
+    return replace(like, weight=weight, bn={**like.bn, **bn}, counts=None)
 
 
 def _moments(conv: ConvWeights, act: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

@@ -89,9 +89,11 @@ class _Slicer:
             hidden = int(self._c2 * (self.row[3][3] if len(self.row[3]) > 3 else 0.5))
             c3 = with_depth(c3, multiples.repeats(self.row[1]), shortcut, activation(multiples.default_act))
             return with_width(c3, hidden, shortcut).state(), channels
-        raise UserError(
-            f"layer {self.index} ({self.row[2]}) can't be sliced to another width", file=Path(self.target.source)
-        )
+        raise self._fail()
+
+    def _fail(self, why: str = "") -> UserError:
+        rule = " ".join(f"layer {self.index} ({self.row[2]}) {why} can't be sliced to another width".split())
+        return UserError(rule, file=Path(self.target.source))
 
     @property
     def _c2(self) -> int:
@@ -110,6 +112,8 @@ class _Slicer:
     ) -> tuple[tuple[ConvWeights, ...], Channels]:
         found = []
         for conv in convs:
+            if conv.g > 1:
+                raise self._fail("has groups, and")
             chosen = _chosen(conv, c2)
             found.append(reading(writing(conv, chosen), read))
             read = chosen
