@@ -54,8 +54,8 @@ Finalize(None, shutil.rmtree, [tempfile.tempdir, True], exitpriority=-200)  # af
 
 # What takes longest starts first, so that pytest's processes end together.
 LONGEST = (  # noqa: SIM905
-    "nni test_search ray test_docs test_trial test_supernet test_elastic test_latency test_yolov5 test_prove"
-    " test_doctor test_hooks test_api test_mapping test_contract test_strategies"
+    "nni test_search ray test_replace test_docs test_trial test_supernet test_elastic test_latency test_yolov5"
+    " test_prove test_doctor test_hooks test_api test_mapping test_contract test_strategies"
 ).split()
 
 

@@ -277,7 +277,7 @@ def test_it_is_one_line_and_nothing_is_written(asked, tmp_path, capsys, name):
 
 FORMS = {
     "another number of classes": ({}, "80", "needs a checkpoint of the data's classes"),
-    "frozen layers": ({"freeze": ["3"]}, "own", "--freeze can't keep layers where scale and activation"),
+    "frozen layers": ({"freeze": [3]}, "own", "--freeze can't keep layers where scale and activation"),
     "a supernet to train": ({"one_shot": 3, "weights": None}, "own", "--one-shot has no supernet"),
     "another scale alone": ({"scale": [0.5]}, "own", "scale must list 1.0"),
     "groups": ({"groups": 4}, "own", "layer 3 (Conv) has groups, and can't be sliced"),
