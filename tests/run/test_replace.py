@@ -156,6 +156,10 @@ def test_no_trial_is_trained_where_none_is_asked_for(asked, host, tmp_path, caps
     assert "its classes have other names" in out and "warning: scores are of 16 training images" in out
     assert "method: replace" in out and "gflops=0.04: loss" in out and "epochs takes about" in out
     assert (result.folder / "report.html").exists() and not (result.folder / "trials.jsonl").exists()
+    (result.folder / "report.html").unlink()
+    assert main(["report", str(result.folder)]) == 0
+    assert "latency of stock YOLOv5" not in (result.folder / "report.html").read_text()
+    assert "The plans are made" in capsys.readouterr().out
 
 
 def test_a_search_that_is_interrupted_in_every_stage_goes_on_and_ends_the_same(asked, whole):

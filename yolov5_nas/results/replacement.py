@@ -170,7 +170,12 @@ def _against(record: TrialRecord | None, name: str, ap: float) -> str:
 def _plans(planned: Sequence[TrialRecord], run: Path, o: Options) -> str:
     parent, metrics = _done(RunFolder(run).parent)[0], [*measured_costs(o), "gflops"]
     default = Space.from_yaml(RunFolder(run).space, imgsz=o.imgsz).default()
-    heads = ["plan", "rise of the loss", *(axis_label(m) for m in metrics), "what it changes"]
+    heads = [
+        "plan",
+        "rise of the loss",
+        *(axis_label(m).replace("stock YOLOv5", "parent") for m in metrics),
+        "what it changes",
+    ]
     rows = []
     for r in sorted(planned, key=lambda r: -share(r, metrics[0], parent) if metrics[0] in r.metrics else 0.0):
         shares = [f"{share(r, m, parent):.3f}" if m in r.metrics else "-" for m in metrics]
