@@ -10,7 +10,7 @@ from yolov5_nas.records.journal import TrialRecord
 from yolov5_nas.records.options import Options
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.space.space import Space
-from yolov5_nas.strategies.knapsack import APART, Limit, plan
+from yolov5_nas.strategies.knapsack import APART, Limit, plan, promising
 from yolov5_nas.strategies.replacement import Item, Table, changed, make_table, rows, smallest
 from yolov5_nas.strategies.savings import corrected, measured_costs, offset, with_savings
 
@@ -185,6 +185,21 @@ def test_a_plan_is_none_of_those_that_it_must_not_be():
     assert len({a.id for a in found}) == 6
     rises = [table.rise(a) for a in found]
     assert rises == pytest.approx(sorted(rises), abs=1e-6)
+
+
+def test_forms_are_looked_at_that_may_be_better_by_what_is_left_to_save():
+    own = small_table(3)
+
+    def form(name, share, rise):
+        return Table(own.parent, {}, {"scale": name}, {"gflops": share}, rise)
+
+    goals = [[Limit("gflops", 0.85)], [Limit("gflops", 0.1)]]  # the second is beyond the parent's own options
+    least = own.rise(plan(own, goals[0]))
+    better, worse, reaching = form(0.9, 0.84, 0.5 * least), form(0.8, 0.8, 2 * least), form(0.1, 0.12, 9 * least)
+    assert promising(own, [better, worse, reaching], goals) == [better, reaching]
+    assert promising(own, [worse], goals[:1]) == []
+    sized = [Table(own.parent, {}, {"imgsz": size}, {"gflops": 0.8}, 2 * least) for size in (256, 288)]
+    assert promising(own, sized, goals[:1]) == sized  # losses of two sizes are not compared
 
 
 def test_plans_cost_more_than_a_table_says_by_the_mean(space, table):

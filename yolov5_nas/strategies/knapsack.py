@@ -15,6 +15,7 @@ TIE = 1e-6  # what a whole saving is worth among options whose rises can't be to
 LEAST = 1e-9  # what a change costs that saves nothing: none is made without a reason
 APART = 3  # layers in which the next best plan differs
 FORMS = 2  # looked at for a goal at an input size
+WORSE = 1.5  # times the rise that the best of them is expected to have: others are not looked at
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def promising(own: Table, others: Sequence[Table], goals: Sequence[Sequence[Limi
                 if table.form.get("imgsz") == size and (best := plan(own, left)):
                     rated.append((table.form_rise + own.rise(best), table))
             rated.sort(key=lambda one: one[0])
-            found |= {id(table): table for _, table in rated[:FORMS] if table is not own}
+            near = [table for rise, table in rated[:FORMS] if rise <= WORSE * rated[0][0]]
+            found |= {id(table): table for table in near if table is not own}
     return list(found.values())
 
 
