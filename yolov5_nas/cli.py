@@ -149,9 +149,7 @@ def _space(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .records.journal import read_journal
-    from .records.run_folder import RunFolder
-    from .results.report import closing_table, report
+    from .results.report import closing_table, options_of, report, trials_of
 
     if args.remeasure:
         from .run.remeasure import remeasure
@@ -159,8 +157,8 @@ def _report(args: argparse.Namespace) -> int:
         device = args.device or "cpu"
         print(remeasure(args.run, args.latency_backend, device, args.latency_batch, args.half) + "\n")
     print(report(args.run))
-    has_trials = RunFolder(args.run).journal.exists()  # else plans that were not trained
-    print(closing_table(Path(args.run), read_journal(args.run) if has_trials else []))
+    run = Path(args.run)
+    print(closing_table(run, trials_of(run, options_of(run))))
     return EXIT_OK
 
 

@@ -34,8 +34,7 @@ def report(run: str | Path) -> Path:
     """
     run, files = Path(run), RunFolder(run)
     options = options_of(run)
-    is_planned = options.replaces and files.plans.journal.exists()
-    records = [] if is_planned and not files.journal.exists() else read_journal(run)
+    records = trials_of(run, options)
     _write_csv(records, files.table)
     drawn = figures(run, records, options)
     for figure in drawn:
@@ -54,6 +53,17 @@ def report(run: str | Path) -> Path:
     html = page(run, records, options, drawn, sections, words, _rows(run, records, options), model_files, winner)
     files.report.write_text(html, encoding="utf-8")
     return files.report
+
+
+def trials_of(run: Path, options: Options) -> list[TrialRecord]:
+    """The trials of a run; none where the plans of a replacement search were not trained.
+
+    Raises:
+        UserError: there is no run.
+    """
+    files = RunFolder(run)
+    is_planned = options.replaces and files.plans.journal.exists()
+    return [] if is_planned and not files.journal.exists() else read_journal(run)
 
 
 def options_of(run: Path) -> Options:

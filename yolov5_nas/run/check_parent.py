@@ -164,7 +164,7 @@ def check_forms(o: Options, space: Space, hyp: Mapping[str, Any], host: Host) ->
     source = read_source(trained, plain, file)
     if architecture_of(source, plain, file).id != plain.default().id:
         raise UserError(f"{what} needs stock YOLOv5's weights, or --method replace", file=file)
-    for form in space.forms:
+    for form in {form.get("scale"): form for form in space.forms}.values():
         scaled(source, plain, space.in_form(form))
 
 

@@ -71,7 +71,11 @@ class Replacement:
         space, frozen, seed = self.space, self.frozen, self.options.seed
         zeros = [space.outer(space.in_form(form).default(), form) for form in space.forms[1:]]
         asked = [*rows(space, frozen), *zeros]
+        if unsolved := [i for i, layer in space.layers.items() if i not in frozen and not _is_solvable(layer)]:
+            say(f"warning: layers {', '.join(map(str, unsolved))} have groups or dilation, and are not refitted")
         scored = self._scores(asked)
+        if (images := scored[0].metrics["scored_images"]) < FEW:
+            say(f"warning: scores are of {images:.0f} training images only, so that small differences can't be told")
         own = make_table(space, scored, frozen)
         joints = [space.default(), *joint(own, MEASURED, seed), *zeros]
         measured = self._latencies(joints)
@@ -143,10 +147,6 @@ class Replacement:
         """Each option alone."""
         say(f"table: {len(asked) - 1} options are scored in the parent, in {self.files.replacements.path}")
         default, count = self.space.default(), len(asked)
-        if unsolved := [
-            i for i in self.space.layers if i not in self.frozen and not _is_solvable(self.space.layers[i])
-        ]:
-            say(f"warning: layers {', '.join(map(str, unsolved))} have groups or dilation, and are not refitted")
 
         def tell(record: TrialRecord) -> None:
             change = changes(default, record.architecture) or "the parent"
@@ -161,8 +161,6 @@ class Replacement:
         found = self._run(self.files.replacements, score_replacement, alone, asked, _falling, tell)
         if found[0].state != "complete":
             raise StageError(f"the parent can't be scored: {_message(found[0])}")
-        if (images := found[0].metrics["scored_images"]) < FEW:
-            say(f"warning: scores are of {images:.0f} training images only, so that small differences can't be told")
         if all(record.state != "complete" for record in found[1:]):
             raise StageError(
                 "no option of the model YAML could be scored" + (f": {_message(found[-1])}" if found[1:] else "")

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,14 @@ class Space:
         """The YAML's lines, `[from, number, module, args]`."""
         return [*self.yaml["backbone"], *self.yaml["head"]]
 
-    @property
+    @cached_property
     def multiples(self) -> Multiples:
         """The YAML's width and depth multiples and its activation, of the default form."""
         return Multiples(in_form(self.yaml, self.whole, self.forms[0]))
 
     # Forms ----------------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def forms(self) -> list[dict[str, Value]]:
         """All that the network can be as a whole, that of the default architecture first; `[{}]` without a choice."""
         return forms(self.whole)
