@@ -45,6 +45,9 @@ def trained(model, seed=0):
     for bn in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         bn.weight.data = torch.rand(bn.weight.shape, generator=rng) + 0.5
         bn.bias.data = torch.randn(bn.bias.shape, generator=rng) * 0.3
+    for conv in model.model[-1].m:  # the others have no bias; YOLOv5 draws this one by torch's own random numbers
+        conv.bias.data = torch.randn(conv.bias.shape, generator=rng) * 0.3
+        conv.bias.data.view(3, -1)[:, 4] -= 5
     update_bn([torch.rand(4, 3, 64, 64, generator=rng)], model)
     return model.eval().double()
 

@@ -95,7 +95,7 @@ def test_what_comes_before_the_first_replacement_stays_the_parents(parent):
     assert not torch.equal(own["model.17.cv3.conv.weight"], child["model.17.cv3.conv.weight"])  # makes up for it
 
 
-# Those that gain a tenth or more even where weights are random: differences between machines are smaller.
+# Those that gain a tenth or more even where weights are random.
 CHANGES = [
     {"c3_4": 0.5},
     {"c3_6_depth": 2, "nasconv_5_act": "ReLU", "c3_13": 0.5},
