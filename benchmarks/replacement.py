@@ -49,6 +49,17 @@ def options_of(args: argparse.Namespace) -> Options:
     return replace(o, base_epochs=None, weights=str(weights), **{k: v for k, v in given.items() if v})
 
 
+def add_options(parser: argparse.ArgumentParser, epochs: int) -> None:
+    """The run, how its networks are trained, and where its files lie now."""
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data", help="the data YAML, where it is not where the search found it")
+    parser.add_argument("--weights", help="the parent, likewise")
+    parser.add_argument("--yolov5", help="a clone of YOLOv5, likewise")
+
+
 def contestants(run: Path, o: Options, target: float, randoms: int) -> list[tuple[str, dict[str, Any], float]]:
     """Name, architecture and cost of the plan for a target and of random architectures near its cost."""
     metric = measured_costs(o)[0]
@@ -101,17 +112,11 @@ def wanted(args: argparse.Namespace, o: Options) -> list[Run]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
     parser.add_argument("--target", type=float, nargs="+", default=[0.8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--randoms", type=int, default=RANDOM)
     parser.add_argument("--scratch", type=int, help="epochs of the plan's training from nothing")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--data", help="the data YAML, where it is not where the search found it")
-    parser.add_argument("--weights", help="the parent, likewise")
-    parser.add_argument("--yolov5", help="a clone of YOLOv5, likewise")
+    add_options(parser, epochs=20)
     args = parser.parse_args()
     o, file = options_of(args), args.run / "replacement.jsonl"
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -89,8 +89,9 @@ def untrained() -> Iterator[None]:
 
 
 def _no_latency(model: Any, stock: Any, imgsz: tuple[int, int], runtime: Any, host: Any) -> tuple[dict, dict]:
-    """A latency that grows with the parameters, as exact as a real one is."""
+    """A latency that grows with the parameters and the pixels, as exact as a real one is."""
     ratio = sum(p.numel() for p in model.parameters()) / sum(p.numel() for p in stock.parameters())
+    ratio *= (imgsz[0] / imgsz[1]) ** 2
     spread = {"latency_p95_ms": 1.05 * ratio, "latency_error": 0.01}
     conditions = {**runtime.conditions(imgsz[0]), "trusted": True}
     return {"latency_ms": ratio, "latency_ratio": ratio, **spread}, conditions

@@ -18,7 +18,10 @@ from yolov5_nas.records.journal import read_journal, read_lines
 from yolov5_nas.records.options import Options
 from yolov5_nas.records.run_folder import RunFolder
 from yolov5_nas.results.replacement import read_table, winners
+from yolov5_nas.results.report import closing_table
+from yolov5_nas.results.rivals import rivals as find_rivals
 from yolov5_nas.run.check_parent import with_method
+from yolov5_nas.run.rivals import distinct
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 
@@ -31,6 +34,8 @@ def few_latencies():
     """Each architecture is built twice to be measured."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("yolov5_nas.run.replace.MEASURED", 5)
+        patch.setattr("yolov5_nas.run.rivals.SCALES", (0.9, 0.75))
+        patch.setattr("yolov5_nas.run.rivals.LEFT", 0.2)  # 64 px have but 32 below them
         yield
 
 
@@ -70,7 +75,7 @@ def asked(few, trained_n, digits_yaml, tmp_path):
 def found_by(folder):
     """What the stages and the trials found, without times and paths."""
     lines = {}
-    for name in (*STAGES, "."):
+    for name in (*STAGES, ".", "rivals", "rivals/latencies"):
         path = folder / name / "trials.jsonl"
         lines[name] = [(r.number, r.id, r.state, dict(r.metrics)) for r in read_lines(path) if r.done]
         for _, _, _, metrics in lines[name]:
@@ -110,6 +115,28 @@ def test_it_goes_from_a_checkpoint_to_a_winner_for_each_target(whole):
     for words in ("x parent", "Plans, before they were trained", "What each option costs and saves"):
         assert words in report
     assert f"python train.py --weights {whole.resolve()}/best/weights/best.pt" in report
+
+
+def test_winners_have_rivals_of_their_cost(whole):
+    o = Options().with_given(yaml.safe_load((whole / "search.yaml").read_text()))
+    records = read_journal(whole)
+    found = winners(whole, records, o)
+    rivals = find_rivals(whole, found, o)
+    assert [(r.winner.name, r.kind) for r in rivals] == [(w.name, kind) for w in found for kind in ("scale", "imgsz")]
+    for rival in rivals:
+        assert rival.record.metrics["latency_ratio"] < 1 and rival.record.budget["epochs"] == 2
+        apart = [label for label, value in rival.architecture.items() if records[0].architecture.get(label) != value]
+        assert set(apart) == {"scale", "imgsz"}
+    assert closing_table(whole, records).count("rival: parent") == 4
+    assert "of its widths" in (whole / "report.html").read_text()
+
+
+def test_scales_that_round_to_the_same_widths_are_one():
+    space = Space.from_yaml("yolov5n_elastic.yaml", nc=10)
+    found = distinct(space, [n / 100 for n in range(99, 24, -1)])
+    widths = [space.in_form({}).multiples.model["width_multiple"] * scale * 1024 for scale in found]
+    assert 1.0 not in found and len(found) < 30 and found == sorted(found, reverse=True)
+    assert len({-(-w // 8) for w in widths}) == len(widths)
 
 
 def test_its_table_has_what_was_scored_and_what_was_measured(whole):
@@ -164,6 +191,7 @@ def test_no_trial_is_trained_where_none_is_asked_for(asked, host, tmp_path, caps
 
 def test_a_search_that_is_interrupted_in_every_stage_goes_on_and_ends_the_same(asked, whole):
     places = {("parent", 0), ("replacements", 0), ("replacements", 4), ("latencies", 2), ("plans", 1), ("exp", 1)}
+    places |= {("rivals", 1)}
     with inline(places), untrained():
         found = search(**{**asked, "target": list(TARGETS)})
         while found.interrupted:
@@ -182,7 +210,7 @@ def formed(few, tmp_path):
 
 def test_scale_input_size_and_activation_are_planned_with_the_layers(asked, formed, host, capsys):
     targets = ["gflops=0.085,0.03"]  # of 0.094 at 96 px
-    given = {**asked, "cfg": str(formed), "imgsz": 96, "target": targets, "epochs": 1}
+    given = {**asked, "cfg": str(formed), "imgsz": 96, "target": targets, "epochs": 1, "rivals": "none"}
     with inline({("replacements", 12), ("plans", 3)}), untrained():
         result = search(**given)
         assert result.interrupted
@@ -248,6 +276,7 @@ REFUSED = {
     "a target out of reach": ({"target": ["gflops=0.001"]}, "reaches the target gflops=0.001"),
     "a ratio of 1": ({"target": ["latency_ratio=1.0"]}, "must be below 1"),
     "no checkpoint": ({"weights": None}, "--method replace needs --weights"),
+    "no such teacher": ({"distill": "none.pt"}, "none.pt"),
     "a strategy": ({"strategy": "random"}, "--strategy is not for --method replace"),
     "two metrics of several values": ({"target": ["gflops=1,2", "params=1,2"]}, "one of them with several values"),
     "another size's YAML": ({"cfg": "yolov5s_elastic.yaml"}, "is it of another size?"),

@@ -22,7 +22,7 @@ from yolov5_nas.strategies.given import GivenArchitectures
 from yolov5_nas.training.initial import check_weights
 from yolov5_nas.training.process import global_state_kept
 from yolov5_nas.training.scoring import score_trial
-from yolov5_nas.training.supernet import SupernetTraining, distillation, train_supernet
+from yolov5_nas.training.supernet import SupernetTraining, train_supernet
 from yolov5_nas.training.trial import run_trial
 from yolov5_nas.weights import supernet
 from yolov5_nas.weights.elastic import extract
@@ -214,20 +214,6 @@ def test_it_starts_from_the_weights_of_stock_yolov5(settings, host, tmp_path):
     training = SupernetTraining(host, replace(own, inherit_hyp={**settings.hyp, "lr0": 0.001}), 5)
     training._prepare()
     assert training.hyp["lr0"] == 0.001
-
-
-def test_a_student_like_its_teacher_is_nearer_than_another():
-    torch.manual_seed(0)
-    teacher = [torch.randn(2, 3, s, s, 15) * 3 for s in (8, 4, 2)]
-    hyp = {"box": 0.05, "obj": 1.0, "cls": 0.5}
-
-    def distance(noise):
-        return float(distillation([t + noise * torch.randn_like(t) for t in teacher], teacher, hyp))
-
-    assert distance(0.0) < distance(0.5) < distance(2.0)
-    student = [t.clone().requires_grad_() for t in teacher]
-    distillation(student, teacher, hyp).backward()
-    assert all(s.grad.abs().max() < 1e-6 for s in student)  # the teacher itself is the best student
 
 
 def test_a_supernet_of_something_else_is_refused(shared, settings, host, tmp_path):

@@ -11,6 +11,8 @@ from .option import flag
 if TYPE_CHECKING:
     from .options import Options
 
+PARENT = "parent"  # as a teacher
+
 
 def check_together(o: Options) -> None:
     """Raise a UserError where an option is out of its range, or does not go with another."""
@@ -19,6 +21,7 @@ def check_together(o: Options) -> None:
     _check_one_shot(o)
     _check_audit(o)
     _check_replace(o)
+    _check_distill(o)
 
 
 def _check_numbers(o: Options) -> None:
@@ -81,3 +84,10 @@ def _check_replace(o: Options) -> None:
         if getattr(o, name) not in (None, False, "base", 0):
             raise UserError(f"{flag(name)} is not for --method replace", got=getattr(o, name))
     _ = o.plans
+
+
+def _check_distill(o: Options) -> None:
+    if o.distill and o.one_shot is not None:
+        raise UserError("--distill is not for --one-shot, whose supernet is its own teacher", got=o.distill)
+    if o.distill == PARENT and not (o.weights or o.base_epochs):
+        raise UserError("--distill parent needs --weights or --base-epochs", accepted="a checkpoint")

@@ -103,6 +103,13 @@ class Options:
         least=0,
         may_change=True,
     )
+    rivals: str = searched(
+        "all",
+        "with --method replace, train beside the winners what users try first: the parent at other widths and at a"
+        " smaller input size, of each winner's cost",
+        choices=("all", "none"),
+        may_change=True,
+    )
     strategy: str | None = searched(
         None, "how to choose them (default: evolution; with --objectives, nsga2)", choices=STRATEGIES
     )
@@ -148,6 +155,12 @@ class Options:
     rect: bool = training(False, "rectangular training")
     multi_scale: bool = training(False, "vary the image size by 50 %")
     noautoanchor: bool = training(False, "leave the anchors as they are")
+    distill: str | None = training(
+        None,
+        "trials learn from a teacher's predictions too: 'parent', the checkpoint that they start from, or another of"
+        " the same classes and anchors",
+        completes="file",
+    )
     freeze: tuple[int, ...] = training((), "layers not to train: 10 for the first ten, 0 1 2 for these")
     subset: float = training(1.0, "share of the training images to train on")
     prune: bool = training(

@@ -91,6 +91,11 @@ class RunFolder:
         return RunFolder(self.path / "plans")
 
     @property
+    def rivals(self) -> RunFolder:
+        """The stage that trains the parent at other widths and input sizes; its `latencies` are of all that may be."""
+        return RunFolder(self.path / "rivals")
+
+    @property
     def audit(self) -> RunFolder:
         """The stage that trains some architectures in full."""
         return RunFolder(self.path / "audit")

@@ -74,6 +74,13 @@ def winners(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Winne
     return found
 
 
+def cost_of(run: Path, record: TrialRecord, metric: str) -> float:
+    """A trained network's cost as a share of the parent's, by which it was planned where it was."""
+    files = RunFolder(run)
+    planned = {r.id: r for r in _done(files.plans)}
+    return share(planned.get(record.id, record), metric, _done(files.parent)[0])
+
+
 def first_winner(run: Path, records: Sequence[TrialRecord], o: Options) -> TrialRecord | None:
     """The winner of the first target that has one."""
     return next((w.record for w in winners(run, records, o) if w.record), None)

@@ -14,7 +14,7 @@ from ..records.journal import TrialRecord, best, complete, read_journal, referen
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.options import Options, load_options
 from ..records.run_folder import RunFolder
-from . import audit, comparison, ranking, replacement
+from . import audit, comparison, ranking, replacement, rivals
 from .page import COMPARED, Row, figures, page
 from .plots import trusted
 
@@ -102,7 +102,11 @@ def summary(records: Sequence[TrialRecord], stock_leads: bool = False) -> str:
 
 
 def _said(run: Path, records: Sequence[TrialRecord], options: Options) -> str:
-    return replacement.words(run, records, options) if options.replaces else summary(records, options.inherits)
+    if not options.replaces:
+        return summary(records, options.inherits)
+    found = replacement.winners(run, records, options)
+    parts = [replacement.words(run, records, options), rivals.words(run, found, options)]
+    return " ".join(filter(None, parts))
 
 
 def _rows(run: Path, records: Sequence[TrialRecord], options: Options) -> list[Row]:
@@ -113,6 +117,8 @@ def _rows(run: Path, records: Sequence[TrialRecord], options: Options) -> list[R
     for winner in replacement.winners(run, records, options):
         if winner.record:
             rows.append(("best", f"{winner.name} (trial {winner.record.number})", _cells(winner.record)))
+        own = rivals.rivals(run, [winner], options)
+        rows += [("rival", f"  rival: {rival.name}", _cells(rival.record)) for rival in own if rival.record]
     return rows
 
 

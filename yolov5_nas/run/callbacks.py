@@ -88,6 +88,11 @@ class Estimate:
             self.write("the disk may become full; of the weights, those of the best and of the front are kept")
 
 
+def say(text: str) -> None:
+    """A line for people, at once."""
+    print(text, flush=True)
+
+
 def duration(seconds: float) -> str:
     """A time in words.
 

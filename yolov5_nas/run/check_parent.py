@@ -14,6 +14,7 @@ from ..files import absolute, given_path
 from ..host.locate import find
 from ..host.yolov5 import Host, load
 from ..records.metrics import LATENCIES
+from ..records.option_rules import PARENT
 from ..records.options import Options
 from ..records.reward import Constraint, Target
 from ..space.activations import activation_name
@@ -21,6 +22,7 @@ from ..space.compile import derive, stock_lines
 from ..space.forms import STOCK_ACT
 from ..space.space import Space
 from ..strategies.replacement import smallest
+from ..training.distillation import read_teacher
 from ..training.settings import Settings
 from ..training.trial import measure_architecture
 from ..weights import supernet
@@ -166,6 +168,24 @@ def check_forms(o: Options, space: Space, hyp: Mapping[str, Any], host: Host) ->
         raise UserError(f"{what} needs stock YOLOv5's weights, or --method replace", file=file)
     for form in {form.get("scale"): form for form in space.forms}.values():
         scaled(source, plain, space.in_form(form))
+
+
+def check_teacher(o: Options, model: Mapping[str, Any], host: Host) -> None:
+    """Raise a UserError where trials can't learn from the teacher of the options."""
+    assert o.distill
+    if o.distill == PARENT and o.base_epochs:
+        return  # which is trained for the data
+    weights = absolute(o.weights) if o.weights else None
+    if weights and supernet.read(weights):
+        weights = None
+        if o.distill == PARENT:
+            raise UserError("--distill parent needs a checkpoint, not a supernet", file=absolute(o.weights or ""))
+    space = Space.from_dict(model, source=o.cfg)
+    plain = space.in_form(space.forms[0])
+    student = host.build(derive(plain, plain.default()))
+    if weights and not o.base_epochs and (trained := host.load_checkpoint(weights)).model[-1].nc == model["nc"]:
+        student = trained  # whose anchors trials have
+    read_teacher(weights if weights and o.distill == PARENT else absolute(o.distill), student, host)
 
 
 def check_reach(o: Options, settings: Settings, frozen: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from ..engines.contract import Engine, EngineError, MachineError
 from ..errors import UserError, machine_fault
 from ..records.hooks import Hooks
-from ..records.journal import Journal, TrialRecord, latest, read_journal, read_lines, reference
+from ..records.journal import Journal, TrialRecord, read_journal, read_lines, reference
 from ..records.options import Options
 from ..records.reward import REWARDS, Reward
 from ..records.run_folder import RunFolder
@@ -21,7 +21,6 @@ from ..results.export import write_trial
 from ..results.replacement import first_winner, winners
 from ..results.report import closing_table, options_of, report, winner_of
 from ..results.tensorboard import TensorBoardLogger
-from ..space.architecture import Architecture
 from ..space.space import Space
 from ..strategies.early_stopping import Curves
 from ..strategies.given import GivenArchitectures
@@ -33,7 +32,8 @@ from .callbacks import Checkpoints, Estimate, Progress
 from .loop import AskTell, Loop
 from .prepare import engine_of, reward_of
 from .replace import Replacement, to_train
-from .stages import StageError, finalists, from_scratch, full_trainings, scores, trained_supernet
+from .rivals import Rivals
+from .stages import StageError, asked_before, finalists, from_scratch, full_trainings, scores, trained_supernet
 
 
 @dataclass(frozen=True)
@@ -168,12 +168,16 @@ class Pipeline:
         """From the parent to trained plans; why it ended."""
         replacement = Replacement(self.folder, self.options, self.settings, self._engine, self.loop)
         o, settings, found = replacement.run()
-        before = [Architecture(r.architecture) for r in latest(read_lines(RunFolder(self.folder).journal)).values()]
+        before = asked_before(RunFolder(self.folder))
         trained = to_train(found, settings.space.default(), o.trials, before)
         if not trained:
             return "the plans are made; --trials 0 trains none"
         o = replace(o, trials=len(trained), base_epochs=None)
-        return self._trials(o, replace(settings, constraints=()), GivenArchitectures(trained), len(trained))
+        settings = replace(settings, constraints=())
+        ending = self._trials(o, settings, GivenArchitectures(trained), len(trained))
+        if o.rivals != "none":
+            Rivals(self.folder, o, settings, self._engine, self.loop).run()
+        return ending
 
     def _engine(self, o: Options) -> Engine:
         """A fresh engine for a stage with these options."""

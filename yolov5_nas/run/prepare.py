@@ -22,6 +22,7 @@ from ..host.dataset import check_data, draw_subset, find_data, read_data, resolv
 from ..host.locate import PACKAGE, Location, find
 from ..host.yolov5 import Host, load
 from ..records.hooks import Hook, as_given, find_hook, keep_hooks, kept_hooks
+from ..records.option_rules import PARENT
 from ..records.options import Options
 from ..records.reward import Reward, make_reward
 from ..records.run_folder import RunFolder
@@ -35,7 +36,7 @@ from ..training.settings import Settings, with_anchors
 from ..training.trial import measure_trial
 from ..weights import supernet
 from .check_model import check_model
-from .check_parent import check_forms, check_parent, check_reach
+from .check_parent import check_forms, check_parent, check_reach, check_teacher
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def _prepare(o: Options) -> Prepared:
         space = Space.from_dict(model, source=str(cfg))
         check_forms(o, space, inherit_hyp or hyp, host)
         print(check_weights(absolute(o.weights), space, model["nc"], host))
+    if o.distill:
+        check_teacher(o, model, host)
     device = _device(o)
     Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
     population = o.population or max(2, min(16, (o.trials or 0) // 3))
@@ -117,6 +120,7 @@ def _prepare(o: Options) -> Prepared:
         inherit=o.inherit or ("base" if has_base else None),
         inherit_hyp=str(inherit_file) if o.inherit_hyp else None,
         weights=str(absolute(o.weights)) if o.weights else None,
+        distill=o.distill if o.distill in (None, PARENT) else str(absolute(o.distill)),
         yolov5=str(location.root) if location.kind == "clone" else PACKAGE,
         imgsz=imgsz,
         optimizer=optimizer,
@@ -289,7 +293,9 @@ def engine_of(o: Options) -> Engine:
                 "--base-epochs is not for --engine ray, whose nodes don't have the base's weights; --weights is"
             )
         gpus = float(o.device not in ("cpu", "mps")) if o.gpus_per_trial is None else o.gpus_per_trial
-        files = [path for path in (o.yolov5, o.weights) if path and path != PACKAGE]
+        files = [path for path in (o.yolov5, o.weights, o.distill) if path and path not in (PACKAGE, PARENT)]
+        if len({Path(file).name for file in files}) < len(set(files)):
+            raise UserError("what is sent to Ray's nodes must have different names", got=files)
         numbers = o.cpus_per_trial, gpus, o.concurrency, o.trial_minutes
         return RayEngine(o.address, *numbers, o.ship_data, files, o.measure_on, measure_trial)
     return NNIEngine(device_indices(o.device), o.concurrency, o.trial_minutes, o.port, o.host)

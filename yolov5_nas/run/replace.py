@@ -31,9 +31,9 @@ from ..training.parent import FEW
 from ..training.replacement import score_replacement, validate_parent
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
-from .callbacks import duration
+from .callbacks import duration, say
 from .planning import Planned, Planner, limits
-from .stages import StageError, run_stage
+from .stages import StageError, asked_before, run_stage
 
 MEASURED = 40  # joint architectures by which savings of latency are fitted
 MEASURED_MORE = 12  # in each further form of the network
@@ -62,7 +62,7 @@ class Replacement:
         """
         self.parent = self._parent()
         planner = Planner(self._tables(), self.options, self.parent, self._refitted, self._wholes)
-        found = planner.run([Architecture(r.architecture) for r in read_lines(self.files.plans.journal) if r.done])
+        found = planner.run(asked_before(self.files.plans))
         say("\n".join(self._said(found)))
         return self.options, self.settings, found
 
@@ -120,7 +120,7 @@ class Replacement:
         default = self.space.default()
         if o.base_epochs:
             say(f"parent: {o.weights} is fine-tuned for {o.base_epochs} epochs, in {files.path}")
-            trained = replace(self.settings, epochs=o.base_epochs, val_period=max(1, -(-o.base_epochs // 4)))
+            trained = replace(self.settings, base_epochs=o.base_epochs).of_base()
             record = self._one(run_trial, trained, default)
             weights = str(files.trial(0).weights)
             self.options, self.settings = replace(o, weights=weights), replace(self.settings, weights=weights)
@@ -237,11 +237,12 @@ class Replacement:
             change = changes(self.space.default(), one.record.architecture)
             lines.append(f"  {name}: loss {rise:+.4f} +- {m['rise_error']:.4f} ({rise / loss:+.1%}), {costs}: {change}")
         if "epoch_seconds" in self.parent.metrics:
-            count = 1 + sum(one.record is not None for one in found)
+            count = 1 + (1 if self.options.rivals == "none" else 3) * sum(one.record is not None for one in found)
             epochs = self.options.epochs
+            rivals = "" if self.options.rivals == "none" else " and two rivals of each (--rivals none: no)"
             seconds = count * epochs * self.parent.metrics["epoch_seconds"]
             lines.append(
-                f"  training {count}, the parent included, for {epochs} epochs takes about {duration(seconds)}"
+                f"  training {count}, the parent{rivals} included, for {epochs} epochs takes about {duration(seconds)}"
             )
         return lines
 
@@ -300,11 +301,6 @@ def to_train(
 def _is_solvable(layer: Layer) -> bool:
     """Whether the convolution that writes a layer's output is refitted."""
     return isinstance(layer, C3Layer) or (layer.g, layer.d) == (1, 1)
-
-
-def say(text: str) -> None:
-    """A line for people, at once."""
-    print(text, flush=True)
 
 
 def _falling(metrics: Mapping[str, float]) -> float:

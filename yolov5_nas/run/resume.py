@@ -44,7 +44,7 @@ def _same(name: str, old: Any, new: Any) -> bool:
     """Whether two values of an option mean the same; a file named bare is the one that was found by that name."""
     if name == "hook":
         return len(old) == len(new) and all(map(_same_hook, old, new))
-    if name in ("cfg", "data", "hyp", "inherit_hyp", "weights", "yolov5") and old and new:
+    if name in ("cfg", "data", "hyp", "inherit_hyp", "weights", "distill", "yolov5") and old and new:
         return Path(old) == absolute(new) or Path(old).resolve() == absolute(new).resolve() or Path(old).name == new
     return bool(old == new)
 

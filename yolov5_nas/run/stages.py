@@ -12,6 +12,7 @@ from typing import Any
 
 from ..engines.contract import Engine, Trial
 from ..records.journal import Journal, TrialRecord, eligible, front, latest, read_lines
+from ..records.option_rules import PARENT
 from ..records.reward import Reward, accuracy
 from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
@@ -83,6 +84,7 @@ def from_scratch(settings: Settings, epochs: int) -> Settings:
         val_period=max(1, -(-epochs // 4)),
         weights=None,
         base_epochs=None,
+        distill=None if settings.distill == PARENT else settings.distill,
         freeze=(),
         constraints=(),
         needed=(),
@@ -95,6 +97,11 @@ def finalists(records: Sequence[TrialRecord], stock: Architecture, objectives: S
     numbers = {record.number for record in best}
     order = sorted(eligible(records), key=lambda r: (r.number not in numbers, -(r.reward or 0.0), r.number))
     return [stock, *(a for r in order if (a := Architecture(r.architecture)).id != stock.id)]
+
+
+def asked_before(files: RunFolder) -> list[Architecture]:
+    """The architectures of a journal by number: what a resume asks for first, whatever it asks for then."""
+    return [Architecture(r.architecture) for _, r in sorted(latest(read_lines(files.journal)).items())]
 
 
 def run_stage(

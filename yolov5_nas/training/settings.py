@@ -11,6 +11,7 @@ from ..cost.latency import Runtime
 from ..host.locate import Location
 from ..host.yolov5 import load
 from ..records.hooks import Hook
+from ..records.option_rules import PARENT
 from ..records.reward import Constraint
 from ..space.architecture import Architecture, Value
 from ..space.compile import derive
@@ -43,6 +44,7 @@ class Settings:
             that of the settings.
         base_epochs: epochs of a trial that has no parent, where others start from its weights.
         freeze: layers (in the searchable YAML's numbers) that are not trained.
+        distill: a checkpoint that trainings learn from too, or "parent" for that in `weights`.
         hooks: what they measure becomes metrics; those of epochs are called in the training.
     """
 
@@ -64,6 +66,7 @@ class Settings:
     multi_scale: bool = False
     noautoanchor: bool = False
     freeze: tuple[int, ...] = ()
+    distill: str | None = None
     weights: str | None = None
     replaces: bool = False
     inherit_hyp: Mapping[str, Any] | None = None
@@ -135,7 +138,14 @@ class Settings:
     def of_base(self) -> Settings:
         """The settings of a trial that has no parent."""
         epochs = self.base_epochs or self.epochs
-        return replace(self, epochs=epochs, val_period=max(self.val_period, -(-epochs // 4)), base_epochs=None)
+        period = max(self.val_period, -(-epochs // 4))
+        distill = None if self.distill == PARENT else self.distill
+        return replace(self, epochs=epochs, val_period=period, base_epochs=None, distill=distill)
+
+    @property
+    def teacher(self) -> str | None:
+        """The checkpoint that trainings learn from, besides the labels."""
+        return self.weights if self.distill == PARENT else self.distill
 
     def imgsz_of(self, architecture: Mapping[str, Value]) -> int:
         """The input size of an architecture, in pixels."""

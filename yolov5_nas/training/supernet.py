@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from ..files import write_whole
 from ..host.yolov5 import Host
@@ -25,6 +24,7 @@ from ..weights import supernet
 from ..weights.elastic import set_architecture
 from ..weights.mapping import fitting, shared_state
 from ..weights.source import read_source
+from .distillation import distillation
 from .initial import freeze
 from .process import as_trial
 from .scoring import Scorer
@@ -122,29 +122,6 @@ def _initial(host: Host, s: Settings, space: Space, largest: Architecture) -> An
         network.load_state_dict(taken, strict=False)
         print(f"supernet: {len(taken)}/{len(taken) + len(left)} tensors from {s.weights}")
     return network
-
-
-def distillation(student: list[torch.Tensor], teacher: list[torch.Tensor], hyp: Mapping[str, float]) -> torch.Tensor:
-    """How far a student's predictions are from a teacher's, with YOLOv5's gains; the teacher says where objects are.
-
-    Args:
-        student, teacher: raw outputs of the detection layer, (B, anchors, H, W, 5 + classes) for each stride; the
-            teacher's without gradients.
-        hyp: gains `box`, `obj`, `cls`.
-
-    Returns:
-        A scalar: cross entropy of objectness over all places; of classes, and squared difference of boxes (in
-        YOLOv5's sigmoid form), weighted by the teacher's objectness.
-    """
-    total = student[0].new_zeros(())
-    for s, t in zip(student, teacher):
-        soft = t.sigmoid()
-        weight = soft[..., 4:5] / soft[..., 4:5].sum().clamp(min=1e-6)
-        obj = F.binary_cross_entropy_with_logits(s[..., 4], soft[..., 4])
-        cls = (weight * F.binary_cross_entropy_with_logits(s[..., 5:], soft[..., 5:], reduction="none")).sum()
-        box = (weight * (s[..., :4].sigmoid() - soft[..., :4]).square()).sum()
-        total = total + hyp["obj"] * obj + hyp["cls"] * cls / soft[..., 5:].shape[-1] + 4 * hyp["box"] * box
-    return total
 
 
 def train_supernet(

@@ -27,6 +27,7 @@ from ..records.metrics import ACCURACIES
 from ..records.run_folder import TrialFolder
 from ..weights.reconstruction import PIXELS, refit
 from ..weights.source import read_source
+from .distillation import Teacher, distillation, read_teacher
 from .images import VALIDATED, Images
 from .initial import Start
 from .process import global_state_kept
@@ -170,6 +171,7 @@ class Training:
         self.amp = self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp)
         self.compute_loss = host.ComputeLoss(model)
+        self.teacher = Teacher(read_teacher(Path(s.teacher), model, host), self.device) if s.teacher else None
         self.last_step = -1
 
     def _settle(self) -> None:
@@ -221,7 +223,11 @@ class Training:
 
     def _backward(self, images: torch.Tensor, targets: torch.Tensor, iteration: int) -> tuple[float, torch.Tensor]:
         """Add a batch's gradients; its loss, and what that consists of: box, objectness, class."""
-        _, loss, items = self._forward(images, targets)
+        predicted, loss, items = self._forward(images, targets)
+        if self.teacher:
+            with torch.amp.autocast("cuda", enabled=self.amp):
+                taught = self.teacher.predict(images)
+            loss = loss + len(images) * distillation([p.float() for p in predicted], taught, self.hyp)
         self.scaler.scale(loss).backward()
         return float(loss.detach()), items
 

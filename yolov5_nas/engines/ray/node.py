@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from ...errors import UserError, machine_fault
 from ...files import PACKAGE, write_whole
 from ...records.journal import TrialResult
+from ...records.option_rules import PARENT
 from ...records.run_folder import RunFolder
 from ...space.architecture import Value
 from ..contract import Job, Outcome, Trial, call_trial, outcome_from_json, outcome_to_json
@@ -74,8 +75,9 @@ class Parcel:
         changes: dict[str, Any] = {}
         if location := getattr(settings, "location", None):
             changes["location"] = _location(location)
-        if weights := getattr(settings, "weights", None):
-            changes["weights"] = str(ROOT / Path(weights).name)
+        for name in ("weights", "distill"):
+            if (file := getattr(settings, name, None)) and file != PARENT:
+                changes[name] = str(ROOT / Path(file).name)
         if data := getattr(settings, "data", None):
             changes["data"] = {**data, **{name: self._path(data, name) for name in ("path", *SPLITS) if name in data}}
         return replace(settings, **changes) if changes else settings

@@ -1,0 +1,92 @@
+"""What users try first for a faster model, beside each winner of a replacement search: the parent at other widths, and
+at a smaller input size, of the winner's cost.
+
+They are forms of the parent (see `space.forms`): architectures in which nothing differs but `scale` or `imgsz`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..records.journal import TrialRecord, latest, read_lines
+from ..records.options import Options
+from ..records.run_folder import RunFolder
+from ..space.architecture import Architecture
+from ..strategies.savings import ratio_of, share
+from .comparison import EQUAL
+from .replacement import Winner, cost_of
+
+KINDS = ("scale", "imgsz")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The parent in another form, for a winner.
+
+    Args:
+        kind: what differs, `scale` or `imgsz`.
+        record: of its training; None until there is one.
+    """
+
+    winner: Winner
+    kind: str
+    architecture: Architecture
+    record: TrialRecord | None = None
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        value = self.architecture[self.kind]
+        return f"parent, {float(value):g} of its widths" if self.kind == "scale" else f"parent at {value} px"
+
+
+def rivals(run: Path, found: Sequence[Winner], o: Options) -> list[Rival]:
+    """Of each winner, as far as costs of the parent's forms were measured.
+
+    A form seldom costs just what the winner does: then rather one that costs a little more, to be no easy rival.
+    """
+    files = RunFolder(run).rivals
+    measured = [r for r in latest(read_lines(files.latencies.journal)).values() if r.state == "complete"]
+    if not measured:
+        return []
+    zero, *forms = sorted(measured, key=lambda r: r.number)
+    trained = {r.id: r for r in latest(read_lines(files.journal)).values() if r.state == "complete"}
+    chosen = []
+    for winner in found:
+        metric = ratio_of(winner.targets[0].metric)
+        if winner.record is None:
+            continue
+        wanted = cost_of(run, winner.record, metric)
+        for kind in KINDS:
+            own = [r for r in forms if r.architecture[kind] != zero.architecture[kind] and metric in r.metrics]
+            costs = {r.id: share(r, metric, zero) for r in own}
+            if own := [r for r in own if costs[r.id] < 1]:
+                dear = [r for r in own if costs[r.id] >= wanted / EQUAL]
+                best = min(dear or own, key=lambda r: abs(math.log(costs[r.id] / wanted)))
+                architecture = Architecture(best.architecture)
+                chosen.append(Rival(winner, kind, architecture, trained.get(architecture.id)))
+    return chosen
+
+
+def words(run: Path, found: Sequence[Winner], o: Options) -> str:
+    """In words: how the winners compare with their rivals."""
+    lines = []
+    for winner in found:
+        own = [rival for rival in rivals(run, [winner], o) if rival.record]
+        if winner.record and own:
+            shown = " and ".join(_against(winner.record, rival) for rival in own)
+            lines.append(f"{' '.join(map(str, winner.targets))} is {shown}.")
+    return " ".join(["Beside what is simpler, trained alike:", *lines]) if lines else ""
+
+
+def _against(record: TrialRecord, rival: Rival) -> str:
+    assert rival.record
+    own, theirs = record.metrics, rival.record.metrics
+    gain = own["map50_95"] - theirs["map50_95"]
+    text = f"{abs(gain):.3f} {'above' if gain >= 0 else 'below'} the {rival.name}"
+    if "latency_ratio" in theirs:
+        text += f" ({theirs['map50_95']:.3f} at {theirs['latency_ratio']:.2f} times the latency)"
+    return text

@@ -1,0 +1,136 @@
+"""The stage of a replacement search that trains its winners' rivals: what they are, see `results.rivals`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..engines.contract import Engine, Trial
+from ..errors import UserError
+from ..host.yolov5 import load
+from ..records.journal import Journal, TrialRecord, read_journal
+from ..records.metrics import LATENCIES, is_own
+from ..records.options import Options
+from ..records.reward import accuracy
+from ..records.run_folder import RunFolder
+from ..results.replacement import cost_of, winners
+from ..results.rivals import rivals
+from ..space.architecture import Architecture
+from ..space.arithmetic import Multiples
+from ..space.space import Space
+from ..strategies.given import GivenArchitectures
+from ..strategies.savings import measured_costs, ratio_of
+from ..training.settings import Settings
+from ..training.trial import measure_trial, run_trial
+from ..weights.scaling import scaled
+from ..weights.source import read_source
+from .callbacks import say
+from .stages import asked_before, run_stage
+
+SCALES = tuple(n / 20 for n in range(19, 4, -1))  # of all widths, 0.95 to 0.25
+LEFT = 0.5  # of a winner's cost: what has fewer GFLOPs than that share of it costs less
+
+
+class Rivals:
+    """Finds and trains the rivals of a run's winners, in `<run>/rivals`.
+
+    Args:
+        o, settings: as the trials had them; `settings.weights` is the parent.
+        engine: a fresh engine for options.
+        stage: as `run_stage` takes it: `seed`, `hours`, `since`.
+    """
+
+    def __init__(self, folder: Path, o: Options, settings: Settings, engine: Callable[[Options], Engine], stage: Any):
+        self.folder, self.options, self.engine, self.stage = folder, o, engine, stage
+        self.files = RunFolder(folder).rivals
+        self.settings = replace(settings, constraints=(), freeze=(), stock=None)  # no form keeps frozen layers
+
+    def run(self) -> None:
+        """Measure the parent's forms, and train those that cost what winners do.
+
+        Raises:
+            StageError: the time is over.
+        """
+        found = [w for w in winners(self.folder, read_journal(self.folder), self.options) if w.record]
+        costs = [cost_of(self.folder, w.record, ratio_of(w.targets[0].metric)) for w in found if w.record]
+        forms = self._forms(LEFT * min(costs)) if costs else []
+        if not forms:
+            return
+        self.files.path.mkdir(exist_ok=True)
+        default = self.settings.space.default()
+        self._run(self.files.latencies, measure_trial, [default, *forms], self._needed, self._tell_cost)
+        chosen = rivals(self.folder, found, self.options)
+        self.names = {rival.architecture.id: rival.name for rival in chosen}
+        if chosen:
+            count = len(self.names)
+            say(f"rivals: {count} of the winners' cost are trained alike, in {self.files.path} (--rivals none: no)")
+            self._run(self.files, run_trial, [rival.architecture for rival in chosen], (), self._tell_trained)
+
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        return tuple(m for m in measured_costs(self.options) if m in LATENCIES or is_own(m))
+
+    def _forms(self, least: float) -> list[Architecture]:
+        """The parent's other scales and smaller input sizes that may cost more than a share of its cost.
+
+        From here on the settings are those of all scales and sizes, so that a resume for other targets finds its own.
+        """
+        s, host = self.settings, load(self.settings.location)
+        plain, imgsz = s.space.in_form(s.space.forms[0]), s.imgsz_of(s.space.default())
+        trained = host.load_checkpoint(Path(s.weights or ""))
+        stride = int(trained.stride.max())
+        sizes, scales = list(range(imgsz - stride, 0, -stride)), distinct(plain, SCALES)
+        space = Space.from_dict({**plain.yaml, "scale": [1.0, *scales], "imgsz": [imgsz, *sizes]}, imgsz=imgsz)
+        self.settings = replace(s, model=space.yaml, imgsz=imgsz)
+        scales = [scale for scale in scales if scale**1.5 >= least]
+        source = read_source(trained, plain, s.weights or "")
+        try:
+            for scale in scales:
+                scaled(source, plain, space.in_form({**space.forms[0], "scale": scale}))
+        except UserError as e:
+            say(f"rivals: none of other widths ({e})")
+            scales = []
+        forms: list[dict[str, Any]] = [{"scale": scale} for scale in scales]
+        forms += [{"imgsz": size} for size in sizes if (size / imgsz) ** 2 >= least]
+        return [Architecture({**space.default(), **form}) for form in forms]
+
+    def _tell_cost(self, record: TrialRecord) -> None:
+        shown = ", ".join(f"{m} {record.metrics[m]:.3f}" for m in ("gflops", *self._needed) if m in record.metrics)
+        form = ", ".join(f"{k} {record.architecture[k]}" for k in ("scale", "imgsz"))
+        say(f"[form {record.number}] {form}: {shown or record.state}")
+
+    def _tell_trained(self, record: TrialRecord) -> None:
+        score = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
+        say(f"[rival {record.number + 1}] {self.names.get(record.id, record.id)}: {score}, {record.seconds:.0f} s")
+
+    def _run(
+        self,
+        files: RunFolder,
+        trial: Trial,
+        asked: Sequence[Architecture],
+        needed: tuple[str, ...],
+        tell: Callable[[TrialRecord], None],
+    ) -> None:
+        def listeners(journal: Journal) -> list[Callable[[TrialRecord], None]]:
+            return [tell]
+
+        asked = list({a.id: a for a in (*asked_before(files), *asked)}.values())  # also those of other targets
+        rest = {"engine": lambda: self.engine(self.options), "listeners": listeners, **self.stage}
+        settings, given = replace(self.settings, needed=needed), GivenArchitectures(asked)
+        reward = accuracy if trial is run_trial else (lambda metrics: -metrics["gflops"])
+        run_stage(files, trial, settings, given, reward=reward, count=len(asked), **rest)
+
+
+def distinct(space: Space, scales: Sequence[float]) -> list[float]:
+    """Of scales that round to the same widths the smallest, the largest first; none that rounds to the space's own."""
+    model, numbers = space.yaml, {row[3][0] for row in space.rows if row[3] and isinstance(row[3][0], int)}
+
+    def widths(scale: float) -> tuple[int, ...]:
+        multiples = Multiples({**model, "width_multiple": model["width_multiple"] * scale})
+        return tuple(multiples.width(number) for number in sorted(numbers))
+
+    found = {widths(scale): scale for scale in sorted(scales, reverse=True)}
+    found.pop(widths(1.0), None)
+    return sorted(found.values(), reverse=True)
