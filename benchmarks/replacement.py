@@ -6,7 +6,8 @@
 From the parent's weights the plan, the parent itself and three random architectures of the plan's latency are trained
 for the same further epochs, with seeds that the search did not use; the mAP50-95 of the last epoch counts. Random ones
 are those that the search measured, the nearest to the plan's latency, refitted like the plan. `--scratch EPOCHS` trains
-the plan once more from nothing. Lines go to RUN/replacement.jsonl, where a later call goes on.
+the plan once more from nothing; `--rivals` trains those of the plan too, where a search has measured them. Lines go to
+RUN/replacement.jsonl, where a later call goes on.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from typing import Any
 
 from yolov5_nas.records.journal import TrialRecord, TrialResult, latest, read_lines
 from yolov5_nas.records.options import Options, load_options
+from yolov5_nas.records.reward import Target
 from yolov5_nas.records.run_folder import RunFolder
-from yolov5_nas.results.replacement import planned
+from yolov5_nas.results.replacement import Winner, planned
+from yolov5_nas.results.rivals import rivals
 from yolov5_nas.strategies.savings import measured_costs
 
 RANDOM = 3
+STRIDE = 32  # largest of YOLOv5's P5 models
 
 
 @dataclass(frozen=True)
@@ -60,18 +64,29 @@ def add_options(parser: argparse.ArgumentParser, epochs: int) -> None:
     parser.add_argument("--yolov5", help="a clone of YOLOv5, likewise")
 
 
-def contestants(run: Path, o: Options, target: float, randoms: int) -> list[tuple[str, dict[str, Any], float]]:
+def contestants(
+    run: Path, o: Options, target: float, randoms: int, with_rivals: bool
+) -> list[tuple[str, dict[str, Any], float]]:
     """Name, architecture and cost of the plan for a target and of random architectures near its cost."""
     metric = measured_costs(o)[0]
     plan = next(w.record for w in planned(run, o) if w.targets[0].value == target)
     assert plan, f"no plan keeps to {target}"
     drawn = [r for r in latest(read_lines(RunFolder(run).latencies.journal)).values() if r.state == "complete"]
     cost = plan.metrics[metric]
+    rivals = rivals_of(run, plan, target, o) if with_rivals else []
     near = sorted((r for r in drawn if not r.is_reference), key=lambda r: abs(r.metrics[metric] - cost))[:randoms]
     return [
         named(f"plan {target:g}", plan, metric),
         *(named(f"random {r.number} at {target:g}", r, metric) for r in near),
+        *rivals,
     ]
+
+
+def rivals_of(run: Path, plan: TrialRecord, target: float, o: Options) -> list[tuple[str, dict[str, Any], float]]:
+    """The same of the parent at other widths and at a smaller input size, of a plan's cost."""
+    costs = {r.id: r.metrics["latency_ratio"] for r in read_lines(RunFolder(run).rivals.latencies.journal) if r.done}
+    found = rivals(run, [Winner((Target("latency_ratio", target),), plan)], o)
+    return [(f"{r.name}, for {target:g}", dict(r.architecture), costs[r.architecture.id]) for r in found]
 
 
 def named(name: str, record: TrialRecord, metric: str) -> tuple[str, dict[str, Any], float]:
@@ -84,6 +99,7 @@ def train(run: Run, folder: Path, o: Options) -> dict[str, Any]:
 
     from yolov5_nas.engines.local import own_device
     from yolov5_nas.run.prepare import settings_of
+    from yolov5_nas.run.rivals import formed
     from yolov5_nas.training.trial import run_trial
 
     torch.set_num_threads(1)
@@ -93,6 +109,8 @@ def train(run: Run, folder: Path, o: Options) -> dict[str, Any]:
     )  # fmt: skip
     if run.from_scratch:
         settings = replace(settings, weights=None)
+    if "scale" in run.architecture and "scale" not in settings.space.choices:
+        settings = formed(settings, STRIDE)
     log = folder / "benchmark" / f"{run.name} {run.seed}".replace(" ", "_")
     result = run_trial(run.architecture, settings, run.seed, log, TrialResult({"params": 0.0}))
     (log / "weights.pt").unlink()
@@ -103,7 +121,7 @@ def wanted(args: argparse.Namespace, o: Options) -> list[Run]:
     default = json.loads(RunFolder(args.run).replacements.journal.read_text().split("\n")[0])["architecture"]
     runs = []
     for target in args.target:
-        for name, architecture, _ in contestants(args.run, o, target, args.randoms):
+        for name, architecture, _ in contestants(args.run, o, target, args.randoms, args.rivals):
             runs += [Run(name, architecture, seed, args.epochs) for seed in args.seeds]
             if name.startswith("plan") and args.scratch:
                 runs.append(Run(f"{name} from scratch", architecture, args.seeds[0], args.scratch, True))
@@ -115,6 +133,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, nargs="+", default=[0.8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--randoms", type=int, default=RANDOM)
+    parser.add_argument("--rivals", action="store_true", help="train the parent at other widths and input sizes too")
     parser.add_argument("--scratch", type=int, help="epochs of the plan's training from nothing")
     add_options(parser, epochs=20)
     args = parser.parse_args()
@@ -139,7 +158,11 @@ def table(lines: list[dict[str, Any]], args: argparse.Namespace, o: Options) -> 
     """Means over seeds, and differences to the parent of the same seed with their 95 % intervals."""
     from scipy.stats import t
 
-    costs = {name: cost for target in args.target for name, _, cost in contestants(args.run, o, target, args.randoms)}
+    costs = {
+        name: cost
+        for target in args.target
+        for name, _, cost in contestants(args.run, o, target, args.randoms, args.rivals)
+    }
     scores: dict[str, dict[int, float]] = {}
     for line in lines:
         scores.setdefault(line["name"], {})[line["seed"]] = line["map50_95"]

@@ -68,6 +68,7 @@ class Planner:
         for turn in range(ROUNDS):
             seen = [known[id] for id in tried]  # as it was before a resume
             new = [a for targets in self.options.plans for a in self._round(tables, targets, seen, turn)]
+            new.sort(key=lambda a: [str(a.get(label)) for label in self.tables[0].form])  # a parent's form is read once
             tried |= {a.id: a for a in new if a.id not in tried}
             if all(a.id in {r.id for r in seen} for a in new):
                 break

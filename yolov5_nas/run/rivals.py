@@ -77,23 +77,20 @@ class Rivals:
 
         From here on the settings are those of all scales and sizes, so that a resume for other targets finds its own.
         """
-        s, host = self.settings, load(self.settings.location)
-        plain, imgsz = s.space.in_form(s.space.forms[0]), s.imgsz_of(s.space.default())
-        trained = host.load_checkpoint(Path(s.weights or ""))
-        stride = int(trained.stride.max())
-        sizes, scales = list(range(imgsz - stride, 0, -stride)), distinct(plain, SCALES)
-        space = Space.from_dict({**plain.yaml, "scale": [1.0, *scales], "imgsz": [imgsz, *sizes]}, imgsz=imgsz)
-        self.settings = replace(s, model=space.yaml, imgsz=imgsz)
-        scales = [scale for scale in scales if scale**1.5 >= least]
-        source = read_source(trained, plain, s.weights or "")
+        trained = load(self.settings.location).load_checkpoint(Path(self.settings.weights or ""))
+        self.settings = formed(self.settings, int(trained.stride.max()))
+        space = self.settings.space
+        plain, imgsz = space.in_form(space.forms[0]), self.settings.imgsz
+        scales = [scale for scale in space.choices["scale"].options[1:] if float(scale) ** 1.5 >= least]
+        source = read_source(trained, plain, self.settings.weights or "")
         try:
             for scale in scales:
                 scaled(source, plain, space.in_form({**space.forms[0], "scale": scale}))
         except UserError as e:
             say(f"rivals: none of other widths ({e})")
             scales = []
-        forms: list[dict[str, Any]] = [{"scale": scale} for scale in scales]
-        forms += [{"imgsz": size} for size in sizes if (size / imgsz) ** 2 >= least]
+        sizes = [size for size in space.choices["imgsz"].options[1:] if (int(size) / imgsz) ** 2 >= least]
+        forms = [*({"scale": scale} for scale in scales), *({"imgsz": size} for size in sizes)]
         return [Architecture({**space.default(), **form}) for form in forms]
 
     def _tell_cost(self, record: TrialRecord) -> None:
@@ -121,6 +118,17 @@ class Rivals:
         settings, given = replace(self.settings, needed=needed), GivenArchitectures(asked)
         reward = accuracy if trial is run_trial else (lambda metrics: -metrics["gflops"])
         run_stage(files, trial, settings, given, reward=reward, count=len(asked), **rest)
+
+
+def formed(s: Settings, stride: int) -> Settings:
+    """Settings of a space in which the parent's scale and input size are choices, as rivals have them.
+
+    Args:
+        stride: the parent's largest.
+    """
+    plain, imgsz = s.space.in_form(s.space.forms[0]), s.imgsz_of(s.space.default())
+    choices = {"scale": [1.0, *distinct(plain, SCALES)], "imgsz": list(range(imgsz, 0, -stride))}
+    return replace(s, model={**plain.yaml, **choices}, imgsz=imgsz)
 
 
 def distinct(space: Space, scales: Sequence[float]) -> list[float]:
