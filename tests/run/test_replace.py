@@ -35,6 +35,7 @@ def few_latencies():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("yolov5_nas.run.replace.MEASURED", 5)
         patch.setattr("yolov5_nas.run.rivals.SCALES", (0.9, 0.75))
+        patch.setattr("yolov5_nas.run.judge.DRAWS", 5)
         patch.setattr("yolov5_nas.run.rivals.LEFT", 0.2)  # 64 px have but 32 below them
         yield
 

@@ -25,7 +25,18 @@ from typing import Any
 from ..errors import UserError
 from ..files import is_file
 from .checkpoints import ACCEPTED, model_in, what_is
-from .compat import MODULES, Lines, compatible, first_kept, importable, module_entry, of_version, on_cpu, patched
+from .compat import (
+    MODULES,
+    ByImage,
+    Lines,
+    compatible,
+    first_kept,
+    importable,
+    module_entry,
+    of_version,
+    on_cpu,
+    patched,
+)
 from .exporters import export_openvino, failures, own_threads
 from .locate import Location, find
 
@@ -75,24 +86,37 @@ class Host:
         """`create_dataloader`, with the arguments of the newest version."""
         return of_version(self.dataloaders.create_dataloader)(*args, **kwargs)
 
-    def validate(self, **kwargs: Any) -> tuple[tuple[float, ...], list[float]]:
+    def validate(self, by_image: dict[str, Any] | None = None, **kwargs: Any) -> tuple[tuple[float, ...], list[float]]:
         """`val.run`: precision, recall, mAP50, mAP50-95, box, objectness and class loss; and mAP50-95 of each class,
         which is that of all for one that the images don't have.
 
         It takes the time it needs. By itself YOLOv5 drops the boxes of a batch's images that are not through NMS after
         0.5 s and 0.05 s an image, so that other load on the machine would lower mAP.
+
+        Args:
+            by_image: gets for the path of each image that has detections or labels what YOLOv5 computes mAP from:
+                whether a detection is right at each IoU threshold (n, 10), its confidence (n), its class (n); and the
+                classes of the labels (m).
         """
         import torchvision
 
+        watch = ByImage()
         stopped, nms = types.SimpleNamespace(time=lambda: 0.0), first_kept(torchvision.ops.nms)
         with (
             self.compatible(),
             patched(self.general, time=stopped),
             patched(torchvision.ops, nms=nms),
+            patched(self.modules["val"], zip=watch.zip),
             tempfile.TemporaryDirectory() as folder,  # the package writes a results.html
         ):
-            found = self.modules["val"].run(**kwargs, save_dir=Path(folder))
+            found = self.modules["val"].run(**kwargs, save_dir=Path(folder), callbacks=watch)
+            if by_image is not None:
+                by_image.update(zip(watch.paths, watch.found))
             return tuple(float(x) for x in found[0]), [float(x) for x in found[1]]
+
+    def average_precision(self, recall: Any, precision: Any) -> float:
+        """YOLOv5's `compute_ap` of a curve, each (n); within `compatible`."""
+        return float(self.modules["utils.metrics"].compute_ap(recall, precision)[0])
 
     def check_dataset(self, data: dict[str, Any], download: bool) -> dict[str, Any]:
         """`check_dataset` of a dict whose paths are absolute; runs its `download:` entry where that is wanted."""

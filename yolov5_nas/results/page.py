@@ -51,7 +51,7 @@ def page(
     figures: Sequence[Figure],
     sections: Iterable[Section],
     summary: str,
-    compared: Sequence[Row],
+    compared: tuple[Sequence[str], Sequence[Row]],
     usage: str,
     winner: TrialRecord | None,
 ) -> str:
@@ -59,7 +59,7 @@ def page(
 
     Args:
         sections: further ones, whose HTML is taken as it is.
-        compared: the rows that compare the winner with the stock architecture.
+        compared: headings and rows of the table that compares the winner with the stock architecture.
         usage: the commands for the winner.
     """
     from jinja2 import Environment
@@ -74,8 +74,8 @@ def page(
         run=str(run),
         subject=f"{Path(options.cfg).name} on {Path(options.data).name}, {datetime.date.today():%Y-%m-%d}",
         summary=summary,
-        compared=compared,
-        compared_headings=["reward", *(_named(heading, options) for _, heading, _ in COMPARED)],
+        compared=compared[1],
+        compared_headings=compared[0],
         reference="the parent" if options.replaces else "stock YOLOv5",
         usage=usage,
         has_trials=bool(records) or not options.replaces,

@@ -14,7 +14,7 @@ from ..records.journal import TrialRecord, best, complete, read_journal, referen
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.options import Options, load_options
 from ..records.run_folder import RunFolder
-from . import audit, comparison, ranking, replacement, rivals
+from . import audit, comparison, judged, ranking, replacement, rivals
 from .page import COMPARED, Row, figures, page
 from .plots import trusted
 
@@ -50,7 +50,8 @@ def report(run: str | Path) -> Path:
     if options.replaces:
         sections = [*replacement.sections(run, records, options), *sections]
     words = _said(run, records, options)
-    html = page(run, records, options, drawn, sections, words, _rows(run, records, options), model_files, winner)
+    compared = _headings(run, options), _rows(run, records, options)
+    html = page(run, records, options, drawn, sections, words, compared, model_files, winner)
     files.report.write_text(html, encoding="utf-8")
     return files.report
 
@@ -105,7 +106,7 @@ def _said(run: Path, records: Sequence[TrialRecord], options: Options) -> str:
     if not options.replaces:
         return summary(records, options.inherits)
     found = replacement.winners(run, records, options)
-    parts = [replacement.words(run, records, options), rivals.words(run, found, options)]
+    parts = [replacement.words(run, records, options), rivals.words(run, found, options), judged.words(run, found)]
     return " ".join(filter(None, parts))
 
 
@@ -113,13 +114,24 @@ def _rows(run: Path, records: Sequence[TrialRecord], options: Options) -> list[R
     if not options.replaces:
         return _compared(records)
     parent = reference(records)
-    rows = [("stock", "parent (trial 0)", _cells(parent))] if parent else []
+    found: list[tuple[str, str, TrialRecord]] = [("stock", "parent (trial 0)", parent)] if parent else []
     for winner in replacement.winners(run, records, options):
         if winner.record:
-            rows.append(("best", f"{winner.name} (trial {winner.record.number})", _cells(winner.record)))
+            found.append(("best", f"{winner.name} (trial {winner.record.number})", winner.record))
         own = rivals.rivals(run, [winner], options)
-        rows += [("rival", f"  rival: {rival.name}", _cells(rival.record)) for rival in own if rival.record]
-    return rows
+        found += [("rival", f"  rival: {rival.name}", rival.record) for rival in own if rival.record]
+    by_split = judged.read(run)
+    return [
+        (kind, name, [*_cells(record), *([by_split.cell(record.id)] if by_split.networks else [])])
+        for kind, name, record in found
+    ]
+
+
+def _headings(run: Path, options: Options) -> list[str]:
+    """Of the cells of `_rows`."""
+    found = ["reward", *(heading.replace("stock", options.reference) for _, heading, _ in COMPARED)]
+    by_split = judged.read(run)
+    return [*found, by_split.heading] if by_split.networks else found
 
 
 def winner_of(run: Path, records: Sequence[TrialRecord], options: Options) -> TrialRecord | None:
@@ -135,8 +147,7 @@ def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
         return f"{_said(run, records, options)}\n\nreport      {RunFolder(run.resolve()).report}"
     rows = _rows(run, records, options)
     width = max([18, *(len(name) + 2 for _, name, _ in rows)])
-    headings = [heading.replace("stock", options.reference) for _, heading, _ in COMPARED]
-    lines = [_line("", ["reward", *headings], width)]
+    lines = [_line("", _headings(run, options), width)]
     lines += [_line(name, cells, width) for _, name, cells in rows]
     files = usage(run, winner) if winner else f"Logs of the trials: {run}/trials"
     return "\n".join([*lines, "", _said(run, records, options), "", files])
@@ -207,7 +218,7 @@ def _gain(winner: TrialRecord, stock: TrialRecord) -> list[str]:
 
 
 def _line(name: str, cells: Sequence[str], width: int) -> str:
-    return f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells)
+    return f"{name:<{width}}" + "".join(f"{cell:>{max(12, len(cell) + 2)}}" for cell in cells)
 
 
 def _write_csv(records: Sequence[TrialRecord], path: Path) -> None:

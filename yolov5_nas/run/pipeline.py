@@ -29,6 +29,7 @@ from ..strategies.strategy import Strategy
 from ..training.settings import Settings
 from ..training.trial import run_trial, run_trial_with_onnx
 from .callbacks import Checkpoints, Estimate, Progress
+from .judge import judge
 from .loop import AskTell, Loop
 from .prepare import engine_of, reward_of
 from .replace import Replacement, to_train
@@ -177,6 +178,7 @@ class Pipeline:
         ending = self._trials(o, settings, GivenArchitectures(trained), len(trained))
         if o.rivals != "none":
             Rivals(self.folder, o, settings, self._engine, self.loop).run()
+        judge(self.folder, o, settings)
         return ending
 
     def _engine(self, o: Options) -> Engine:

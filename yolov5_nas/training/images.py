@@ -33,8 +33,8 @@ class Images:
         self.host, self.settings, self.imgsz, self.batch_size = host, s, imgsz, batch_size
         self.stride, self.hyp, self.seed = max(stride, 32), hyp, seed
         self.classes: dict[str, float] = {}  # mAP50-95 by class, of the latest validation
-        self.train, self.dataset = self._loader("train")
-        self.val, _ = self._loader("val")
+        self.train, self.dataset = self._training_loader()
+        self.val = Split(host, s, "val", imgsz, 2 * batch_size, self.stride, hyp)
 
     def some(self) -> Iterator[torch.Tensor]:
         """Some batches of training images, (B, 3, H, W) from 0 to 255, drawn at random by the seed."""
@@ -50,50 +50,100 @@ class Images:
 
     def validate(self, model: Any, compute_loss: Any = None) -> dict[str, float]:
         """`val.run` of a model, by the names of `VALIDATED`; the losses are 0 without `compute_loss`."""
-        results, classes = self.host.validate(
-            data=dict(self.settings.data),
-            batch_size=self.batch_size * 2,
-            imgsz=self.imgsz,
-            half=self.settings.device.startswith("cuda"),
-            model=model,
-            single_cls=self.settings.single_cls,
-            dataloader=self.val,
-            plots=False,
-            compute_loss=compute_loss,
-        )
+        results, classes = self.val.validate(model, compute_loss)
         names = dict(self.settings.data["names"])
         self.classes = {str(name): classes[i] for i, name in names.items()} if len(names) == len(classes) > 1 else {}
-        return dict(zip(VALIDATED, results))
+        return results
 
     def close(self) -> None:
         """End the turn of a loop that an exception left, and the loaders' processes."""
-        for loader in (self.train, self.val):
-            loader.close()
-            # Ends its processes now. Where the garbage collector does, each takes 5 s: its queue goes first.
-            loader.loader.iterator = None
+        _end(self.train)
+        self.val.close()
 
-    def _loader(self, split: str) -> tuple[LockedLoader, Any]:
-        """YOLOv5's loader of a split; the data set behind it, decoded images included, is kept for later trials."""
-        s, train = self.settings, split == "train"
+    def _training_loader(self) -> tuple[LockedLoader, Any]:
+        """YOLOv5's loader of the training images; the data set behind it, decoded images included, is kept for later
+        trials."""
+        s = self.settings
         with dataset_kept(self.host), forking():
             loader, dataset = self.host.create_dataloader(
-                s.data[split],
+                s.data["train"],
                 self.imgsz,
-                self.batch_size * (1 if train else 2),
+                self.batch_size,
                 self.stride,
                 s.single_cls,
                 hyp=self.hyp,
-                augment=train,
-                cache=None if s.cache == "val" and train else s.cache,
-                rect=s.rect if train else True,
-                pad=0.0 if train else 0.5,
+                augment=True,
+                cache=None if s.cache == "val" else s.cache,
+                rect=s.rect,
                 rank=-1,
-                workers=s.workers if train else s.workers * 2,
-                prefix=f"{split}: ",
-                shuffle=train,
-                **({"seed": self.seed} if train else {}),
+                workers=s.workers,
+                prefix="train: ",
+                shuffle=True,
+                seed=self.seed,
             )
         return LockedLoader(loader, DeviceLock(s.device)), dataset
+
+
+class Split:
+    """The images of a split that are validated on, in YOLOv5's rectangular batches.
+
+    Args:
+        split: `val` or `test`.
+        imgsz: input size in pixels.
+        batch_size: of a validation.
+        stride: the model's largest.
+        hyp: of the augmentation, which validation has none of.
+    """
+
+    def __init__(
+        self, host: Host, s: Settings, split: str, imgsz: int, batch_size: int, stride: int, hyp: Mapping[str, Any]
+    ):
+        self.host, self.settings, self.imgsz, self.batch_size = host, s, imgsz, batch_size
+        with dataset_kept(host), forking():
+            loader, _ = host.create_dataloader(
+                s.data[split],
+                imgsz,
+                batch_size,
+                stride,
+                s.single_cls,
+                hyp=hyp,
+                cache=s.cache,
+                rect=True,
+                pad=0.5,
+                rank=-1,
+                workers=s.workers * 2,
+                prefix=f"{split}: ",
+            )
+        self.loader = LockedLoader(loader, DeviceLock(s.device))
+
+    def validate(
+        self, model: Any, compute_loss: Any = None, by_image: dict[str, Any] | None = None
+    ) -> tuple[dict[str, float], list[float]]:
+        """`val.run` of a model, by the names of `VALIDATED`; and mAP50-95 of each class. See `Host.validate`."""
+        s = self.settings
+        results, classes = self.host.validate(
+            by_image,
+            data=dict(s.data),
+            batch_size=self.batch_size,
+            imgsz=self.imgsz,
+            half=s.device.startswith("cuda"),
+            model=model,
+            single_cls=s.single_cls,
+            dataloader=self.loader,
+            plots=False,
+            compute_loss=compute_loss,
+        )
+        return dict(zip(VALIDATED, results)), classes
+
+    def close(self) -> None:
+        """End the turn of a loop that an exception left, and the loader's processes."""
+        _end(self.loader)
+
+
+def _end(loader: LockedLoader) -> None:
+    loader.close()
+    # Ends its processes now. Where the garbage collector does, each takes 5 s: its queue goes first.
+    loader.loader.iterator = None
 
 
 def plain_dataset(host: Host, s: Settings, imgsz: int, stride: int) -> Any:

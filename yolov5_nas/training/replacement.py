@@ -163,7 +163,8 @@ def _epoch_seconds(model: Any, compute_loss: Any, images: Images, steps: int = 3
         compute_loss(model(batch), targets.to(images.settings.device))[0].backward()
         seconds.append((time.perf_counter() - start) / len(batch))
     each = min(seconds[1:] or seconds)
-    return each * (len(images.dataset) + len(images.val.loader.dataset) / 3)  # a pass forward is a third of a step
+    validated = len(images.val.loader.loader.dataset)
+    return each * (len(images.dataset) + validated / 3)  # a pass forward is a third of a step
 
 
 _scorers: dict[Any, ReplacementScorer] = {}

@@ -1,0 +1,62 @@
+"""How a replacement search's winners do on images that chose nothing, beside their parent, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..records.run_folder import RunFolder
+from .replacement import Winner
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What `run.judge` found.
+
+    Args:
+        split: `test`, or `val` where the data has no such images.
+        images: how many have a label or a detection.
+        networks: by their ids accuracies, and between what (`low`, `high`) the difference of mAP50-95 to the parent's
+            lies for other such images in 95 of 100 cases.
+    """
+
+    split: str = "val"
+    images: int = 0
+    parent: str = ""
+    networks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def heading(self) -> str:
+        """Of its column in a table."""
+        return f"mAP50-95 {self.split}"
+
+    def cell(self, id: str) -> str:
+        """A network's mAP50-95, for a table."""
+        return f"{self.networks[id]['map50_95']:.3f}" if id in self.networks else "-"
+
+
+def read(run: Path) -> Judged:
+    """Of a run's folder; without networks where it is not there yet."""
+    path = RunFolder(run).judged
+    if not path.exists():
+        return Judged()
+    found = json.loads(path.read_text())
+    return Judged(found["split"], found["images"], found["parent"], found["networks"])
+
+
+def words(run: Path, found: Sequence[Winner]) -> str:
+    """In words."""
+    judged = read(run)
+    own = [(w, judged.networks[w.record.id]) for w in found if w.record and w.record.id in judged.networks]
+    if not own or judged.parent not in judged.networks:
+        return ""
+    what = {"test": "test images, which chose nothing", "val": "validation images (there is no test split)"}
+    parent = judged.networks[judged.parent]["map50_95"]
+    lines = [f"On the {judged.images} {what[judged.split]}, the parent has {parent:.3f}"]
+    for winner, one in own:
+        name = " ".join(map(str, winner.targets))
+        sure = f"{one['low']:+.3f} to {one['high']:+.3f}"
+        lines.append(f"{name} {one['map50_95']:.3f} ({one['map50_95'] - parent:+.3f}; for other such images {sure})")
+    return ", ".join(lines) + "; 95 % intervals of a bootstrap over images. "
