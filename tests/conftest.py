@@ -123,17 +123,18 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
 
 @pytest.fixture(scope="session")
 def digits(host: Host, made_once: MakeOnce) -> Path:
-    """The built-in data set's folder, with its labels read. Its `digits.yaml` validates on a fifth of the images."""
+    """The built-in data set's folder, with its labels read. Its `digits.yaml` has a fifth of the others."""
     from yolov5_nas.digits import render
     from yolov5_nas.host.dataset import check_data, resolve_data
 
     def make(folder: Path) -> None:
         render(folder)
         data = yaml.safe_load((shipped("data") / "digits.yaml").read_text())
-        few = sorted((folder / "images/val").iterdir())[:32]
-        (folder / "few.txt").write_text("".join(f"{image}\n" for image in few))
+        for split, name in (("val", "few.txt"), ("test", "few_test.txt")):
+            few = sorted((folder / "images" / split).iterdir())[:32]
+            (folder / name).write_text("".join(f"{image}\n" for image in few))
         path = folder / "digits.yaml"
-        path.write_text(yaml.safe_dump({**data, "path": str(folder), "val": "few.txt"}))
+        path.write_text(yaml.safe_dump({**data, "path": str(folder), "val": "few.txt", "test": "few_test.txt"}))
         check_data(resolve_data(path, host), host, 64, path)  # writes YOLOv5's caches
 
     return made_once("digits", make)

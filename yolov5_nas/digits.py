@@ -11,13 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-SPLITS = {"train": 640, "val": 160}  # images
-HARD_SPLITS = {"train": 512, "val": 240}
-TRAIN_SCANS = 1400  # of the 1797 scans; val is made of the others
+SPLITS = {"train": 640, "val": 160, "test": 160}  # images
+HARD_SPLITS = {"train": 512, "val": 240, "test": 240}
+TRAIN_SCANS = 1400  # of the 1797 scans; val and test are made of the others
 
 
 def render(root: str | Path, size: int = 128, seed: int = 0) -> None:
-    """Write images and YOLO labels of both splits into a folder, all or nothing; a finished one is left as it is.
+    """Write images and YOLO labels of all splits into a folder, all or nothing; a finished one is left as it is.
 
     Each image shows 4 to 8 digits of 20 to 55 pixels on `size` x `size` pixels, none overlapping another.
     """
@@ -39,13 +39,13 @@ Scene = Callable[[Any, Any, Any, int, np.random.Generator], tuple[Any, list[str]
 def _render(root: Path, splits: Mapping[str, int], scene: Scene, size: int, seed: int) -> None:
     from sklearn.datasets import load_digits
 
-    if (root / "labels" / "val").is_dir():
+    if (root / "labels" / "test").is_dir():
         return
     root.parent.mkdir(parents=True, exist_ok=True)
     scans = load_digits()
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(scans.target))
-    pools = {"train": order[:TRAIN_SCANS], "val": order[TRAIN_SCANS:]}
+    pools = {"train": order[:TRAIN_SCANS], "val": order[TRAIN_SCANS:], "test": order[TRAIN_SCANS:]}
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".digits-") as temporary:
         for split, count in splits.items():
             folders = [Path(temporary, "new", kind, split) for kind in ("images", "labels")]
@@ -59,6 +59,10 @@ def _render(root: Path, splits: Mapping[str, int], scene: Scene, size: int, seed
             root.rmdir()
         if not root.exists():
             shutil.move(Path(temporary, "new"), root)
+        elif (root / "labels" / "val").is_dir():  # of a version that had no test split
+            for kind in ("images", "labels"):
+                if not (root / kind / "test").exists():
+                    shutil.move(Path(temporary, "new", kind, "test"), root / kind / "test")
 
 
 def _scene(scans: Any, target: Any, pool: Any, size: int, rng: np.random.Generator) -> tuple[Any, list[str]]:

@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,15 @@ from datasets import write_data
 from yolov5_nas.digits import HARD_SPLITS, SPLITS, render, render_hard
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import find_file, increment_path, make_folder, shipped
-from yolov5_nas.host.dataset import check_data, draw_subset, find_data, read_data, resolve_data, take_subset
+from yolov5_nas.host.dataset import (
+    check_data,
+    check_split,
+    draw_subset,
+    find_data,
+    read_data,
+    resolve_data,
+    take_subset,
+)
 
 
 def test_digits_are_the_same_on_every_machine(tmp_path):
@@ -23,10 +32,27 @@ def test_digits_are_the_same_on_every_machine(tmp_path):
     assert first[0] == "1 0.328125 0.144531 0.125000 0.195312"
 
 
+def hash_of(root, *splits):
+    """Of a data set's labels."""
+    files = (file for split in splits for file in sorted((root / "labels" / split).glob("*.txt")))
+    return hashlib.sha1(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def test_digits_of_a_version_without_a_test_split_get_one(digits, tmp_path):
+    for kind in ("images", "labels"):
+        for split in ("train", "val"):
+            shutil.copytree(digits / kind / split, tmp_path / "digits" / kind / split)
+    before = (tmp_path / "digits/labels/val/00000.txt").stat().st_mtime_ns
+    render(tmp_path / "digits")
+    assert hash_of(tmp_path / "digits", "train", "val", "test") == hash_of(digits, "train", "val", "test")
+    assert len(list((tmp_path / "digits/images/test").iterdir())) == SPLITS["test"]
+    assert (tmp_path / "digits/labels/val/00000.txt").stat().st_mtime_ns == before
+
+
 def test_digits_stay_what_they_were(digits):
-    labels = b"".join(file.read_bytes() for file in sorted((digits / "labels").glob("*/*.txt")))
-    assert hashlib.sha1(labels).hexdigest() == "4e6aa9d2ec02ca61ccc65b7c4de43a04c8affeb5"
-    images = [cv2.imread(str(file)) for file in sorted((digits / "images").glob("*/*.png"))]
+    assert hash_of(digits, "train", "val") == "4e6aa9d2ec02ca61ccc65b7c4de43a04c8affeb5"
+    assert hash_of(digits, "test") == "3ef66bd3663ce2758948f74cbbe4271e781a543f"
+    images = [cv2.imread(str(f)) for s in ("train", "val") for f in sorted((digits / "images" / s).glob("*.png"))]
     assert sum(image.sum(dtype=np.int64) for image in images) == pytest.approx(2_585_851_260, rel=1e-6)
 
 
@@ -46,8 +72,8 @@ def boxes_of(file):
 def test_hard_digits_are_the_same_on_every_machine(hard_digits):
     for split, count in HARD_SPLITS.items():
         assert len(list((hard_digits / "images" / split).iterdir())) == count
-    labels = b"".join(file.read_bytes() for file in sorted((hard_digits / "labels").glob("*/*.txt")))
-    assert hashlib.sha1(labels).hexdigest() == "c1a41172a2a5df88265425abf73a56cd14d6129e"
+    assert hash_of(hard_digits, "train", "val") == "c1a41172a2a5df88265425abf73a56cd14d6129e"
+    assert hash_of(hard_digits, "test") == "43450e92116dce5e35c6f13fbdc9cd2ea22afe27"
     assert cv2.imread(str(hard_digits / "images/val/00000.png")).shape == (128, 128, 3)
 
 
@@ -85,7 +111,8 @@ def test_the_data_yaml_makes_its_own_images_through_the_host(host, tmp_path, nam
     path = tmp_path / name
     path.write_text(yaml.safe_dump({**data, "path": str(tmp_path / "made")}))
     resolved = resolve_data(path, host)
-    assert check_data(resolved, host, 128, path) == splits
+    assert check_data(resolved, host, 128, path) == {split: splits[split] for split in ("train", "val")}
+    assert check_split(resolved, "test", host, 128, path) == splits["test"]
     assert (tmp_path / "made/labels/train.cache").is_file()
 
 

@@ -17,6 +17,7 @@ from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import read_journal, read_lines
 from yolov5_nas.records.options import Options
 from yolov5_nas.records.run_folder import RunFolder
+from yolov5_nas.results.judged import read as read_judged
 from yolov5_nas.results.replacement import read_table, winners
 from yolov5_nas.results.report import closing_table
 from yolov5_nas.results.rivals import rivals as find_rivals
@@ -130,6 +131,16 @@ def test_winners_have_rivals_of_their_cost(whole):
         assert set(apart) == {"scale", "imgsz"}
     assert closing_table(whole, records).count("rival: parent") == 4
     assert "of its widths" in (whole / "report.html").read_text()
+
+
+def test_a_winner_is_judged_by_images_that_chose_nothing(whole):
+    records = read_journal(whole)
+    judged = read_judged(whole)
+    assert judged.split == "test" and judged.images == 32 and judged.parent == records[0].id
+    assert {r.id for r in records} <= judged.networks.keys() and len(judged.networks) > len(records)
+    assert all(one["low"] <= one["high"] for one in judged.networks.values())
+    table = closing_table(whole, records)
+    assert "mAP50-95 test" in table and "On the 32 test images, which chose nothing, the parent has" in table
 
 
 def test_scales_that_round_to_the_same_widths_are_one():

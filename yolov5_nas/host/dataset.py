@@ -100,16 +100,20 @@ def check_data(data: Mapping[str, Any], host: Host, imgsz: int, file: Path, sing
     Raises:
         UserError: a split has no images or no labels, or a label's class is out of range.
     """
-    counts = {}
-    for split in SPLITS:
-        found = _read_split(data, split, host, imgsz, file, single_cls)
-        labels, counts[split] = found.labels, len(found.im_files)
-        worst = max((int(c) for label in labels for c in label[:, 0]), default=None)
-        if worst is None:
-            raise UserError(f"no labels found for the images of {split}", got=str(data[split]), file=file)
-        if worst >= data["nc"] and not single_cls:
-            raise UserError(f"the classes in the labels of {split} must be 0 to {data['nc'] - 1}", got=worst, file=file)
-    return counts
+    return {split: check_split(data, split, host, imgsz, file, single_cls) for split in SPLITS}
+
+
+def check_split(
+    data: Mapping[str, Any], split: str, host: Host, imgsz: int, file: Path, single_cls: bool = False
+) -> int:
+    """The same of one split."""
+    found = _read_split(data, split, host, imgsz, file, single_cls)
+    worst = max((int(c) for label in found.labels for c in label[:, 0]), default=None)
+    if worst is None:
+        raise UserError(f"no labels found for the images of {split}", got=str(data[split]), file=file)
+    if worst >= data["nc"] and not single_cls:
+        raise UserError(f"the classes in the labels of {split} must be 0 to {data['nc'] - 1}", got=worst, file=file)
+    return len(found.im_files)
 
 
 def draw_subset(data: Mapping[str, Any], host: Host, imgsz: int, share: float, seed: int, file: Path) -> list[str]:

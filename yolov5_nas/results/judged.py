@@ -28,9 +28,9 @@ class Judged:
     networks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
-    def heading(self) -> str:
-        """Of its column in a table."""
-        return f"mAP50-95 {self.split}"
+    def has_test(self) -> bool:
+        """Whether the data has images that chose nothing."""
+        return self.split == "test" and bool(self.networks)
 
     def cell(self, id: str) -> str:
         """A network's mAP50-95, for a table."""
@@ -59,4 +59,4 @@ def words(run: Path, found: Sequence[Winner]) -> str:
         name = " ".join(map(str, winner.targets))
         sure = f"{one['low']:+.3f} to {one['high']:+.3f}"
         lines.append(f"{name} {one['map50_95']:.3f} ({one['map50_95'] - parent:+.3f}; for other such images {sure})")
-    return ", ".join(lines) + "; 95 % intervals of a bootstrap over images. "
+    return ", ".join(lines) + "; 95 % intervals of a bootstrap over images."

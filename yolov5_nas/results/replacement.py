@@ -19,6 +19,7 @@ from .ranking import html_table
 
 NEAR = 0.01  # a plan keeps to a target where its cost is at most this share above it
 FALLS = 0.05  # of a class's mAP50-95 below the parent's, from which on it is said
+NAMED = 3  # of such classes
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,17 @@ def words(run: Path, records: Sequence[TrialRecord], o: Options) -> str:
         text += f" ({r.metrics['map50_95'] - parent.metrics['map50_95']:+.3f})"
         if "latency_ratio" in r.metrics:
             text += f" at {r.metrics['latency_ratio']:.2f} times the parent's latency"
-        lines.append(text + "." + "".join(f" Class {c} falls by {fall:.3f}." for c, fall in fallen(r, parent)))
+        lines.append(text + "." + _falls(fallen(r, parent)))
     lines.append("Each was trained once; another seed moves mAP too.")
-    return " ".join(lines)
+    return "\n".join(lines)
+
+
+def _falls(falls: Sequence[tuple[str, float]]) -> str:
+    """In words, the worst first."""
+    if len(falls) <= NAMED:
+        return "".join(f" Class {name} falls by {fall:.3f}." for name, fall in falls)
+    named = ", ".join(f"{name} by {fall:.3f}" for name, fall in falls[:NAMED])
+    return f" {len(falls)} classes fall by {FALLS:g} or more: {named}, ..."
 
 
 def fallen(record: TrialRecord, parent: TrialRecord) -> list[tuple[str, float]]:

@@ -107,7 +107,7 @@ def _said(run: Path, records: Sequence[TrialRecord], options: Options) -> str:
         return summary(records, options.inherits)
     found = replacement.winners(run, records, options)
     parts = [replacement.words(run, records, options), rivals.words(run, found, options), judged.words(run, found)]
-    return " ".join(filter(None, parts))
+    return "\n".join(filter(None, parts))
 
 
 def _rows(run: Path, records: Sequence[TrialRecord], options: Options) -> list[Row]:
@@ -122,7 +122,7 @@ def _rows(run: Path, records: Sequence[TrialRecord], options: Options) -> list[R
         found += [("rival", f"  rival: {rival.name}", rival.record) for rival in own if rival.record]
     by_split = judged.read(run)
     return [
-        (kind, name, [*_cells(record), *([by_split.cell(record.id)] if by_split.networks else [])])
+        (kind, name, [*_cells(record), *([by_split.cell(record.id)] if by_split.has_test else [])])
         for kind, name, record in found
     ]
 
@@ -131,7 +131,7 @@ def _headings(run: Path, options: Options) -> list[str]:
     """Of the cells of `_rows`."""
     found = ["reward", *(heading.replace("stock", options.reference) for _, heading, _ in COMPARED)]
     by_split = judged.read(run)
-    return [*found, by_split.heading] if by_split.networks else found
+    return [*found, "mAP50-95 test"] if by_split.has_test else found
 
 
 def winner_of(run: Path, records: Sequence[TrialRecord], options: Options) -> TrialRecord | None:

@@ -79,7 +79,7 @@ def words(run: Path, found: Sequence[Winner], o: Options) -> str:
         if winner.record and own:
             shown = " and ".join(_against(winner.record, rival) for rival in own)
             lines.append(f"{' '.join(map(str, winner.targets))} is {shown}.")
-    return " ".join(["Beside what is simpler, trained alike:", *lines]) if lines else ""
+    return "Beside what is simpler, trained alike: " + " ".join(lines) if lines else ""
 
 
 def _against(record: TrialRecord, rival: Rival) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ..engines.local import own_device
+from ..errors import UserError
 from ..files import write_whole
-from ..host.yolov5 import load
+from ..host.dataset import check_split
+from ..host.yolov5 import Host, load
 from ..records.journal import TrialRecord, read_journal, reference
 from ..records.options import Options
 from ..records.run_folder import RunFolder
@@ -34,13 +36,13 @@ def judge(folder: Path, o: Options, settings: Settings) -> None:
     Args:
         settings: as the trials had them.
     """
-    split = "test" if settings.data.get("test") else "val"
     networks = _networks(folder, o)
     if len(networks) < 2 or {record.id for _, record in networks} <= read(folder).networks.keys():
         return
-    say(f"judged: {len(networks)} networks on the {split} images")
     settings = replace(settings, device=own_device(o.device))
     host = load(settings.location)
+    split = _split(o, settings, host)
+    say(f"judged: {len(networks)} networks on the {split} images")
     found, by_image = {}, {}
     with log_to(folder / "judged"), global_state_kept():
         for weights, record in networks:
@@ -57,6 +59,18 @@ def judge(folder: Path, o: Options, settings: Settings) -> None:
     parent = networks[0][1].id
     content = {"split": split, "images": len(paths), "draws": draws, "parent": parent, "networks": found}
     write_whole(RunFolder(folder).judged, json.dumps(content, indent=1))
+
+
+def _split(o: Options, settings: Settings, host: Host) -> str:
+    """`test` where the data has such images, with labels; COCO's have none."""
+    if not settings.data.get("test"):
+        return "val"
+    try:
+        check_split(settings.data, "test", host, settings.imgsz, Path(o.data), settings.single_cls)
+    except UserError as e:
+        say(f"judged: by the images of val, since {e}")
+        return "val"
+    return "test"
 
 
 def _networks(folder: Path, o: Options) -> Sequence[tuple[Path, TrialRecord]]:
