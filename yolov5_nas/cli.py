@@ -187,6 +187,13 @@ def _doctor(args: argparse.Namespace) -> int:
     return EXIT_NOTHING_FOUND if broken else EXIT_OK
 
 
+def _with(args: argparse.Namespace) -> int:
+    from .run.script import run_script
+
+    run_script(args.script, args.arguments, args.yolov5)
+    return EXIT_OK
+
+
 def _completion(args: argparse.Namespace) -> int:
     from .completion import script
 
@@ -327,6 +334,12 @@ def _other_arguments(commands: Any) -> None:
     text = "also try it all: import it, build a model, run it on each latency backend (half a minute)"
     doctor.add_argument("--thorough", action="store_true", help=text)
     doctor.set_defaults(function=_doctor)
+    text = "run a script of YOLOv5 that knows the searchable layers"
+    script = add_command("with", text, "yolov5-nas with train.py --cfg yolov5n_nas.yaml --weights '' --data my.yaml")
+    script.add_argument("--yolov5", help="a clone of ultralytics/yolov5 (else as for a search)")
+    script.add_argument("script", help="train.py, val.py, detect.py or export.py")
+    script.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    script.set_defaults(function=_with)
     text = "print a script by which a shell completes commands, options and files"
     completion = add_command("completion", text, 'eval "$(yolov5-nas completion bash)"')
     completion.add_argument("shell", choices=["bash", "zsh"], help="which shell")

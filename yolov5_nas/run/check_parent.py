@@ -47,7 +47,7 @@ def with_method(given: Mapping[str, Any]) -> dict[str, Any]:
     options, weights = dict(given), given.get("weights")
     method = options.get("method")
     is_open = method is None and not any(options.get(name) is not None for name in OTHERS)
-    if is_open and weights and not supernet.read(given_path(weights)):
+    if is_open and weights and not supernet.read(given_path(weights), find(given.get("yolov5"))):
         options["method"] = "replace"
         print("method: replace, since --weights is a checkpoint (--method trials searches by trainings)")
     if options.get("method") != "replace":
@@ -62,7 +62,7 @@ def with_method(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _size(weights: Path, options: Mapping[str, Any]) -> str:
     """YOLOv5's letter for a checkpoint."""
-    if supernet.read(weights):
+    if supernet.read(weights, find(options.get("yolov5"))):
         raise UserError("--method replace needs a checkpoint, not a supernet", file=weights)
     model = load(find(options.get("yolov5"))).load_checkpoint(weights)
     first = getattr(model.model[0], "conv", None)

@@ -69,7 +69,7 @@ def _prepare(o: Options) -> Prepared:
     hooks = _find_hooks(o)  # before YOLOv5 is imported, for which loggers are told to stay offline
     _ = reward_of(o), o.constraints  # raise what is wrong with them
     strategy = strategy_named(o.strategy, o.objectives)
-    if o.one_shot == 0 and o.weights and not supernet.read(given_path(o.weights)):
+    if o.one_shot == 0 and o.weights and not supernet.read(given_path(o.weights), find(o.yolov5)):
         raise UserError("--one-shot 0 scores by --weights of a supernet only", got=o.weights)
     check_onnx(o)
     location = find(o.yolov5)

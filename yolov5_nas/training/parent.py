@@ -17,8 +17,9 @@ from .process import global_state_kept
 from .settings import Settings
 
 SOLVED = 64 * 320 * 320  # pixels of the images that layers are solved on: 64 of 320 px, 16 of 640 px
+MOST = 128  # such images, however small: more change scores by less than a tenth
 SCORED = 128  # images
-COUNTED = 4  # images in a batch by which the importance of channels is counted
+COUNTED, BATCH = 64, 4  # images by which the importance of channels is counted, and in a batch of them
 FEW = 32  # images to score on, below which errors are large
 
 
@@ -29,7 +30,7 @@ def split(count: int, imgsz: int, seed: int) -> tuple[list[int], list[int]]:
     ([64, 128], [10, 11])
     """
     order = random.Random(seed).sample(range(count), count)
-    solved = min(max(1, SOLVED // imgsz**2), max(1, count // 2))
+    solved = min(max(1, SOLVED // imgsz**2), MOST, max(1, count // 2))
     return order[:solved], order[solved : solved + SCORED] or order[:SCORED]
 
 
@@ -52,7 +53,8 @@ def read_parent(host: Host, settings: Settings, imgsz: int, seed: int) -> Parent
 
     def counted(model: Any) -> Counts:
         compute_loss = loss_of(host, model, settings, imgsz)
-        batches = (_batch(dataset, solved[i : i + COUNTED], device) for i in range(0, len(solved), COUNTED))
+        some = solved[:COUNTED]
+        batches = (_batch(dataset, some[i : i + BATCH], device) for i in range(0, len(some), BATCH))
         return taylor(model, batches, lambda raw, targets: compute_loss(raw, targets)[0])
 
     model = host.load_checkpoint(weights).to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..host.locate import Location
 from ..host.yolov5 import Host
+from ..host.yolov5 import load as load_host
 from ..space.architecture import Architecture, Value
 from ..space.space import Space
-from .elastic import anchor_count, register, unregister
+from .elastic import NASConv, anchor_count, register, unregister
 
 KIND = "yolov5-nas shared network"
 
@@ -41,13 +44,34 @@ def save(shared: Any, yaml: Mapping[str, Any], path: Path, **entries: Any) -> No
     temporary.replace(path)
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """What is in the file; None if it is no supernet."""
+def read(path: Path, location: Location | None = None) -> dict[str, Any] | None:
+    """What is in the file; None if it is no supernet.
+
+    Args:
+        location: of the host, which a checkpoint of its `train.py` with searchable layers needs.
+    """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a checkpoint of YOLOv5, or anything
-        return None
+        return _of_checkpoint(path, load_host(location)) if _names_our_layers(path) else None
     return found if isinstance(found, dict) and found.get("kind") == KIND else None
+
+
+def _names_our_layers(path: Path) -> bool:
+    """Whether a checkpoint holds searchable layers, without unpickling it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            return NASConv.__module__.encode() in archive.read(name)
+    except (OSError, zipfile.BadZipFile, StopIteration):
+        return False
+
+
+def _of_checkpoint(path: Path, host: Host) -> dict[str, Any]:
+    """What `save` would have written of the model in a checkpoint."""
+    model = host.load_checkpoint(path)
+    entries = {"yaml": model.model.space.yaml, "nc": model.model[-1].nc, "anchors": anchor_count(model)}
+    return {"kind": KIND, **entries, "state": model.state_dict()}
 
 
 def load(path: Path, model: Mapping[str, Any], nc: int, host: Host) -> Any:
