@@ -44,7 +44,7 @@ def test_every_topic_of_a_search_has_an_example_that_is_taken():
 
 @pytest.mark.parametrize("name", sorted(parsers()))
 def test_every_command_has_an_example_that_is_taken(name):
-    example = re.search(r"example: (.+)", parsers()[name].epilog)[1]
+    example = re.search(r"(?:example: |  )(.+)", parsers()[name].epilog)[1]
     words = shlex.split(example.removeprefix('eval "$(').removesuffix(')"'))
     assert words[:2] == ["yolov5-nas", name]
     cli._parser().parse_args(words[1:])

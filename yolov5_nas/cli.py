@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from .arguments import EXIT_CODES, Parser, SearchParser, kind, search_arguments, search_texts
 from .engines.contract import EngineError
 from .errors import UserError, machine_fault
-from .records.option import GROUPS, flag
-from .records.options import ENGINES, MAY_CHANGE, REMOVED, REPEATED, TABLE, TYPES, Options, load_options
+from .records.options import ENGINES, REMOVED, TABLE, Options, load_options
 
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
-EXIT_CODES = """exit codes:
-  0    done
-  1    no trial has a result, or stock YOLOv5 has none; doctor: something is broken
-  2    invalid input; nothing was written
-  3    the engine failed, or the machine (a full disk, for instance); --resume continues
-  130  Ctrl-C; --resume continues
-  141  nobody reads the output of a search any more; --resume continues
-  143  SIGTERM; --resume continues"""
+
+FIRST_STEPS = """first: yolov5-nas doctor checks this machine. Then, beside a clone of YOLOv5 or its package:
+  yolov5-nas search --weights best.pt --data my.yaml   a faster model from your checkpoint
+  yolov5-nas search --cfg yolov5n_elastic.yaml --data my.yaml --trials 40   a search from scratch
+  yolov5-nas prove runs/nas/exp   whether the gain is real"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -204,85 +199,27 @@ def _completion(args: argparse.Namespace) -> int:
 # Arguments ------------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    """Where an argument is unknown, its error names the option that may have been meant."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and end with exit code 2."""
-        _, _, unknown = message.partition("unrecognized arguments: ")
-        known = [*map(flag, TABLE), *(alias for option in TABLE.values() for alias in option.aliases)]
-        near = difflib.get_close_matches(re.split("[ =]", unknown)[0], known, 1) if unknown else []
-        super().error(message + (f" (did you mean {near[0]}?)" if near else ""))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "yolov5-nas",
-        description="Search a better YOLOv5 architecture on your own data.",
-        epilog=f"yolov5-nas COMMAND --help lists what a command takes.\n\n{EXIT_CODES}",
+        description="Make a trained YOLOv5 faster, or search its architecture, on your own data and device.",
+        epilog=f"yolov5-nas COMMAND --help lists what a command takes.\n\n{FIRST_STEPS}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    _search_arguments(commands.add_parser("search", help="search an architecture", **_search_texts()))
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=SearchParser)
+    search = commands.add_parser("search", help="search an architecture", **search_texts())
+    search_arguments(search)
+    search.set_defaults(function=_search)
     _other_arguments(commands)
     return parser
 
 
 def _search_parser() -> argparse.ArgumentParser:
-    parser = _Parser("yolov5-nas-search", **_search_texts())
-    _search_arguments(parser)
-    return parser
-
-
-def _search_texts() -> dict[str, Any]:
-    return {
-        "description": "Search an architecture: every trial is a short YOLOv5 training.",
-        "epilog": "example: yolov5-nas search --cfg yolov5n_nas.yaml --data my.yaml --trials 40 --epochs 20 --device 0"
-        f"\n\n{EXIT_CODES}",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "usage": "%(prog)s [OPTION ...]",
-        "argument_default": argparse.SUPPRESS,
-    }
-
-
-def _search_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags have no default of their own, so that what was given is known; `Options` has the defaults."""
+    parser = SearchParser("yolov5-nas-search", **search_texts())
+    search_arguments(parser)
     parser.set_defaults(function=_search)
-    groups = {name: parser.add_argument_group(name, f"example: {example}") for name, example in GROUPS.items()}
-    for name, known in TABLE.items():
-        shown = _shown(getattr(Options(), name))
-        text = known.help.replace("%", "%%") + (f" (default: {shown})" if shown else "")
-        groups[known.group].add_argument(flag(name), *known.aliases, dest=name, help=text, **_kind(name))
-    for name in REMOVED:
-        parser.add_argument(flag(name), dest=name, help=argparse.SUPPRESS)
-    text = f"go on with a run; it may change {', '.join(MAY_CHANGE)}"
-    groups["run"].add_argument("--resume", metavar="RUN", help=text)
-    text = "take options from a YAML (a run's search.yaml); flags win"
-    groups["run"].add_argument("--config", metavar="FILE", help=text)
-
-
-def _kind(name: str) -> dict[str, Any]:
-    """How argparse takes an option's value."""
-    known, kind = TABLE[name], TYPES[name]
-    if kind == "bool":
-        return {"action": "store_true"}
-    found: dict[str, Any] = {"metavar": known.metavar} if known.metavar else {}
-    if known.choices:
-        found["choices"] = [*known.choices, *known.spelled]
-    if name == "cache":  # as YOLOv5's
-        found |= {"nargs": "?", "const": "ram"}
-    if name in REPEATED:
-        found |= {"action": "append"} if name in ("constraint", "hook") else {"nargs": "+"}
-    numbers = {"int": int, "float": float}
-    plain = kind.removeprefix("tuple[").split(",")[0].split(" ")[0]
-    return {**found, **({"type": numbers[plain]} if plain in numbers else {})}
-
-
-def _shown(default: Any) -> str:
-    if default in (None, "", (), False):
-        return ""
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return parser
 
 
 def _other_arguments(commands: Any) -> None:
@@ -298,7 +235,7 @@ def _other_arguments(commands: Any) -> None:
     report.add_argument("--remeasure", action="store_true", help="measure the latencies anew, and rank again by them")
     report.add_argument("--device", help="where to measure: cpu (default) or the index of a GPU")
     text = "runtime (default: pytorch)"
-    report.add_argument("--latency-backend", default="pytorch", help=text, **_kind("latency_backend"))
+    report.add_argument("--latency-backend", default="pytorch", help=text, **kind("latency_backend"))
     report.add_argument("--latency-batch", type=int, default=1, help="images in a timed pass (default: 1)")
     report.add_argument("--half", action="store_true", help="time in FP16 (on a GPU)")
     report.set_defaults(function=_report)

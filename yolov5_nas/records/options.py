@@ -43,7 +43,7 @@ class Options:
     )  # fmt: skip
     data: str = model("digits.yaml", "data YAML", completes=("data", "digits*.yaml"))
     weights: str | None = model(
-        None, "checkpoint to inherit from: stock YOLOv5 of the same size, or a run's", completes="file"
+        None, "a trained checkpoint, to make faster, or for trials to inherit from (see --method)", completes="file"
     )
     base_epochs: int | None = model(
         None,
