@@ -44,12 +44,14 @@ class Runtime:
         batch: images per forward pass.
         half: FP16; on a GPU only.
         device: "cpu", "mps" or "cuda:0".
+        attempts: how often a ratio is measured at most, until it is certain.
     """
 
     backend: str = "pytorch"
     batch: int = 1
     half: bool = False
     device: str = "cpu"
+    attempts: int = ATTEMPTS
 
     def check(self) -> None:
         """Look whether this machine can measure so.
@@ -107,8 +109,8 @@ def latency(
         imgsz: input sizes in pixels of the two.
 
     Returns:
-        The metrics of `compare` with the most certain ratio of up to `ATTEMPTS`; and the conditions, in which `trusted`
-        says whether its error is within `ERROR_BOUND`.
+        The metrics of `compare` with the most certain ratio of up to `runtime.attempts`; and the conditions, in which
+        `trusted` says whether its error is within `ERROR_BOUND`.
 
     Raises:
         RuntimeError: YOLOv5 can't export the model. What else a runtime raises comes through.
@@ -127,7 +129,7 @@ def _certain(own: Pass, other: Pass, runtime: Runtime) -> dict[str, float]:
     synchronise = torch.cuda.synchronize if cuda else lambda: None
     best: dict[str, float] = {}
     with torch.inference_mode():
-        for _ in range(ATTEMPTS):
+        for _ in range(runtime.attempts):
             metrics = compare(own, other, synchronise, CLOCKS if cuda else 0.0)
             best = metrics if not best else min(best, metrics, key=lambda m: m["latency_error"])
             if best["latency_error"] <= ERROR_BOUND:

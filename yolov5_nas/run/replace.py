@@ -185,7 +185,7 @@ class Replacement:
             shown = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._measured if name in record.metrics)
             say(f"[latency {record.number + 1}/{count}] {shown or _message(record)}  {record.seconds:.0f} s")
 
-        settings = replace(self.settings, constraints=(), needed=self._needed)
+        settings = replace(self.settings, constraints=(), needed=self._needed, hasty=True)
         return self._run(self.files.latencies, measure_trial, settings, asked, _falling, tell)
 
     @property
@@ -255,7 +255,7 @@ class Replacement:
         reward: Callable[[Mapping[str, float]], float],
         tell: Callable[[TrialRecord], None],
     ) -> list[TrialRecord]:
-        o = self.options
+        o = without_portal(self.options)
 
         def listeners(journal: Journal) -> list[Callable[[TrialRecord], None]]:
             return [tell]
@@ -265,6 +265,11 @@ class Replacement:
         found = run_stage(files, trial, settings, given, reward=reward, count=len(architectures), **rest)
         asked = {a.id for a in architectures}  # the journal may have more, of a later step before a resume
         return [record for record in found if record.id in asked]
+
+
+def without_portal(o: Options) -> Options:
+    """The options of a stage of many short scores: a trial of NNI's takes seconds longer."""
+    return replace(o, engine="local") if o.engine == "nni" else o
 
 
 def joint(table: Table, count: int, seed: int) -> list[Architecture]:

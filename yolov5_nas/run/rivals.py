@@ -27,6 +27,7 @@ from ..training.trial import measure_trial, run_trial
 from ..weights.scaling import scaled
 from ..weights.source import read_source
 from .callbacks import say
+from .replace import without_portal
 from .stages import asked_before, run_stage
 
 SCALES = tuple(n / 20 for n in range(19, 4, -1))  # of all widths, 0.95 to 0.25
@@ -114,7 +115,8 @@ class Rivals:
             return [tell]
 
         asked = list({a.id: a for a in (*asked_before(files), *asked)}.values())  # also those of other targets
-        rest = {"engine": lambda: self.engine(self.options), "listeners": listeners, **self.stage}
+        o = self.options if trial is run_trial else without_portal(self.options)
+        rest = {"engine": lambda: self.engine(o), "listeners": listeners, **self.stage}
         settings, given = replace(self.settings, needed=needed), GivenArchitectures(asked)
         reward = accuracy if trial is run_trial else (lambda metrics: -metrics["gflops"])
         run_stage(files, trial, settings, given, reward=reward, count=len(asked), **rest)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ..cost.latency import Runtime
+from ..cost.latency import ATTEMPTS, Runtime
 from ..host.locate import Location
 from ..host.yolov5 import load
 from ..records.hooks import Hook
@@ -33,6 +33,7 @@ class Settings:
         val_period: epochs between validations; the last epoch is always validated.
         latency_backend, latency_batch, half: see `latency.Runtime`.
         constraints: costs that must be met, or the architecture is not trained; the default one always is.
+        hasty: a latency is measured once, however uncertain it is: it is one of many that something is fitted to.
         measure_all: a score by a supernet measures latency and calls hooks too, whether needed or not.
         needed: metrics that rewards and the like name; a trial whose latency is among them and can't be measured fails.
         pruner: ends the training early.
@@ -77,6 +78,7 @@ class Settings:
     half: bool = False
     constraints: tuple[Constraint, ...] = ()
     needed: tuple[str, ...] = ()
+    hasty: bool = False
     measure_all: bool = False
     pruner: Pruner | None = None
     stock: Mapping[str, Any] | None = None
@@ -124,7 +126,7 @@ class Settings:
     @property
     def runtime(self) -> Runtime:
         """Where latency is measured."""
-        return Runtime(self.latency_backend, self.latency_batch, self.half, self.device)
+        return Runtime(self.latency_backend, self.latency_batch, self.half, self.device, 1 if self.hasty else ATTEMPTS)
 
     @property
     def hyp_used(self) -> Mapping[str, Any]:
