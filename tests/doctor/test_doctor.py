@@ -208,7 +208,7 @@ def too_old(root):
         (without_a_file, "lacks utils/loss.py"),
         (without_yolo, "--yolov5 must be a clone of ultralytics/yolov5: {root} lacks models/yolo.py"),
         (too_old, "must be v7.0 or newer"),
-        (shutil.rmtree, "{root} lacks models/common.py and 9 more files"),
+        (shutil.rmtree, "{root} lacks models/common.py and 10 more files"),
     ],
 )
 def test_a_broken_yolov5_is_named_with_what_is_wrong(damage, said, copied):
