@@ -15,10 +15,10 @@ test test-slow: export PYTHONDONTWRITEBYTECODE =
 # A stock yolov5n is trained on the built-in digits with YOLOv5's own train.py, then made faster.
 demo: $(VENV)/plain
 	OMP_NUM_THREADS=2 $(BIN)/yolov5-nas with train.py --cfg yolov5n.yaml --weights '' --data digits.yaml --hyp hyp.short.yaml \
-	  --optimizer AdamW --imgsz 96 --batch-size 32 --epochs 30 --cache --workers 0 --device cpu --noplots \
+	  --optimizer AdamW --imgsz 96 --batch-size 32 --epochs 20 --cache --workers 0 --device cpu --noplots \
 	  --project runs/demo --name parent --exist-ok
 	$(BIN)/yolov5-nas search --method replace --weights runs/demo/parent/weights/best.pt --data digits.yaml --imgsz 96 \
-	  --target gflops=0.075 --epochs 12 --batch-size 32 --rivals none --device cpu --concurrency 2 \
+	  --target gflops=0.075 --epochs 8 --batch-size 32 --rivals none --device cpu --concurrency 2 \
 	  --project runs/demo --name search
 
 test: install
