@@ -232,6 +232,7 @@ def test_interrupted_it_ends_cleanly_with_everything_saved_and_keeps_a_second_se
     assert (folder / "report.html").exists()
     assert (folder / "best/weights/best.pt").exists()
     assert [r.state for r in read_journal(folder)] == ["complete", "started"]
+    (folder / "trials/1").mkdir(exist_ok=True)  # its process may not have begun
     (folder / "trials/1/slow").touch()  # trial 1 ends at once, now
     interrupt(start(folder, "--resume", folder), signal.SIGTERM, 143, tmp_path)
     assert [r.state for r in read_journal(folder)] == ["complete", "complete", "started"]
