@@ -20,8 +20,9 @@ def test_train_makes_a_supernet_of_a_searchable_yaml(host, small_settings, tmp_p
     data = {key: small_settings.data[key] for key in ("train", "nc", "names")}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({**data, "val": data["train"]}))
     files = ["--cfg", "yolov5n_elastic.yaml", "--data=small.yaml", "--hyp", "hyp.short.yaml", "--weights", ""]
-    few = ["--imgsz", "64", "--epochs", "1", "--device", "cpu", "--workers", "0", "--noplots", "--name", "own"]
-    command = [sys.executable, "-m", "yolov5_nas", "with", "train.py", *files, *few]
+    few = ["--imgsz", "64", "--epochs", "1", "--device", "cpu", "--workers", "0", "--noplots"]
+    place = ["--project", str(tmp_path / "runs/train"), "--name", "own"]  # else in the clone
+    command = [sys.executable, "-m", "yolov5_nas", "with", "train.py", *files, *few, *place]
     done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "autocast" not in done.stderr

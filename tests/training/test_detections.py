@@ -20,7 +20,7 @@ def detections_of(by_image):
 
 def test_with_each_image_once_it_is_what_val_run_says(host, found):
     metrics, by_image = found
-    assert metrics["map50_95"] > 0.05
+    assert metrics["map50_95"] > 0
     assert detections_of(by_image).mean_ap(host) == pytest.approx(metrics["map50_95"], abs=1e-6)
 
 
