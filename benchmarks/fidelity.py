@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from replacement import Run, add_options, options_of, train
+from replacement import Run, add_options, options_of, parent_settings, train
 
 from yolov5_nas.records.journal import TrialResult, latest, read_lines
 from yolov5_nas.records.options import Options
@@ -105,17 +105,9 @@ def do(job: Job, run: Path, o: Options) -> dict[str, Any]:
     if job.epochs:
         name = f"fidelity {job.network.id} {job.epochs}"
         return train(Run(name, dict(job.network), job.seed, job.epochs), run, o)
-    import torch
-
-    from yolov5_nas.engines.local import own_device
-    from yolov5_nas.run.prepare import settings_of
     from yolov5_nas.training.replacement import score_replacement
 
-    torch.set_num_threads(1)
-    settings = replace(
-        settings_of(run, o), replaces=True, constraints=(), needed=("latency_ratio",), hooks=(), base_epochs=None,
-        device=own_device(o.device), workers=0,
-    )  # fmt: skip
+    settings = replace(parent_settings(run, o), needed=("latency_ratio",))
     result: TrialResult = score_replacement(job.network, settings, o.seed)
     return dict(result.metrics)
 

@@ -73,12 +73,11 @@ def contestants(
     assert plan, f"no plan keeps to {target}"
     drawn = [r for r in latest(read_lines(RunFolder(run).latencies.journal)).values() if r.state == "complete"]
     cost = plan.metrics[metric]
-    rivals = rivals_of(run, plan, target, o) if with_rivals else []
     near = sorted((r for r in drawn if not r.is_reference), key=lambda r: abs(r.metrics[metric] - cost))[:randoms]
     return [
         named(f"plan {target:g}", plan, metric),
         *(named(f"random {r.number} at {target:g}", r, metric) for r in near),
-        *rivals,
+        *(rivals_of(run, plan, target, o) if with_rivals else []),
     ]
 
 
@@ -93,20 +92,26 @@ def named(name: str, record: TrialRecord, metric: str) -> tuple[str, dict[str, A
     return name, dict(record.architecture), record.metrics[metric]
 
 
-def train(run: Run, folder: Path, o: Options) -> dict[str, Any]:
-    """The last epoch's accuracies of one training."""
+def parent_settings(folder: Path, o: Options) -> Any:
+    """A trial's settings in this process, on one thread, by the parent in `o.weights`."""
     import torch
 
     from yolov5_nas.engines.local import own_device
     from yolov5_nas.run.prepare import settings_of
+
+    torch.set_num_threads(1)
+    alone: dict[str, Any] = {"constraints": (), "needed": (), "hooks": (), "workers": 0, "base_epochs": None}
+    return replace(settings_of(folder, o), replaces=True, device=own_device(o.device), **alone)
+
+
+def train(run: Run, folder: Path, o: Options) -> dict[str, Any]:
+    """The last epoch's accuracies of one training."""
     from yolov5_nas.run.rivals import formed
     from yolov5_nas.training.trial import run_trial
 
-    torch.set_num_threads(1)
     settings = replace(
-        settings_of(folder, o), epochs=run.epochs, val_period=run.epochs, replaces=not run.from_scratch,
-        constraints=(), needed=(), hooks=(), device=own_device(o.device), workers=0, base_epochs=None,
-    )  # fmt: skip
+        parent_settings(folder, o), epochs=run.epochs, val_period=run.epochs, replaces=not run.from_scratch
+    )
     if run.from_scratch:
         settings = replace(settings, weights=None)
     if "scale" in run.architecture and "scale" not in settings.space.choices:

@@ -52,7 +52,7 @@ def words(run: Path, found: Sequence[Winner]) -> str:
     own = [(w, judged.networks[w.record.id]) for w in found if w.record and w.record.id in judged.networks]
     if not own or judged.parent not in judged.networks:
         return ""
-    what = {"test": "test images, which chose nothing", "val": "validation images (there is no test split)"}
+    what = {"test": "test images, which chose nothing", "val": "validation images (for want of a test split)"}
     parent = judged.networks[judged.parent]["map50_95"]
     lines = [f"On the {judged.images} {what[judged.split]}, the parent has {parent:.3f}"]
     for winner, one in own:

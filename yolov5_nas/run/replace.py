@@ -16,7 +16,6 @@ from typing import Any
 
 from ..engines.contract import Engine, Trial
 from ..records.journal import Journal, TrialRecord, read_lines
-from ..records.metrics import LATENCIES, is_own
 from ..records.options import Options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
@@ -26,7 +25,7 @@ from ..space.choices import C3Layer, Layer
 from ..strategies.given import GivenArchitectures
 from ..strategies.knapsack import promising
 from ..strategies.replacement import ADDITIVE, Table, changed, make_table, rows, total_rise
-from ..strategies.savings import fitted, measured_costs, share
+from ..strategies.savings import fitted, measured_costs, needed_costs, share
 from ..training.parent import FEW
 from ..training.replacement import score_replacement, validate_parent
 from ..training.settings import Settings
@@ -185,12 +184,8 @@ class Replacement:
             shown = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._measured if name in record.metrics)
             say(f"[latency {record.number + 1}/{count}] {shown or _message(record)}  {record.seconds:.0f} s")
 
-        settings = replace(self.settings, constraints=(), needed=self._needed, hasty=True)
+        settings = replace(self.settings, constraints=(), needed=needed_costs(self.options), hasty=True)
         return self._run(self.files.latencies, measure_trial, settings, asked, _falling, tell)
-
-    @property
-    def _needed(self) -> tuple[str, ...]:
-        return tuple(name for name in self._measured if name in LATENCIES or is_own(name))
 
     def _fitted(self, table: Table, measured: Iterable[TrialRecord]) -> Table:
         """The table with what its items save of the costs that are measured."""
@@ -215,7 +210,7 @@ class Replacement:
             shown += [f"{name} {m[name]:.3f}" for name in (*self._measured, "gflops") if name in m]
             say(f"[plan {record.number + 1}/{count}] {', '.join(shown)}  {record.seconds:.0f} s")
 
-        settings = replace(self.settings, constraints=(), needed=self._needed)
+        settings = replace(self.settings, constraints=(), needed=needed_costs(self.options))
         found = self._run(self.files.plans, score_replacement, settings, asked, _falling, tell)
         return {record.id: record for record in found}
 

@@ -11,7 +11,6 @@ from ..engines.contract import Engine, Trial
 from ..errors import UserError
 from ..host.yolov5 import load
 from ..records.journal import Journal, TrialRecord, read_journal
-from ..records.metrics import LATENCIES, is_own
 from ..records.options import Options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
@@ -21,7 +20,7 @@ from ..space.architecture import Architecture
 from ..space.arithmetic import Multiples
 from ..space.space import Space
 from ..strategies.given import GivenArchitectures
-from ..strategies.savings import measured_costs, ratio_of
+from ..strategies.savings import needed_costs, ratio_of
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
 from ..weights.scaling import scaled
@@ -61,17 +60,13 @@ class Rivals:
             return
         self.files.path.mkdir(exist_ok=True)
         default = self.settings.space.default()
-        self._run(self.files.latencies, measure_trial, [default, *forms], self._needed, self._tell_cost)
+        self._run(self.files.latencies, measure_trial, [default, *forms], needed_costs(self.options), self._tell_cost)
         chosen = rivals(self.folder, found, self.options)
         self.names = {rival.architecture.id: rival.name for rival in chosen}
         if chosen:
             count = len(self.names)
             say(f"rivals: {count} of the winners' cost are trained alike, in {self.files.path} (--rivals none: no)")
             self._run(self.files, run_trial, [rival.architecture for rival in chosen], (), self._tell_trained)
-
-    @property
-    def _needed(self) -> tuple[str, ...]:
-        return tuple(m for m in measured_costs(self.options) if m in LATENCIES or is_own(m))
 
     def _forms(self, least: float) -> list[Architecture]:
         """The parent's other scales and smaller input sizes that may cost more than a share of its cost.
@@ -95,7 +90,8 @@ class Rivals:
         return [Architecture({**space.default(), **form}) for form in forms]
 
     def _tell_cost(self, record: TrialRecord) -> None:
-        shown = ", ".join(f"{m} {record.metrics[m]:.3f}" for m in ("gflops", *self._needed) if m in record.metrics)
+        costs = "gflops", *needed_costs(self.options)
+        shown = ", ".join(f"{m} {record.metrics[m]:.3f}" for m in costs if m in record.metrics)
         form = ", ".join(f"{k} {record.architecture[k]}" for k in ("scale", "imgsz"))
         say(f"[form {record.number}] {form}: {shown or record.state}")
 

@@ -21,7 +21,7 @@ from ..host.compat import importable, patched
 from ..host.dataset import find_data, resolve_data
 from ..host.locate import find
 from ..host.yolov5 import Host, load
-from ..weights.elastic import register, unregister
+from ..weights.supernet import registered
 
 SCRIPTS = ("train.py", "val.py", "detect.py", "export.py")
 FOLDERS = {"--cfg": "models", "--hyp": "data"}  # of shipped files, by the flags that name them
@@ -40,23 +40,13 @@ def run_script(script: str, argv: Sequence[str], yolov5: str | None = None) -> N
         raise UserError("no script of YOLOv5 for detection models", got=script, accepted=SCRIPTS)
     location = find(yolov5)
     host = load(location)
-    with tempfile.TemporaryDirectory() as folder, _environment(host), register_for(host):
+    with tempfile.TemporaryDirectory() as folder, _environment(host), registered(host):
         given = _with_files(argv, host, Path(folder))
         with patched(sys, argv=[str(location.root / script), *given]):
             if location.kind == "clone":
                 runpy.run_path(str(location.root / script), run_name="__main__")
             else:
                 runpy.run_module(f"yolov5.{Path(script).stem}", run_name="__main__")
-
-
-@contextlib.contextmanager
-def register_for(host: Host) -> Iterator[None]:
-    """Within this block the host's parser knows the searchable layers."""
-    register(host)
-    try:
-        yield
-    finally:
-        unregister(host)
 
 
 @contextlib.contextmanager

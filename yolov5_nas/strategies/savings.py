@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..records.journal import TrialRecord
+from ..records.metrics import LATENCIES, is_own
 from ..records.options import Options
 from ..records.reward import Constraint, Target
 from ..space.architecture import Value
@@ -37,6 +38,11 @@ def measured_costs(o: Options) -> list[str]:
     limits: list[Target | Constraint] = [*itertools.chain(*o.plans), *o.constraints]
     names = (ratio_of(limit.metric) for limit in limits)
     return list(dict.fromkeys(name for name in names if name not in ADDITIVE))
+
+
+def needed_costs(o: Options) -> tuple[str, ...]:
+    """Of those what a trial must not be without."""
+    return tuple(name for name in measured_costs(o) if name in LATENCIES or is_own(name))
 
 
 def share(record: TrialRecord, metric: str, parent: TrialRecord) -> float:

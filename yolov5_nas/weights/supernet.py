@@ -23,7 +23,7 @@ KIND = "yolov5-nas shared network"
 
 def build(host: Host, model: Mapping[str, Any], nc: int) -> Any:
     """The network of a searchable YAML with one set of weights for all its architectures."""
-    with _registered(host):
+    with registered(host):
         return host.build({k: v for k, v in model.items() if k != "imgsz"}, nc=nc)
 
 
@@ -108,7 +108,7 @@ def _options(space: Space) -> set[tuple[str, tuple[Value, ...]]]:
 
 
 @contextmanager
-def _registered(host: Host) -> Iterator[None]:
+def registered(host: Host) -> Iterator[None]:
     """Within this block the host's parser knows the searchable layers."""
     before = hasattr(host.yolo.parse_model, "stock")
     register(host)
