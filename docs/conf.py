@@ -10,7 +10,7 @@ PAGES = {
     "Say what you want": ["docs/layers", "docs/rewards", "docs/latency"],
     "Spend less": ["docs/replacement", "docs/early_stopping", "docs/inheritance", "docs/one_shot", "docs/audit"],
     "Where it runs": ["docs/engines", "docs/gpus", "docs/cluster"],
-    "After a search": ["docs/runs", "docs/hooks"],
+    "After a search": ["docs/deploy", "docs/runs", "docs/hooks"],
     "How it works": ["docs/how_it_works", "docs/api", "docs/numbers", "docs/benchmarks", "benchmarks/tables/README"],
     "The project": ["CHANGELOG", "CONTRIBUTING", "docs/releasing"],
 }

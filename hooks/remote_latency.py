@@ -18,11 +18,14 @@ SSH = ""  # further options of ssh and scp, such as "-i ~/.ssh/pi -o Port=2222"
 FOLDER = "/tmp"  # on the device, for the ONNX file while it is measured
 SECONDS = 300.0  # after which the device is given up
 OPSET = 12
+PRECISION = "fp32"  # or int8, quantised by ONNX Runtime's own tool; the figures in it are not calibrated
 
 
 def measure(model, imgsz):
     from filelock import FileLock
 
+    if PRECISION not in ("fp32", "int8"):
+        raise RuntimeError(f"PRECISION must be fp32 or int8, not {PRECISION}")
     if not HOST or "{model}" not in COMMAND:
         raise RuntimeError("set HOST and COMMAND (with {model}): --hook \"remote_latency HOST=... 'COMMAND=...'\"")
     # One measurement at a time, whatever trials this machine trains meanwhile.
@@ -30,6 +33,7 @@ def measure(model, imgsz):
     with tempfile.TemporaryDirectory() as folder, FileLock(lock):
         file = Path(folder, "model.onnx")
         write_onnx(model, imgsz, file)
+        file = quantised(file, imgsz) if PRECISION == "int8" else file
         return {"remote_ms": remote_milliseconds(file)}
 
 
@@ -48,6 +52,13 @@ def write_onnx(model, imgsz, file):
         output_names=["output0"],
         dynamo=False,  # the newer exporter needs a further package
     )
+
+
+def quantised(file, imgsz):
+    """The file in INT8, by two images of noise: what they hold does not change the time."""
+    from yolov5_nas.cost import latency, quantisation
+
+    return quantisation.quantised(file, latency.noise((1, 3, imgsz, imgsz)))
 
 
 def remote_milliseconds(file):

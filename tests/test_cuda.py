@@ -298,7 +298,7 @@ class Watched(nn.Module):
 @pytest.mark.parametrize("device", [DEVICE, pytest.param("cuda:1", marks=NEEDS_TWO)])
 def test_a_replayed_graph_computes_what_the_model_does(host, device, half, tmp_path):
     watched = Watched(reference(host, "yolov5n_elastic"))
-    run = prepare(watched, 64, Runtime(half=half, device=device), host, tmp_path / "model")
+    run = prepare(watched, 64, Runtime(precision="fp16" if half else "fp32", device=device), host, tmp_path / "model")
     with torch.no_grad():
         watched(torch.zeros(1, 3, 64, 64, device=device, dtype=torch.float16 if half else torch.float32))
     expected = watched.output.clone()
@@ -342,7 +342,7 @@ def test_a_much_larger_model_is_slower(host, in_earnest):
 def test_half_precision_is_timed_as_such_and_takes_no_longer(host, in_earnest):
     model = reference(host, "yolov5n_elastic")
     (single, _), (half, conditions) = (
-        latency(model, model, (640, 640), Runtime(batch=32, half=half, device=DEVICE), host) for half in (False, True)
+        latency(model, model, (640, 640), Runtime(batch=32, precision=p, device=DEVICE), host) for p in ("fp32", "fp16")
     )
     assert conditions["dtype"] == "float16"
     assert half["latency_ms"] < 1.5 * single["latency_ms"]  # convolutions in single precision may use TF32

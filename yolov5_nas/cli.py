@@ -13,6 +13,7 @@ from typing import Any
 from .arguments import EXIT_CODES, Parser, SearchParser, kind, search_arguments, search_texts
 from .engines.contract import EngineError
 from .errors import UserError, machine_fault
+from .records.metrics import PRECISIONS
 from .records.options import ENGINES, REMOVED, TABLE, Options, load_options
 
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
@@ -149,8 +150,8 @@ def _report(args: argparse.Namespace) -> int:
     if args.remeasure:
         from .run.remeasure import remeasure
 
-        device = args.device or "cpu"
-        print(remeasure(args.run, args.latency_backend, device, args.latency_batch, args.half) + "\n")
+        device, precision = args.device or "cpu", "fp16" if args.half else args.precision
+        print(remeasure(args.run, args.latency_backend, device, args.latency_batch, precision) + "\n")
     print(report(args.run))
     run = Path(args.run)
     print(closing_table(run, trials_of(run, options_of(run))))
@@ -158,6 +159,8 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.include:
+        return _deploy(args)
     from .results.export import export
 
     folder = export(args.run, args.trial, args.out)
@@ -165,6 +168,23 @@ def _export(args: argparse.Namespace) -> int:
     weights = folder / "weights" / "best.pt"
     print(weights if weights.exists() else "its weights were not kept (kept are those of the best and of the front)")
     return EXIT_OK
+
+
+def _deploy(args: argparse.Namespace) -> int:
+    from .results.deployed import said, table, words
+    from .run.deploy import deploy
+    from .run.exported import How
+
+    exporting = {name: getattr(args, name) for name in ("opset", "dynamic", "simplify") if getattr(args, name)}
+    precision, formats = "fp16" if args.half else args.precision, tuple(dict.fromkeys(args.include))
+    how = How(formats, precision, args.validate, args.calibration, args.margin, args.latency_batch, exporting)
+    found, folder = deploy(args.run, how, args.trial, args.out, args.device)
+    rows = table(found)
+    widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
+    lines = ["".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
+    print("\n".join(["", *lines, "", *words(found), *([said(found)] if args.validate else []), str(folder)]))
+    is_exported = any("megabytes" in row.metrics for row in found.rows if row.form.backend in formats)
+    return EXIT_OK if is_exported else EXIT_NOTHING_FOUND
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -237,7 +257,8 @@ def _other_arguments(commands: Any) -> None:
     text = "runtime (default: pytorch)"
     report.add_argument("--latency-backend", default="pytorch", help=text, **kind("latency_backend"))
     report.add_argument("--latency-batch", type=int, default=1, help="images in a timed pass (default: 1)")
-    report.add_argument("--half", action="store_true", help="time in FP16 (on a GPU)")
+    report.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the timed networks (default: fp32)")
+    report.add_argument("--half", action="store_true", help="the same as --precision fp16")
     report.set_defaults(function=_report)
     text = "train the best and stock with several seeds: is the gain real?"
     prove = add_command("prove", text, "yolov5-nas prove runs/nas/exp --seeds 5 --epochs 60")
@@ -262,6 +283,22 @@ def _other_arguments(commands: Any) -> None:
     export.add_argument("run", help="folder of the run")
     export.add_argument("--trial", type=int, help="number of the trial (default: the best)")
     export.add_argument("--out", help="folder to write to (default: RUN/export/TRIAL)")
+    text = "formats of YOLOv5's export.py to write it in too: onnx, openvino, ..."
+    export.add_argument("--include", nargs="+", metavar="FORMAT", help=text)
+    text = "besides fp32: fp16, or int8, quantised with training images (default: fp32 alone)"
+    export.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)
+    export.add_argument("--half", action="store_true", help="the same as --precision fp16")
+    text = "measure mAP and latency of each file, beside the reference's (trial 0) in the same form"
+    export.add_argument("--validate", action="store_true", help=text)
+    text = "training images to quantise by (default: 300, or all)"
+    export.add_argument("--calibration", type=int, metavar="N", help=text)
+    text = "mAP50-95 that does not count as lost on the way (default: 0.005)"
+    export.add_argument("--margin", type=float, default=Options.margin, help=text)
+    export.add_argument("--latency-batch", type=int, default=1, help="images in a timed pass (default: 1)")
+    export.add_argument("--device", help="where (default: the run's)")
+    export.add_argument("--opset", type=int, help="of ONNX (default: YOLOv5's)")
+    export.add_argument("--dynamic", action="store_true", help="ONNX with dynamic axes")
+    export.add_argument("--simplify", action="store_true", help="simplify the ONNX file")
     export.set_defaults(function=_export)
     text = "check this machine and suggest fixes"
     doctor = add_command("doctor", text, "yolov5-nas doctor --yolov5 ~/yolov5")

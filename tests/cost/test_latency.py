@@ -9,7 +9,7 @@ from torch import nn
 from yolov5_nas.cost.latency import Runtime, latency, prepare
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
-from yolov5_nas.records.metrics import PACKAGES
+from yolov5_nas.records.metrics import PACKAGES, QUANTISERS
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 
@@ -56,7 +56,7 @@ def test_an_exported_model_predicts_what_the_model_does(host, stock, tmp_path, b
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         expected = stock.eval()(image)[0]
-        got = host.load_exported(exported, False, torch.device("cpu"))(image)
+        got = host.load_exported(exported, "fp32", torch.device("cpu"))(image)
     got = got[0] if isinstance(got, list | tuple) else got
     assert torch.allclose(got, expected, rtol=1e-2, atol=0.3)  # pixels
 
@@ -85,10 +85,24 @@ def test_a_failing_export_says_why(host, stock, tmp_path):
     [
         (Runtime("tensorflow"), "unknown --latency-backend"),
         (Runtime(batch=0), "--latency-batch"),
-        (Runtime(half=True), "--half needs a GPU"),
+        (Runtime(precision="fp16"), "fp16 .--half. is not for this"),
+        (Runtime(precision="int4"), "unknown --precision"),
+        (Runtime(precision="int8"), "int8 is not for this.*pytorch on cpu"),
+        (Runtime("onnx", precision="int8", device="cuda:0"), "int8 is not for this.*onnx on cuda:0"),
         (Runtime("engine"), "tensorrt|TensorRT"),
     ],
 )
 def test_a_runtime_that_this_machine_has_not(runtime, message):
     with pytest.raises(UserError, match=message):
         runtime.check()
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_a_quantised_model_is_timed_as_such(host, backend):
+    if missing := [name for name in (*PACKAGES[backend], QUANTISERS[backend]) if not find_spec(name)]:
+        pytest.skip(f"not installed: {missing}")
+    rows = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C3", [16]], [-1, 1, "Conv", [16, 3, 2]]]
+    model = {"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30]], "backbone": rows}
+    tiny = host.build({**model, "head": [[[3], 1, "Detect", ["nc", "anchors"]]]})
+    metrics, conditions = latency(tiny, tiny, (64, 64), Runtime(backend, precision="int8"), host)
+    assert metrics["latency_ms"] > 0 and conditions["dtype"] == "int8" and conditions["vnni"] in (True, False)

@@ -389,8 +389,8 @@ def sshd(tmp_path):
     server.wait(10)
 
 
-def remote(command, ssh, folder):
-    settings = {"HOST": f"{getpass.getuser()}@127.0.0.1", "COMMAND": command, "SSH": ssh, "FOLDER": str(folder)}
+def remote(command, ssh, folder, **more):
+    settings = {"HOST": f"{getpass.getuser()}@127.0.0.1", "COMMAND": command, "SSH": ssh, "FOLDER": str(folder), **more}
     return find_hook(shlex.join(["remote_latency", *(f"{name}={value}" for name, value in settings.items())]))
 
 
@@ -401,10 +401,12 @@ def test_remote_latency_runs_the_docs_script_over_ssh(sshd, host, tmp_path):
     folder = tmp_path / "there"
     folder.mkdir()
     model = host.build(yaml.safe_load((host.location.root / "models/yolov5n.yaml").read_text())).eval().fuse()
-    hooks = Hooks([remote(f"{sys.executable} {file} {{model}}", sshd, folder)])
-    metrics = hooks.measured(model, 64, "cpu")
-    assert not hooks.problems
-    assert 0.1 < metrics["remote_ms"] < 1000
+    command = f"{sys.executable} {file} {{model}}"
+    for precision in ("fp32", "int8"):
+        hooks = Hooks([remote(command, sshd, folder, PRECISION=precision)])
+        metrics = hooks.measured(model, 64, "cpu")
+        assert not hooks.problems
+        assert 0.1 < metrics["remote_ms"] < 1000
     assert not list(folder.iterdir())  # nothing is left on the device
 
 

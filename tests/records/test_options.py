@@ -11,7 +11,14 @@ NUMBERS = {
     **{"imgsz": (-64, 0), "workers": (-1,), "batch_size": (0, -16), "concurrency": (0, -1), "latency_batch": (0,)},
     **{"freeze": ((-1,), (3, -2)), "hours": (0.0, -1.0, math.nan), "subset": (0.0, -0.5, 1.5, math.nan)},
     **{"label_smoothing": (-0.1, 1.0, math.nan), "exponent": (math.nan, math.inf), "val_period": (0,), "trials": (0,)},
-    **{"seed": (-1, 2**32), "audit": (-1,), "audit_epochs": (0,), "population": (0,), "epochs": (-1,)},
+    **{
+        "margin": (0.0, -0.1, 1.0, math.nan),
+        "seed": (-1, 2**32),
+        "audit": (-1,),
+        "audit_epochs": (0,),
+        "population": (0,),
+        "epochs": (-1,),
+    },
 }
 
 

@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -20,8 +20,9 @@ import torch
 
 from ..errors import UserError
 from ..host.yolov5 import Host
-from ..records.metrics import BACKENDS, PACKAGES
+from ..records.metrics import BACKENDS, PACKAGES, PRECISIONS, QUANTISERS
 from .device_lock import DeviceLock
+from .quantisation import computes_fp16, has_vnni, quantised
 
 HASTY = bool(os.environ.get("YOLOV5_NAS_HASTY_LATENCY"))  # for tests of other things: the ratio is worth little then
 WARM_UP = 1 if HASTY else 5  # runs of each model before the clock starts
@@ -31,6 +32,8 @@ REPEATS = 3  # passes of which the fastest counts in a pair: other programs' int
 SECONDS = 6.0  # no further pair is timed after this, once there are enough
 ERROR_BOUND = 0.02  # a ratio that is known no better is measured again, and at last recorded as untrusted
 ATTEMPTS = 1 if HASTY else 3
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 Pass = Callable[[], Any]  # one forward pass over a fixed input
 
@@ -42,14 +45,14 @@ class Runtime:
     Args:
         backend: one of `BACKENDS`.
         batch: images per forward pass.
-        half: FP16; on a GPU only.
+        precision: "fp32", "fp16" or "int8", which needs no calibrated values to be timed.
         device: "cpu", "mps" or "cuda:0".
         attempts: how often a ratio is measured at most, until it is certain.
     """
 
     backend: str = "pytorch"
     batch: int = 1
-    half: bool = False
+    precision: str = "fp32"
     device: str = "cpu"
     attempts: int = ATTEMPTS
 
@@ -65,10 +68,33 @@ class Runtime:
             raise UserError(f"--latency-backend {self.backend} needs: pip install {' '.join(missing)}")
         if self.batch < 1:
             raise UserError("--latency-batch must be at least 1", got=self.batch)
-        if self.half and not self.device.startswith("cuda"):
-            raise UserError("--half needs a GPU", got=self.device)
+        self._check_precision()
         if self.backend == "engine" and not self.device.startswith("cuda"):
             raise UserError("--latency-backend engine (TensorRT) needs an NVIDIA GPU", got=self.device)
+
+    def _check_precision(self) -> None:
+        on_gpu = self.device.startswith("cuda")
+        if self.precision not in PRECISIONS:
+            raise UserError("unknown --precision", got=self.precision, accepted=PRECISIONS)
+        if self.precision == "fp16" and not on_gpu and not (self.backend == "openvino" and computes_fp16()):
+            accepted = "a GPU, or OpenVINO on a processor that computes in FP16"
+            raise UserError("--precision fp16 (--half) is not for this", got=self.where, accepted=accepted)
+        if self.precision != "int8":
+            return
+        if self.backend not in QUANTISERS or (on_gpu and self.backend == "onnx"):
+            raise UserError("--precision int8 is not for this", got=self.where, accepted="onnx or openvino on a CPU")
+        if find_spec(QUANTISERS[self.backend]) is None:
+            raise UserError(f"--precision int8 on {self.backend} needs: pip install {QUANTISERS[self.backend]}")
+
+    @property
+    def where(self) -> str:
+        """For people: backend and device."""
+        return f"{self.backend} on {self.device}"
+
+    @property
+    def half(self) -> bool:
+        """Whether YOLOv5's exporter and torch are told to compute in FP16, which both do on a GPU only."""
+        return self.precision == "fp16" and self.device.startswith("cuda")
 
     @property
     def is_on_gpu(self) -> bool:
@@ -88,10 +114,12 @@ class Runtime:
             "backend": self.backend,
             "runtime": _version(self.backend, cuda),
             "device": torch.cuda.get_device_name(self.device) if cuda else f"{self.device} ({_processor()})",
-            "dtype": "float16" if self.half else "float32",
+            "dtype": DTYPES[self.precision],
             "batch": self.batch,
             "imgsz": imgsz,
         }
+        if self.precision == "int8":
+            conditions["vnni"] = has_vnni()
         if not cuda:
             conditions["threads"] = torch.get_num_threads()
         return conditions
@@ -118,10 +146,15 @@ def latency(
     with tempfile.TemporaryDirectory() as folder, _current(runtime.device):
         own = prepare(model, imgsz[0], runtime, host, Path(folder, "model"))
         other = prepare(reference, imgsz[1], runtime, host, Path(folder, "stock"))
-        with DeviceLock(runtime.device).measuring():
-            metrics = _certain(own, other, runtime)
+        metrics = timed(own, other, runtime)
     runs = int(metrics.pop("runs"))
     return metrics, {**runtime.conditions(imgsz[0]), "runs": runs, "trusted": metrics["latency_error"] <= ERROR_BOUND}
+
+
+def timed(own: Pass, other: Pass, runtime: Runtime) -> dict[str, float]:
+    """The metrics of `compare` with the most certain ratio of up to `runtime.attempts`; trainings wait meanwhile."""
+    with _current(runtime.device), DeviceLock(runtime.device).measuring():
+        return _certain(own, other, runtime)
 
 
 def _certain(own: Pass, other: Pass, runtime: Runtime) -> dict[str, float]:
@@ -209,8 +242,16 @@ def prepare(model: Any, imgsz: int, runtime: Runtime, host: Host, path: Path) ->
         fused = fused.half() if runtime.half else fused
         return _graph(fused, image) if device.type == "cuda" else lambda: fused(image)
     exported = host.export(model, path.with_suffix(".pt"), runtime.backend, imgsz, runtime.batch, runtime.half, device)
-    loaded = host.load_exported(exported, runtime.half, device)
+    if runtime.precision == "int8":
+        exported = quantised(exported, noise(image.shape))
+    loaded = host.load_exported(exported, runtime.precision, device)
     return lambda: loaded(image)
+
+
+def noise(shape: Sequence[int], count: int = 2) -> list[np.ndarray]:
+    """Images to quantise by where the result is timed alone."""
+    rng = np.random.default_rng(0)
+    return [rng.random(tuple(shape), dtype=np.float32) for _ in range(count)]
 
 
 def _graph(model: Any, image: torch.Tensor) -> Pass:

@@ -18,11 +18,12 @@ def failures(said: Iterable[str]) -> list[str]:
     return [" ".join(text.split(": ", 1)[-1].split())[:300] for text in found]
 
 
-def own_threads(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Within this block an exported file's runtime gets as many threads as torch has here, instead of all cores."""
+def own_runtime(path: Path, precision: str) -> contextlib.AbstractContextManager[None]:
+    """Within this block an exported file's runtime gets as many threads as torch has here, instead of all cores, and
+    OpenVINO computes in FP32, or FP16, where by itself it may take BF16."""
     if path.suffix == ".onnx":
         return _onnxruntime_threads()
-    return _openvino_threads() if path.name.endswith("_openvino_model") else contextlib.nullcontext()
+    return _openvino_as_told(precision) if path.name.endswith("_openvino_model") else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -42,15 +43,19 @@ def _onnxruntime_threads() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _openvino_threads() -> Iterator[None]:
+def _openvino_as_told(precision: str) -> Iterator[None]:
     import openvino
     import torch
 
     compile_model = openvino.Core.compile_model
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f16" if precision == "fp16" else "f32",
+    }
 
     def with_threads(core: Any, model: Any, device_name: str) -> Any:
         # The newest hosts say AUTO, which may take another device than the one that is asked for.
-        return compile_model(core, model, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+        return compile_model(core, model, "CPU", settings)
 
     with contextlib.ExitStack() as stack:
         if not importlib.util.find_spec("openvino.runtime"):  # where the older hosts look

@@ -37,7 +37,7 @@ from .compat import (
     on_cpu,
     patched,
 )
-from .exporters import export_openvino, failures, own_threads
+from .exporters import export_openvino, failures, own_runtime
 from .locate import Location, find
 
 
@@ -123,12 +123,19 @@ class Host:
         with self.compatible():
             return self.general.check_dataset(data, autodownload=download)
 
-    def export(self, model: Any, path: Path, form: str, imgsz: int, batch: int, half: bool, device: Any) -> Path:
+    def formats(self) -> tuple[str, ...]:
+        """Those of `export.py --include`."""
+        return tuple(self.module("export").export_formats()["Argument"][1:])  # the first is a checkpoint's
+
+    def export(
+        self, model: Any, path: Path, form: str, imgsz: int, batch: int, half: bool, device: Any, **options: Any
+    ) -> Path:
         """`export.py` of a model, to a format by its name there (`onnx`, `openvino`, ...), without a checkpoint.
 
         Args:
             path: where a checkpoint would lie; the exported file or folder gets its name.
             device: torch's.
+            options: of `export.py`: `opset`, `dynamic`, `simplify`.
 
         Returns:
             The exported file or folder.
@@ -154,25 +161,46 @@ class Host:
             said = stack.enter_context(self.heard())
             stack.enter_context(patched(exporter, **exporting))
             stack.enter_context(patched(torch.onnx, export=legacy))
-            files = exporter.run(
-                weights=path, imgsz=(imgsz, imgsz), batch_size=batch, device="", include=(form,), half=half
-            )
+            given = {"weights": path, "imgsz": (imgsz, imgsz), "batch_size": batch, "device": "", "half": half}
+            files = exporter.run(**given, include=(form,), **options)
         found = [Path(file) for file in files if file]
         wrong = failures(said)
         if not found or wrong:
             raise RuntimeError(wrong[-1] if wrong else f"{form} gave no file")
         return found[-1]
 
-    def load_exported(self, path: Path, half: bool, device: Any) -> Any:
+    def load_exported(self, path: Path, precision: str, device: Any) -> Any:
         """`DetectMultiBackend` of an exported model, as `detect.py` and `val.py` run it: images to predictions.
 
-        ONNX Runtime and OpenVINO get as many threads as torch has in this process, instead of all cores.
+        ONNX Runtime and OpenVINO get as many threads as torch has in this process, instead of all cores, and compute in
+        the precision that is named: `fp32`, `fp16` or `int8`.
         """
+        with self._loading(path, precision):
+            return self.common.DetectMultiBackend(str(path), device=device, fp16=precision == "fp16").eval()
+
+    def validate_exported(
+        self, path: Path, precision: str, device: Any, by_image: dict[str, Any] | None = None, **kwargs: Any
+    ) -> tuple[tuple[float, ...], list[float]]:
+        """`validate` of an exported model, as `val.py --weights` does it: square images, one at a time.
+
+        Args:
+            device: torch's.
+        """
+        with (
+            self._loading(path, precision),
+            patched(self.modules["val"], select_device=lambda *_, **__: device),  # the host's hides the GPUs
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            half = precision == "fp16"
+            return self.validate(by_image, weights=str(path), half=half, project=folder, plots=False, **kwargs)
+
+    @contextlib.contextmanager
+    def _loading(self, path: Path, precision: str) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(patched(self.common, check_requirements=lambda *_, **__: None))
-            stack.enter_context(own_threads(path))
+            stack.enter_context(own_runtime(path, precision))
             stack.enter_context(self.quiet())
-            return self.common.DetectMultiBackend(str(path), device=device, fp16=half).eval()
+            yield
 
     def compatible(self) -> contextlib.AbstractContextManager[None]:
         """Today's numpy and Pillow as the host expects them, and no download of a font."""

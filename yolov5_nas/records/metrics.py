@@ -42,6 +42,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "engine": ("onnx", "tensorrt"),
 }
 BACKENDS = tuple(PACKAGES)
+PRECISIONS = ("fp32", "fp16", "int8")
+QUANTISERS = {"onnx": "onnxruntime", "openvino": "nncf"}  # the package that makes a backend's files INT8
 
 
 def is_maximised(metric: str) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from ..errors import UserError
 
 # Groups of options, each with an example.
 GROUPS = {
@@ -53,3 +56,28 @@ def option(group: str, default: Any, help: str, **more: Any) -> Any:
 def flag(name: str) -> str:
     """How the command line spells an option."""
     return "--" + name.replace("_", "-")
+
+
+def typed(name: str, value: Any, annotation: str, file: Path | None) -> Any:
+    """A value of a file or a Python call, held to the option's type."""
+    if value is None and "None" in annotation:
+        return None
+    if annotation.startswith("tuple"):
+        return value
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": (str, Path)}
+    kind = kinds[annotation.split(" ")[0]]
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):  # type: ignore[arg-type]
+        if name == "device" and isinstance(value, int):
+            return str(value)
+        raise UserError(f"the option {name} must be a {annotation.split(' ')[0]}", got=value, file=file)
+    return str(value) if isinstance(value, Path) else value
+
+
+def several(name: str, value: Any) -> tuple[Any, ...]:
+    """The values of an option that takes several, of which a file may name one or none."""
+    values = tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
+    kind = int if name == "freeze" else str
+    for one in values:
+        if not isinstance(one, kind) or isinstance(one, bool):
+            raise UserError(f"{flag(name)} takes values of the type {kind.__name__}", got=one)
+    return values

@@ -35,6 +35,10 @@ def _check_numbers(o: Options) -> None:
         raise UserError("--exponent must be a number", got=o.exponent)
     if not 0 <= o.label_smoothing < 1:
         raise UserError("--label-smoothing must be at least 0 and below 1", got=o.label_smoothing)
+    if not 0 < o.margin < 1:
+        raise UserError("--margin must be above 0 and below 1", got=o.margin)
+    if o.half and o.precision != "fp16":
+        raise UserError("--half is --precision fp16", got=f"--precision {o.precision}")
     if any(layer < 0 for layer in o.freeze):
         raise UserError("--freeze takes layers' numbers, or how many", got=o.freeze)
 

@@ -16,8 +16,8 @@ import yaml
 from ..errors import UserError
 from ..files import write_whole
 from ..space.model_yaml import load_yaml
-from .metrics import BACKENDS, COSTS, check_objectives, is_maximised
-from .option import Option, flag, option
+from .metrics import BACKENDS, COSTS, PRECISIONS, check_objectives, is_maximised
+from .option import Option, flag, option, several, typed
 from .option_rules import check_together
 from .reward import REWARDS, Constraint, Target, parse_plans
 
@@ -139,7 +139,12 @@ class Options:
         "pytorch", "runtime on which latency is measured", choices=BACKENDS, spelled={"tensorrt": "engine"}
     )
     latency_batch: int = latency(1, "images in a timed forward pass", least=1)
-    half: bool = latency(False, "time in FP16 (on a GPU)")
+    precision: str = latency(
+        "fp32",
+        "of the timed network: fp16 on a GPU, or by OpenVINO on a processor that has it; int8 by onnx and openvino",
+        choices=PRECISIONS,
+    )
+    half: bool = latency(False, "the same as --precision fp16")
 
     epochs: int = training(12, "epochs of a trial", least=1)
     batch_size: int = training(16, "images in a batch", least=1, aliases=("--batch",))
@@ -205,6 +210,17 @@ class Options:
     )
     onnx: bool = machine(False, "write each trial's model.onnx, also where NNI looks for it")
 
+    deploy: tuple[str, ...] = searched(
+        (),
+        "at the end export the winners and the reference (onnx, openvino, ...), validate and time them in that form, in"
+        " --precision too",
+        metavar="FORMAT",
+        may_change=True,
+    )
+    margin: float = searched(
+        0.005, "mAP50-95 that does not count as lost on the way to a deployed form", may_change=True
+    )
+
     hook: tuple[str, ...] = hooks(
         (),
         "a Python file whose functions run at points of the search, or a shipped one's name; then settings, as in"
@@ -219,13 +235,15 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in REPEATED:
-            object.__setattr__(self, name, _several(name, getattr(self, name)))
+            object.__setattr__(self, name, several(name, getattr(self, name)))
         if self.objectives:
             check_objectives(self.objectives, own=bool(self.hook))
         if self.cache in ("none", "None", ""):
             object.__setattr__(self, "cache", None)
         for name, known in TABLE.items():
             self._check_one(name, known)
+        if self.half and self.precision == "fp32":
+            object.__setattr__(self, "precision", "fp16")
         if self.one_shot is not None and self.method == "trials":
             object.__setattr__(self, "method", "one-shot")
         check_together(self)
@@ -361,30 +379,5 @@ def check_names(given: Mapping[str, Any], file: Path | None = None) -> dict[str,
             continue
         if name not in TABLE:
             raise UserError("unknown option", got=name, accepted=TABLE, file=file)
-        checked[name] = _typed(name, value, TYPES[name], file)
+        checked[name] = typed(name, value, TYPES[name], file)
     return checked
-
-
-def _typed(name: str, value: Any, annotation: str, file: Path | None) -> Any:
-    """A value of a file or a Python call, held to the option's type."""
-    if value is None and "None" in annotation:
-        return None
-    if annotation.startswith("tuple"):
-        return value
-    kinds = {"int": int, "float": (int, float), "bool": bool, "str": (str, Path)}
-    kind = kinds[annotation.split(" ")[0]]
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):  # type: ignore[arg-type]
-        if name == "device" and isinstance(value, int):
-            return str(value)
-        raise UserError(f"the option {name} must be a {annotation.split(' ')[0]}", got=value, file=file)
-    return str(value) if isinstance(value, Path) else value
-
-
-def _several(name: str, value: Any) -> tuple[Any, ...]:
-    """The values of an option that takes several, of which a file may name one or none."""
-    values = tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
-    kind = int if name == "freeze" else str
-    for one in values:
-        if not isinstance(one, kind) or isinstance(one, bool):
-            raise UserError(f"{flag(name)} takes values of the type {kind.__name__}", got=one)
-    return values

@@ -50,6 +50,7 @@ class RunFolder:
         self.targets = path / "targets"  # the same for each target of a replacement search, by its name
         self.exported = path / "export"  # the same of other trials, by their numbers
         self.judged = path / "judged.json"  # winners and their parent on images that chose nothing
+        self.deployed = path / "deployed.json"  # exported networks, validated and timed
         self.table = path / "results.csv"
         self.report = path / "report.html"
         self.hooks = path / "hooks"  # copies of the hook files

@@ -14,7 +14,7 @@ from ..records.journal import TrialRecord, best, complete, read_journal, referen
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.options import Options, load_options
 from ..records.run_folder import RunFolder
-from . import audit, comparison, judged, ranking, replacement, rivals
+from . import audit, comparison, deployed, judged, ranking, replacement, rivals
 from .page import COMPARED, Row, figures, page
 from .plots import trusted
 
@@ -47,6 +47,7 @@ def report(run: str | Path) -> Path:
     sections = []
     if records:
         sections = [*audit.sections(run, options), *comparison.sections(run, options.cost), *ranking.sections(run)]
+    sections = [*deployed.sections(run), *sections]
     if options.replaces:
         sections = [*replacement.sections(run, records, options), *sections]
     words = _said(run, records, options)

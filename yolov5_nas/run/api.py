@@ -14,6 +14,7 @@ from ..engines.contract import Engine
 from ..engines.local import own_device
 from ..errors import UserError, machine_fault
 from ..files import given_path, make_folder
+from ..host.yolov5 import load
 from ..records.journal import TrialResult, latest, read_lines
 from ..records.options import Options, check_names
 from ..records.reward import Reward
@@ -22,6 +23,7 @@ from ..space.architecture import Value
 from ..space.space import Space
 from ..training.trial import run_trial
 from .check_parent import with_method
+from .exported import how_of
 from .loop import AskTell
 from .pipeline import Pipeline, SearchResult
 from .prepare import check_new, engine_of, new_folder, prepare, settings_of, write_run
@@ -83,6 +85,7 @@ def search(
         engine = engine or engine_of(chosen)
         with hold(folder):
             settings = settings_of(folder, chosen)
+            how_of(chosen).check(load(settings.location), settings.device)
             done = sum(r.done and r.counts for r in latest(read_lines(RunFolder(folder).journal)).values())
             print(f"{settings.location}; {folder} goes on: {done} of {chosen.trials or 'its'} trials are done")
             chosen.save(RunFolder(folder).options)

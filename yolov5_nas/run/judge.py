@@ -41,7 +41,7 @@ def judge(folder: Path, o: Options, settings: Settings) -> None:
         return
     settings = replace(settings, device=own_device(o.device))
     host = load(settings.location)
-    split = _split(o, settings, host)
+    split = judging_split(o, settings, host)
     say(f"judged: {len(networks)} networks on the {split} images")
     found, by_image = {}, {}
     with log_to(folder / "judged"), global_state_kept():
@@ -61,8 +61,8 @@ def judge(folder: Path, o: Options, settings: Settings) -> None:
     write_whole(RunFolder(folder).judged, json.dumps(content, indent=1))
 
 
-def _split(o: Options, settings: Settings, host: Host) -> str:
-    """`test` where the data has such images, with labels; COCO's have none."""
+def judging_split(o: Options, settings: Settings, host: Host) -> str:
+    """The split that judges: `test` where the data has such images, with labels; COCO's have none."""
     if not settings.data.get("test"):
         return "val"
     try:

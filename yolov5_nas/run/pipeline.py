@@ -12,11 +12,11 @@ from typing import Any
 from ..engines.contract import Engine, EngineError, MachineError
 from ..errors import UserError, machine_fault
 from ..records.hooks import Hooks
-from ..records.journal import Journal, TrialRecord, read_journal, read_lines, reference
+from ..records.journal import Journal, TrialRecord, best, read_journal, read_lines, reference
 from ..records.options import Options
 from ..records.reward import REWARDS, Reward
-from ..records.run_folder import RunFolder
-from ..results import audit
+from ..records.run_folder import REFERENCE, RunFolder
+from ..results import audit, deployed
 from ..results.export import write_trial
 from ..results.replacement import first_winner, winners
 from ..results.report import closing_table, options_of, report, winner_of
@@ -29,6 +29,8 @@ from ..strategies.strategy import Strategy
 from ..training.settings import Settings
 from ..training.trial import run_trial, run_trial_with_onnx
 from .callbacks import Checkpoints, Estimate, Progress
+from .deploy import Deploying
+from .exported import how_of
 from .judge import judge
 from .loop import AskTell, Loop
 from .prepare import engine_of, reward_of
@@ -159,6 +161,7 @@ class Pipeline:
         if o.replaces:
             return self._replacement()
         ending = self._trials(o, settings, strategy, o.trials or 0)
+        self._deploy(settings, [best(read_journal(self.folder))])
         if self._audit():
             print(audit.verdict(audit.read(self.folder, self.options)))
             if o.keep_portal:
@@ -179,7 +182,19 @@ class Pipeline:
         if o.rivals != "none":
             Rivals(self.folder, o, settings, self._engine, self.loop).run()
         judge(self.folder, o, settings)
+        won = winners(self.folder, read_journal(self.folder), o)
+        self._deploy(settings, [winner.record for winner in won])
         return ending
+
+    def _deploy(self, settings: Settings, found: Sequence[TrialRecord | None]) -> None:
+        """The reference and winners in the form in which they will run, unless that is done."""
+        o = self.options
+        how = how_of(o)
+        first = [REFERENCE] if RunFolder(self.folder).trial(REFERENCE).weights.exists() else []
+        numbers = list(dict.fromkeys([*first, *(r.number for r in found if r)]))
+        done = {(row.number, row.form) for row in deployed.read(self.folder).rows}
+        if numbers and not {(n, form) for n in numbers for form in how.forms} <= done:
+            Deploying(self.folder, o, settings, how).deploy(numbers)
 
     def _engine(self, o: Options) -> Engine:
         """A fresh engine for a stage with these options."""
@@ -249,7 +264,7 @@ class Pipeline:
         engine = self._engine(o)
         has_base = bool(o.base_epochs)
         choose = (lambda records: first_winner(folder, records, o)) if o.replaces else None
-        keeper = Checkpoints(folder, journal, o.front, has_base, engine.fetch, choose)
+        keeper = Checkpoints(folder, journal, o.front, has_base or bool(o.deploy), engine.fetch, choose)
         logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         engine.reward = engine.reward or self.reward
         with Progress(count, journal, reference=o.reference) as progress:

@@ -37,6 +37,7 @@ from ..training.trial import measure_trial
 from ..weights import supernet
 from .check_model import check_model
 from .check_parent import check_forms, check_parent, check_reach, check_teacher
+from .exported import how_of
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def _prepare(o: Options) -> Prepared:
     if o.distill:
         check_teacher(o, model, host)
     device = _device(o)
-    Runtime(o.latency_backend, o.latency_batch, o.half, _torch_device(device)).check()
+    Runtime(o.latency_backend, o.latency_batch, o.precision, _torch_device(device)).check()
+    how_of(o).check(host, _torch_device(device))
     population = o.population or max(2, min(16, (o.trials or 0) // 3))
     options = replace(
         o,
@@ -141,7 +143,7 @@ def _prepare(o: Options) -> Prepared:
 def _check_reach(prepared: Prepared) -> None:
     """Whether the smallest architecture keeps to the targets, measured as a trial is."""
     o = prepared.options
-    names = {"latency_backend", "latency_batch", "half", "single_cls", "imgsz"}
+    names = {"latency_backend", "latency_batch", "precision", "single_cls", "imgsz"}
     given = {name: getattr(o, name) for name in names}
     data = {k: v for k, v in prepared.data.items() if k in ("nc", "names")}
     hyp, location = prepared.hyp, prepared.host.location

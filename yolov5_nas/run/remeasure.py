@@ -18,7 +18,7 @@ from .prepare import reward_of, settings_of
 
 
 def remeasure(
-    run: str | Path, backend: str = "pytorch", device: str = "cpu", batch: int = 1, half: bool = False
+    run: str | Path, backend: str = "pytorch", device: str = "cpu", batch: int = 1, precision: str = "fp32"
 ) -> str:
     """Measure every complete architecture on another runtime, and rank by the run's reward with the new costs.
 
@@ -35,7 +35,9 @@ def remeasure(
     if len(records) < 2:
         raise UserError("a ranking needs two complete trials at least", got=len(records), file=run)
     o = Options().with_given(load_options(files.options))
-    o = replace(o, device=device, latency_backend=backend, latency_batch=batch, half=half)
+    o = replace(
+        o, device=device, latency_backend=backend, latency_batch=batch, precision=precision, half=precision == "fp16"
+    )
     settings = settings_of(run, o)
     settings = replace(settings, constraints=(), needed=("latency_ratio",), device=own_device(device))
     settings.runtime.check()

@@ -94,10 +94,16 @@ def resampled(host: Host, networks: Sequence[Detections], draws: int, seed: int 
     return np.array([[network.mean_ap(host, one) for network in networks] for one in times])
 
 
-def detect(host: Host, weights: Path, s: Settings, imgsz: int, split: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """Validate a checkpoint on a split: its accuracies, and what `Host.validate` gives by image."""
+def detect(
+    host: Host, weights: Path, s: Settings, imgsz: int, split: str, square: bool = False
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Validate a checkpoint on a split: its accuracies, and what `Host.validate` gives by image.
+
+    Args:
+        square: at square input, which exported models get, instead of YOLOv5's rectangular batches.
+    """
     model, by_image = host.load_checkpoint(weights).to(s.device), dict[str, Any]()
-    images = Split(host, s, split, imgsz, 2 * s.batch_size, max(32, int(model.stride.max())), s.hyp_used)
+    images = Split(host, s, split, imgsz, 2 * s.batch_size, max(32, int(model.stride.max())), s.hyp_used, square)
     try:
         return accuracies(images.validate(model, None, by_image)[0]), by_image
     finally:

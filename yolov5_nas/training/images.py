@@ -85,7 +85,7 @@ class Images:
 
 
 class Split:
-    """The images of a split that are validated on, in YOLOv5's rectangular batches.
+    """The images of a split that are validated on, in YOLOv5's rectangular batches or as squares.
 
     Args:
         split: `val` or `test`.
@@ -96,7 +96,15 @@ class Split:
     """
 
     def __init__(
-        self, host: Host, s: Settings, split: str, imgsz: int, batch_size: int, stride: int, hyp: Mapping[str, Any]
+        self,
+        host: Host,
+        s: Settings,
+        split: str,
+        imgsz: int,
+        batch_size: int,
+        stride: int,
+        hyp: Mapping[str, Any],
+        square: bool = False,
     ):
         self.host, self.settings, self.imgsz, self.batch_size = host, s, imgsz, batch_size
         with dataset_kept(host), forking():
@@ -108,7 +116,7 @@ class Split:
                 s.single_cls,
                 hyp=hyp,
                 cache=s.cache,
-                rect=True,
+                rect=not square,
                 pad=0.5,
                 rank=-1,
                 workers=s.workers * 2,

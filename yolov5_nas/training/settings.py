@@ -31,7 +31,7 @@ class Settings:
         location: the host.
         device: "cpu", "mps" or "cuda:0" (which GPU that is, is the engine's choice).
         val_period: epochs between validations; the last epoch is always validated.
-        latency_backend, latency_batch, half: see `latency.Runtime`.
+        latency_backend, latency_batch, precision: see `latency.Runtime`.
         constraints: costs that must be met, or the architecture is not trained; the default one always is.
         hasty: a latency is measured once, however uncertain it is: it is one of many that something is fitted to.
         measure_all: a score by a supernet measures latency and calls hooks too, whether needed or not.
@@ -75,7 +75,7 @@ class Settings:
     val_period: int = 4
     latency_backend: str = "pytorch"
     latency_batch: int = 1
-    half: bool = False
+    precision: str = "fp32"
     constraints: tuple[Constraint, ...] = ()
     needed: tuple[str, ...] = ()
     hasty: bool = False
@@ -126,7 +126,8 @@ class Settings:
     @property
     def runtime(self) -> Runtime:
         """Where latency is measured."""
-        return Runtime(self.latency_backend, self.latency_batch, self.half, self.device, 1 if self.hasty else ATTEMPTS)
+        attempts = 1 if self.hasty else ATTEMPTS
+        return Runtime(self.latency_backend, self.latency_batch, self.precision, self.device, attempts)
 
     @property
     def hyp_used(self) -> Mapping[str, Any]:

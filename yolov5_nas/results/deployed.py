@@ -1,0 +1,210 @@
+"""What a run's networks are worth in the form in which they will run: exported, quantised, checked and timed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files import write_whole
+from ..records.run_folder import REFERENCE, RunFolder
+from .ranking import html_table
+
+BELIEVED = 0.03  # by how much of itself a ratio of latencies may be above what the search believed
+COLUMNS = {
+    "map50_95": ("mAP50-95", "{:.3f}"),
+    "map50": ("mAP50", "{:.3f}"),
+    "latency_ms": ("network ms", "{:.2f}"),
+    "latency_ratio": ("x {reference}", "{:.2f}"),
+    "to_fp32": ("x FP32", "{:.2f}"),
+    "whole_ms": ("image ms", "{:.2f}"),
+    "whole_ratio": ("x {reference}", "{:.2f}"),
+    "megabytes": ("MB", "{:.1f}"),
+}
+RECTANGULAR = "map50_95_rect"
+
+
+class Form(NamedTuple):
+    """A format of YOLOv5's `export.py`, and one of `metrics.PRECISIONS`."""
+
+    backend: str
+    precision: str = "fp32"
+
+    @property
+    def plain(self) -> Form:
+        """The same in FP32."""
+        return Form(self.backend)
+
+    def __str__(self) -> str:
+        return self.backend if self == PLAIN else f"{self.backend} {self.precision}"
+
+
+PLAIN = Form("checkpoint")  # as PyTorch runs it
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One network in one form.
+
+    Args:
+        number: of its trial.
+        name: for people.
+        metrics: accuracies at square input; `RECTANGULAR` of a checkpoint, as `val.py` validates it; `latency_ms`
+            of the network, its `latency_ratio` to the reference's and `to_fp32`, to its own; `whole_ms` and
+            `whole_ratio` of an image, from its decoded pixels to boxes; `megabytes`.
+        believed: the ratio of latencies by which the search chose it.
+        problem: why it was not exported, or not checked.
+    """
+
+    number: int
+    name: str
+    form: Form
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    believed: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is known of a run's networks.
+
+    Args:
+        reference: what trial 0 is called.
+        margin: mAP50-95 that may be lost on the way.
+        conditions: split, images and machine.
+    """
+
+    rows: tuple[Deployed, ...] = ()
+    reference: str = "stock"
+    margin: float = 0.005
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, number: int) -> list[Deployed]:
+        """A network's rows."""
+        return [row for row in self.rows if row.number == number]
+
+
+def read(run: Path) -> Deployment:
+    """Of a run's folder; without rows where nothing was deployed."""
+    path = RunFolder(run).deployed
+    if not path.exists():
+        return Deployment()
+    found = json.loads(path.read_text())
+    return Deployment(
+        **{**found, "rows": tuple(Deployed(**{**row, "form": Form(*row["form"])}) for row in found["rows"])}
+    )
+
+
+def write(run: Path, new: Deployment) -> Deployment:
+    """Put rows into a run's folder, in the place of those that are of the same network and form; all of them then."""
+    rows = {(row.number, row.form): row for row in (*read(run).rows, *new.rows)}
+    ordered = sorted(rows.values(), key=lambda row: (row.number, row.form != PLAIN, row.form))
+    merged = Deployment(tuple(ordered), new.reference, new.margin, new.conditions)
+    write_whole(RunFolder(run).deployed, json.dumps(asdict(merged), indent=1))
+    return merged
+
+
+def table(found: Deployment) -> list[list[str]]:
+    """Rows for people; the first is the heading."""
+    known = [key for key in COLUMNS if any(key in row.metrics for row in found.rows)]
+    rows = [["", "form", *(COLUMNS[key][0].format(reference=found.reference) for key in known)]]
+    for row in found.rows:
+        cells = [COLUMNS[key][1].format(row.metrics[key]) if key in row.metrics else "-" for key in known]
+        rows.append([row.name, str(row.form), *cells])
+    return rows
+
+
+def words(found: Deployment) -> list[str]:
+    """In words: what stands beside the table, and what falls short."""
+    lines = [f"{row.name} in {row.form}: {row.problem}." for row in found.rows if row.problem]
+    lines += [line for row in found.rows for line in (_loss(row, found), _latency(row, found)) if line]
+    rectangular = [f"{r.name} {r.metrics[RECTANGULAR]:.3f}" for r in found.rows if RECTANGULAR in r.metrics]
+    if rectangular:
+        lines.append(
+            f"val.py validates checkpoints at rectangular input (mAP50-95: {', '.join(rectangular)}); the table has"
+            " square input, which is what exported networks get."
+        )
+    return lines
+
+
+def _loss(row: Deployed, found: Deployment) -> str:
+    """Whether more than the margin was lost between a checkpoint and an exported form."""
+    before = [r for r in found.of(row.number) if r.form == PLAIN and "map50_95" in r.metrics]
+    if not before or "map50_95" not in row.metrics:
+        return ""
+    lost = before[0].metrics["map50_95"] - row.metrics["map50_95"]
+    if lost <= found.margin:
+        return ""
+    return f"{row.name} loses {lost:.3f} mAP50-95 in {row.form}, more than --margin {found.margin:g}."
+
+
+def _latency(row: Deployed, found: Deployment) -> str:
+    """Whether a network saves less in a form than the search believed."""
+    ratio = row.metrics.get("latency_ratio")
+    if (
+        not ratio
+        or not row.believed
+        or row.number == REFERENCE
+        or row.form == PLAIN
+        or ratio <= row.believed * (1 + BELIEVED)
+    ):
+        return ""
+    return (
+        f"{row.name} takes {ratio:.2f} of the {found.reference}'s time in {row.form}; the search believed"
+        f" {row.believed:.2f} (search with --latency-backend {row.form.backend} --precision {row.form.precision})."
+    )
+
+
+def sections(run: Path) -> list[tuple[str, str]]:
+    """For the report: title and HTML; [] where nothing was deployed."""
+    found = read(run)
+    if not found.rows:
+        return []
+    items = "".join(f"<li>{escape(line)}</li>" for line in words(found))
+    text = f"<p>{escape(said(found))}</p>" + (f"<ul>{items}</ul>" if items else "")
+    return [("As it is deployed", text + html_table(table(found)))]
+
+
+def said(found: Deployment) -> str:
+    """How the table was made."""
+    c = found.conditions
+    images = f"mAP is of the {c['split']} images, by YOLOv5's val.run on the exported files. " if "split" in c else ""
+    timed = (
+        f"Latencies are the {found.reference}'s times ratios, for which each form was timed in turn with the"
+        f" {found.reference}'s. The network's are of batch {c['batch']}; an image's are from decoded pixels to boxes,"
+        f" as detect.py does it. {c['device']}, {c['threads']} thread{'s' if c['threads'] > 1 else ''}."
+    )
+    vnni = (
+        ""
+        if c.get("vnni", True)
+        else " This processor has no instruction for INT8 (VNNI); INT8 gains more where there is one."
+    )
+    return images + timed + vnni
+
+
+def readme(
+    found: Deployment, number: int, subject: str, imgsz: int, classes: Sequence[str], files: Sequence[Path]
+) -> str:
+    """The README.md of an exported folder.
+
+    Args:
+        subject: what it is of.
+        files: relative to the folder.
+    """
+    own = Deployment(tuple(found.of(number)), found.reference, found.margin, found.conditions)
+    rows = table(own)
+    lines = [f"# {subject}", "", f"Input: 1 x 3 x {imgsz} x {imgsz}, RGB, 0 to 1, letterboxed as YOLOv5 does it.", ""]
+    lines += [f"Classes: {', '.join(f'{i} {name}' for i, name in enumerate(classes))}.", "", "## How to run it", ""]
+    lines += ["In a clone of ultralytics/yolov5, without any plugin:", "", "```bash"]
+    lines += [f"python detect.py --weights {file} --imgsz {imgsz} --source IMAGES" for file in files]
+    lines += ["```", ""]
+    if own.rows:
+        lines += ["## What was measured", "", said(found), ""]
+        lines += ["| " + " | ".join(cells[1:]) + " |" for cells in rows[:1]]
+        lines += ["|" + "---|" * (len(rows[0]) - 1)]
+        lines += ["| " + " | ".join(cells[1:]) + " |" for cells in rows[1:]]
+        lines += ["", *words(own)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,248 @@
+"""Trials in the form in which they will run, on request validated there by YOLOv5's `val.run` and timed in turn with
+trial 0 in the same form. What comes of it is read by `results.deployed`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from ..cost.latency import Pass, Runtime, prepare, timed
+from ..cost.quantisation import has_vnni
+from ..cost.whole import detecting
+from ..engines.local import own_device
+from ..errors import UserError
+from ..files import write_whole
+from ..records.journal import read_journal
+from ..records.metrics import BACKENDS
+from ..records.options import Options, load_options
+from ..records.run_folder import REFERENCE, RunFolder
+from ..results.deployed import PLAIN, RECTANGULAR, Deployed, Deployment, Form, readme, write
+from ..results.export import export
+from ..results.report import report, winner_of
+from ..training.detections import detect
+from ..training.process import global_state_kept, log_to
+from ..training.settings import Settings
+from .callbacks import say
+from .exported import Exporter, How, Network
+from .judge import judging_split
+from .prepare import settings_of
+from .resume import hold
+
+PHOTOS = 16  # images by which the way from pixels to boxes is timed
+
+
+def deploy(
+    run: str | Path, how: How, number: int | None = None, out: str | Path | None = None, device: str | None = None
+) -> tuple[Deployment, Path]:
+    """Export a trial, and where it is validated the reference beside it; `<run>/deployed.json` and the report get what
+    was found.
+
+    Args:
+        run: a run's folder.
+        number: of the trial; by default the best one.
+        out: the folder for it; by default `<run>/export/<number>`, as the reference's.
+        device: by default the run's.
+
+    Returns:
+        What is known of the run's networks, and the trial's folder.
+
+    Raises:
+        UserError: there is no such run or trial, its weights were not kept, or the machine can't do it.
+    """
+    run, files = Path(run), RunFolder(run)
+    records = read_journal(run)
+    o = Options().with_given(load_options(files.options)).with_given({"device": device} if device else {})
+    if number is None:
+        winner = winner_of(run, records, o)
+        number = winner.number if winner else None
+    with hold(run):
+        compared = how.validate and number != REFERENCE and files.trial(REFERENCE).weights.exists()
+        deploying = Deploying(run, o, settings_of(run, o), how)
+        found, folders = deploying.deploy([*([REFERENCE] if compared else []), number], Path(out) if out else None)
+        if how.validate:
+            report(run)
+    return found, folders[-1]
+
+
+class Deploying:
+    """Exports some of a run's trials.
+
+    Args:
+        o: the run's options, with the device to do it on.
+        settings: of the run's trials.
+    """
+
+    def __init__(self, run: Path, o: Options, settings: Settings, how: How):
+        self.run, self.options, self.how = run, o, how
+        self.settings = s = replace(settings, device=own_device(o.device))
+        self.exporter = Exporter(s, how, o.seed, run / "deployed")
+        self.host, self.device = self.exporter.host, self.exporter.device
+        self.records = {record.number: record for record in read_journal(run)}
+        self.split = judging_split(o, s, self.host) if how.validate else ""
+        self.photos: list[Any] = []
+
+    def deploy(self, numbers: Sequence[int | None], out: Path | None = None) -> tuple[Deployment, list[Path]]:
+        """Export trials, the reference first where it is among them.
+
+        Args:
+            out: a folder for the last one, instead of one in the run's.
+
+        Returns:
+            What is known of the run's networks, and the folders.
+
+        Raises:
+            UserError: there is no such trial, or its weights were not kept. Nothing was written then.
+        """
+        kept = [number for number in self.records if RunFolder(self.run).trial(number).weights.exists()]
+        for number in numbers:
+            if number not in kept:
+                rule = "the weights of the trial were not kept" if number in self.records else "no such trial"
+                raise UserError(rule, got=number, accepted=kept, file=self.run)
+        networks = [self._network(n, out if n == numbers[-1] else None) for n in numbers if n is not None]
+        with global_state_kept(), self._threads_of_search():
+            for network in networks:
+                self.exporter.export(network)
+            if self.how.validate:
+                self._measure(networks)
+            conditions = self._conditions()
+        rows = tuple(row for network in networks for row in self._rows(network))
+        found = Deployment(rows, self.options.reference, self.how.margin, conditions)
+        if self.how.validate:
+            found = write(self.run, found)
+        for network in networks:
+            self._write_readme(network, found)
+        return found, [network.folder for network in networks]
+
+    def _network(self, number: int, out: Path | None) -> Network:
+        folder, record = export(self.run, number, out), self.records[number]
+        name = self.options.reference if number == REFERENCE else f"trial {number}"
+        model = self.host.load_checkpoint(folder / "weights" / "best.pt")
+        return Network(record, name, folder, self.settings.imgsz_of(record.architecture), model)
+
+    @contextlib.contextmanager
+    def _threads_of_search(self) -> Iterator[None]:
+        """Latencies are of as many threads as those by which the search chose."""
+        before = torch.get_num_threads()
+        reference = self.records.get(REFERENCE)
+        torch.set_num_threads(int(reference.conditions.get("threads", before)) if reference else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    # Figures ----------------------------------------------------------------------------------------------------------
+
+    def _measure(self, networks: Sequence[Network]) -> None:
+        for network in networks:
+            say(f"{network.name}: validated on the {self.split} images")
+            for form in (PLAIN, *network.files):
+                self.exporter.guarded(network, form, self._validate)
+        for form in (PLAIN, *self.how.forms):
+            able = [n for n in networks if form not in n.problems and form in n.metrics]
+            if able and (form == PLAIN or form.backend in BACKENDS):
+                say(f"timed: {form}")
+                self._time(form, able)
+
+    def _validate(self, network: Network, form: Form) -> None:
+        s, metrics = self.settings, network.metrics.setdefault(form, {})
+        if form == PLAIN:
+            where = self.host, network.weights, s, network.imgsz, self.split
+            square, (own, by_image) = detect(*where, square=True)[0], detect(*where)
+            metrics |= {key: square[key] for key in ("map50", "map50_95")}
+            metrics |= {RECTANGULAR: own["map50_95"], "megabytes": network.weights.stat().st_size / 1e6}
+            self.photos = self.photos or [cv2.imread(path) for path in list(by_image)[:PHOTOS]]
+            return
+        if form.backend not in BACKENDS:
+            raise RuntimeError("exported, and not checked, since nothing here runs it")
+        self._check_finite(network, form)
+        results, _ = self.host.validate_exported(
+            network.files[form],
+            form.precision,
+            self.device,
+            data=dict(s.data),
+            imgsz=network.imgsz,
+            single_cls=s.single_cls,
+            task=self.split,
+            workers=0,
+        )
+        metrics |= {"map50": results[2], "map50_95": results[3]}
+
+    def _check_finite(self, network: Network, form: Form) -> None:
+        found = self._predictor(network, form)(torch.full((1, 3, network.imgsz, network.imgsz), 0.5))
+        predictions = found[0] if isinstance(found, list | tuple) else found
+        if not torch.isfinite(predictions).all():
+            raise RuntimeError("it gives numbers that are not finite (NaN)")
+
+    def _predictor(self, network: Network, form: Form) -> Callable[[Any], Any]:
+        if form == PLAIN:
+            fused = self.host.fused(network.model, self.device)
+            return lambda images: fused(images.to(self.device))
+        loaded = self.host.load_exported(network.files[form], form.precision, self.device)
+        return lambda images: loaded(images.to(self.device))
+
+    def _time(self, form: Form, networks: Sequence[Network]) -> None:
+        """Each in turn with the first one, and a form in turn with the network's own FP32.
+
+        A machine that others use is slower at one moment than at another, so milliseconds are the first one's times
+        the ratio.
+        """
+        first, *others = networks
+        runtime = Runtime(
+            "pytorch" if form == PLAIN else form.backend, self.how.batch, form.precision, str(self.device)
+        )
+        with log_to(self.exporter.log):
+            for what, make in (("latency", self._pass), ("whole", self._whole)):
+                timings = [
+                    timed(make(n, form, runtime), make(first, form, runtime), runtime) for n in others or [first]
+                ]
+                base = timings[0]["latency_ms"] / timings[0]["latency_ratio"]
+                ratios = [1.0, *(timing["latency_ratio"] for timing in timings if others)]
+                for network, ratio in zip(networks, ratios):
+                    network.metrics[form][f"{what}_ms"] = base * ratio
+                    if first.record.is_reference:
+                        network.metrics[form][f"{what}_ratio"] = ratio
+            for network in networks if form.plain != form else ():
+                if form.plain in network.files:
+                    plain = self._pass(network, form.plain, replace(runtime, precision="fp32"))
+                    found = timed(self._pass(network, form, runtime), plain, runtime)
+                    network.metrics[form]["to_fp32"] = found["latency_ratio"]
+
+    def _pass(self, network: Network, form: Form, runtime: Runtime) -> Pass:
+        """The network alone, as a search times it."""
+        if form == PLAIN or runtime.batch > 1:
+            return prepare(network.model, network.imgsz, runtime, self.host, network.folder / "weights" / "timed")
+        predict, image = self._predictor(network, form), torch.zeros(1, 3, network.imgsz, network.imgsz)
+        return lambda: predict(image)
+
+    def _whole(self, network: Network, form: Form, runtime: Runtime) -> Pass:
+        """The way from pixels to boxes, of one image."""
+        return detecting(self.host, self._predictor(network, form), self.photos, network.imgsz)
+
+    # What is told -----------------------------------------------------------------------------------------------------
+
+    def _rows(self, network: Network) -> list[Deployed]:
+        ratios = [r.metrics.get("latency_ratio") for r in (network.record, self.records[REFERENCE])]
+        believed = ratios[0] / ratios[1] if ratios[0] and ratios[1] else None
+        number, name = network.record.number, network.name
+        return [
+            Deployed(number, name, form, network.metrics.get(form, {}), believed, network.problems.get(form, ""))
+            for form in dict.fromkeys([*network.metrics, *network.problems])
+        ]
+
+    def _conditions(self) -> dict[str, Any]:
+        device = Runtime(device=str(self.device)).conditions(0)["device"]
+        conditions = {"device": device, "threads": torch.get_num_threads(), "batch": self.how.batch, "vnni": has_vnni()}
+        return conditions | ({"split": self.split} if self.split else {})
+
+    def _write_readme(self, network: Network, found: Deployment) -> None:
+        subject = f"{network.name[0].upper()}{network.name[1:]} of {self.run.resolve()}, made by yolov5-nas"
+        names = [str(name) for name in dict(self.settings.data["names"]).values()]
+        files = [file.relative_to(network.folder) for file in network.files.values()]
+        text = readme(found, network.record.number, subject, network.imgsz, names, files)
+        write_whole(network.folder / "README.md", text)
