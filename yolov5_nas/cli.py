@@ -118,7 +118,7 @@ def _prove(args: argparse.Namespace) -> int:
 
     _interrupt_on_sigterm()
     try:
-        print("\n" + prove(args.run, args.top, args.seeds, args.prove_epochs, **_given(args)))
+        print("\n" + prove(args.run, args.top, args.seeds, args.prove_epochs, start=args.start, **_given(args)))
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise  # `_guarded` knows the exit codes
@@ -269,12 +269,19 @@ def _other_arguments(commands: Any) -> None:
         default=3,
         help="how many of the best and the front; on inherited weights, of all (default: 3)",
     )
-    prove.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
-    text = "of each training (default: three times a trial's or the base's, at least 24 with a proxy)"
+    prove.add_argument("--seeds", type=int, default=3, help="trainings of each at most (default: 3)")
+    text = (
+        "what each training starts from: the weights that the run started from, or nothing (default: weights, if any)"
+    )
+    prove.add_argument("--from", dest="start", choices=("weights", "scratch"), help=text)
+    text = (
+        "of each training (default: twice a trial's from weights; from scratch three times, at least 24 with a proxy)"
+    )
     prove.add_argument("--epochs", dest="prove_epochs", metavar="EPOCHS", type=int, help=text)
     add = functools.partial(prove.add_argument, default=argparse.SUPPRESS)
     add("--device", help="0 or 0,1 or cpu (default: the run's)")
     add("--concurrency", type=int, help="trainings at a time (default: the run's)")
+    add("--margin", type=float, help="mAP50-95 within which a cheaper one is as good (default: the run's)")
     add("--trial-minutes", type=float, help="stop a training after N minutes")
     add("--engine", choices=ENGINES, help="where trainings run (default: the run's)")
     prove.set_defaults(function=_prove)

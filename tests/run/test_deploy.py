@@ -49,8 +49,9 @@ def test_an_exported_network_has_its_checkpoints_map_and_int8_most_of_it(run, ho
     whole = found[0, PLAIN].metrics
     assert whole["map50_95"] > 0.02  # it has begun to detect
     for (_, form), row in found.items():
-        allowed = 0.002 if form.precision == "fp32" else 0.3 * whole["map50_95"]
-        assert row.metrics["map50_95"] == pytest.approx(whole["map50_95"], abs=allowed), form
+        if form.precision == "fp32":
+            assert row.metrics["map50_95"] == pytest.approx(whole["map50_95"], abs=0.002), form
+        assert row.metrics["map50_95"] > 0.7 * whole["map50_95"], form  # so short a training may gain from rounding
         assert row.metrics["latency_ms"] > 0 and row.metrics["whole_ms"] > 0
     for backend in ("onnx", "openvino"):
         plain, small = (found[0, Form(backend, p)].metrics["megabytes"] for p in ("fp32", "int8"))

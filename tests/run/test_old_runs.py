@@ -70,3 +70,19 @@ def test_one_that_was_cut_off_in_a_trial(old, capsys):
     assert [(r.state, r.attempt) for r in records] == [("complete", n) for n in (1, 2, 1, 1)]
     assert records[2].budget == {"epochs": 1, "weights": None}
     assert call("export", run) == 0 and call("report", run) == 0
+
+
+def test_a_new_proof_of_it_starts_from_its_weights(old, capsys):
+    run = old("finished")
+    shutil.rmtree(run / "prove")
+    assert call("prove", run, "--top", 1, "--seeds", 1, "--epochs", 1) == 0
+    out = capsys.readouterr().out
+    assert "Nothing can be said of seeds yet" in out and "from the weights that the search started from" in out
+    records = read_journal(run / "prove")
+    assert {Path(r.budget["weights"]).name for r in records} == {"weights.pt"} and len(records) == 3
+    assert "width_multiple" in records[1].architecture
+    started = [(run / f"prove/trials/{number}/log.txt").read_text() for number in range(3)]
+    words = ("exactly", "sliced to another form", "refitted")  # stock, stock rescaled, the candidate
+    assert all(f"{run}/trials/0/weights.pt" in log and word in log for log, word in zip(started, words))
+    assert call("prove", run, "--top", 1, "--seeds", 1, "--epochs", 1, "--from", "scratch") == 2
+    assert "from weights with a margin" in capsys.readouterr().err

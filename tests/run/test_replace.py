@@ -368,3 +368,23 @@ def test_a_layer_that_computes_something_else_is_named(asked, host, trained_n, t
 def test_the_options_of_the_method_are_kept(whole):
     o = Options().with_given(yaml.safe_load((whole / "search.yaml").read_text()))
     assert asdict(o)["trials"] is None and [len(plan) for plan in o.plans] == [1, 1]
+
+
+# Proof ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_proof_goes_on_from_the_parents_weights(whole, tmp_path, capsys):
+    run = shutil.copytree(whole, tmp_path / "exp")
+    with inline():
+        assert main(["prove", str(run), "--top", "1", "--seeds", "2", "--epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "trial 1 against parent: mAP50-95" in out and "trial 1 against parent rescaled" in out
+    assert "from the weights that the search started from" in out and "on 32 of test" in out
+    records = [r for r in read_lines(run / "prove/trials.jsonl") if r.state == "complete"]
+    assert [r.seed for r in records[:3]] == [0, 0, 0] and {r.budget["weights"] for r in records} == {
+        yaml.safe_load((run / "search.yaml").read_text())["weights"]
+    }
+    parent, rescaled, winner = (r.metrics for r in records[:3])
+    assert winner["gflops"] < parent["gflops"] and rescaled["params"] < parent["params"]
+    report = (run / "report.html").read_text()
+    assert "Is the gain real?" in report

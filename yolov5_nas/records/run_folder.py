@@ -49,7 +49,7 @@ class RunFolder:
         self.best = path / "best"  # the winner: model.yaml, architecture.json, weights/best.pt
         self.targets = path / "targets"  # the same for each target of a replacement search, by its name
         self.exported = path / "export"  # the same of other trials, by their numbers
-        self.judged = path / "judged.json"  # winners and their parent on images that chose nothing
+        self.judged = path / "judged.json"  # winners, or a proof's contestants, on images that chose nothing
         self.deployed = path / "deployed.json"  # exported networks, validated and timed
         self.table = path / "results.csv"
         self.report = path / "report.html"

@@ -1,86 +1,97 @@
-"""Whether a gain is beyond the spread of seeds: what `yolov5-nas prove` trained, compared and said in words."""
+"""Whether a gain is real: what `yolov5-nas prove` trained, compared and said in words."""
 
 from __future__ import annotations
 
+import json
+import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from ..records.journal import TrialRecord, complete, latest, read_journal, read_lines
+from ..records.journal import TrialRecord, latest, read_journal, read_lines
+from ..records.metrics import LATENCIES
+from ..records.options import Options
 from ..records.run_folder import REFERENCE, RunFolder
 from ..space.architecture import Architecture
 from ..space.model_yaml import load_yaml
+from .claims import LEVEL, Claim, holm, is_allowed, t_above
+from .race import Comparison, Race
 from .ranking import html_table
 
 STOCK, RESCALED = "stock", "stock rescaled"
-RIVALS = {STOCK: "stock YOLOv5", RESCALED: "stock YOLOv5 rescaled"}  # in words
-LEVEL = 0.05  # of the tests
-EQUAL = 1.02  # costs within this ratio count as equal: no latency is known better
+WORDS = {STOCK: "stock YOLOv5", RESCALED: "stock YOLOv5 rescaled", "parent": "the parent"}
+WORDS["parent rescaled"] = "the parent with other widths"
+Z95 = 1.96
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """What was trained several times with different seeds.
+class Plan:
+    """What a proof trains; `<run>/prove/prove.yaml`.
 
     Args:
-        name: `stock`, `stock rescaled` or `trial N`.
-        scores: mAP50-95, one for each seed.
-        cost: the median of the metric that the costs are compared by.
+        epochs: of each training.
+        candidates: numbers of the run's trials.
+        rescaled: the architecture of the rescaled rival, `{depth_multiple: ..., width_multiple: ...}` or a form of the
+            parent; None where there is none.
+        start: `scratch`, or `weights`: those that the run's trials started from.
+        seeds: the most trainings of each, as they were asked for one after the other; of versions before, empty.
+        margin: mAP50-95 within which a cheaper one is as good.
     """
 
-    name: str
-    scores: tuple[float, ...]
-    cost: float | None
+    epochs: int
+    candidates: tuple[int, ...]
+    rescaled: Mapping[str, Any] | None = None
+    start: str = "scratch"
+    seeds: tuple[int, ...] = ()
+    margin: float = Options.margin
 
-    @property
-    def mean(self) -> float:
-        """Mean mAP50-95."""
-        return statistics.fmean(self.scores)
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over seeds (0 for one seed)."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+    def to_dict(self) -> dict[str, Any]:
+        """As YAML has it."""
+        rescaled = dict(self.rescaled) if self.rescaled else None
+        return {**vars(self), "candidates": list(self.candidates), "seeds": list(self.seeds), "rescaled": rescaled}
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A candidate beside a rival: `p` is that of a one-sided Welch t-test, Holm-corrected over all comparisons."""
+class ByImages:
+    """What the trainings' networks do on the images that judge them; `<run>/prove/judged.json`.
 
-    candidate: Contestant
-    rival: Contestant
-    p: float
+    Args:
+        split: `test`, or `val` where the data has no such images.
+        scores: mAP50-95 by contestant and seed.
+        spreads: by `candidate, rival` the standard deviation of the difference of their means for other such images.
+    """
 
-    @property
-    def gain(self) -> float:
-        """Difference of the mean mAP50-95."""
-        return self.candidate.mean - self.rival.mean
+    split: str = "val"
+    images: int = 0
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    spreads: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def cost_ratio(self) -> float | None:
-        """Cost of the candidate / cost of the rival."""
-        if self.candidate.cost is None or not self.rival.cost:
-            return None
-        return self.candidate.cost / self.rival.cost
+    def gain(self, candidate: str, rival: str) -> float:
+        """Difference of the means over the seeds that both have."""
+        own, other = self._paired(candidate, rival)
+        return statistics.fmean(own) - statistics.fmean(other)
 
-    @property
-    def is_fair(self) -> bool:
-        """Whether the candidate costs no more than the rival."""
-        return self.cost_ratio is not None and self.cost_ratio <= EQUAL
+    def error(self, candidate: str, rival: str) -> tuple[float, float]:
+        """Standard error of the gain for other images and seeds, and its degrees of freedom (Satterthwaite 1946).
 
-    @property
-    def is_beyond(self) -> bool:
-        """Whether the gain is beyond the seeds' spread."""
-        return self.gain > 0 and self.p < LEVEL
+        Seeds and images vary independently, so that their variances add up.
+        """
+        own, other = self._paired(candidate, rival)
+        by_images = self.spreads[f"{candidate}, {rival}"] ** 2
+        if len(own) < 2:
+            return math.sqrt(by_images), math.inf
+        by_seeds = (statistics.variance(own) + statistics.variance(other)) / len(own)
+        total = by_seeds + by_images
+        df = total**2 / by_seeds**2 * 2 * (len(own) - 1) if by_seeds else math.inf
+        return math.sqrt(total), min(df, 1e6)
 
-    def text(self, cost: str) -> str:
-        """In words."""
-        ratio = f" at {self.cost_ratio:.2f} times its {cost.removesuffix('_ratio')}" if self.cost_ratio else ""
-        verdict = "beyond the seeds' spread" if self.is_beyond else "not beyond the seeds' spread"
-        names = f"{self.candidate.name} against {self.rival.name}"
-        return f"{names}: mAP50-95 {self.gain:+.4f}{ratio}, p = {self.p:.3g}, {verdict}"
+    def _paired(self, candidate: str, rival: str) -> tuple[list[float], list[float]]:
+        own, other = self.scores[candidate], self.scores[rival]
+        seeds = sorted(own.keys() & other.keys())
+        return [own[seed] for seed in seeds], [other[seed] for seed in seeds]
 
 
 def read(run: Path) -> list[TrialRecord]:
@@ -88,109 +99,215 @@ def read(run: Path) -> list[TrialRecord]:
     return list(latest(read_lines(RunFolder(run).proof.journal)).values())
 
 
-def names_of(run: Path) -> dict[str, str]:
+def read_plan(run: Path) -> Plan | None:
+    """What a run's proof trains; None where none was begun."""
+    path = RunFolder(run).proof.plan
+    if not path.exists():
+        return None
+    begun, _ = load_yaml(path)
+    return Plan(**{**begun, "candidates": tuple(begun["candidates"]), "seeds": tuple(begun.get("seeds", ()))})
+
+
+def read_images(run: Path) -> ByImages | None:
+    """What its networks do on the images that judge them, once that is known."""
+    path = RunFolder(run).proof.judged
+    return ByImages(**json.loads(path.read_text())) if path.exists() else None
+
+
+def names_of(run: Path, plan: Plan, reference: str = STOCK) -> dict[str, str]:
     """What a run's proof trains: the ids of architectures, each with the name of its contestant.
 
-    Stock YOLOv5 rescaled is the architecture `{depth_multiple: ..., width_multiple: ...}`.
+    Args:
+        reference: what trial 0 is called.
     """
-    plan = RunFolder(run).proof.plan
-    begun = load_yaml(plan)[0] if plan.exists() else {"candidates": [], "rescaled": None}
     records = {record.number: record for record in read_journal(run)}
-    names = {records[REFERENCE].id: STOCK} if REFERENCE in records else {}
-    if begun["rescaled"]:
-        names[Architecture(begun["rescaled"]).id] = RESCALED
-    return names | {records[number].id: f"trial {number}" for number in begun["candidates"]}
+    names = {records[REFERENCE].id: reference} if REFERENCE in records else {}
+    if plan.rescaled:
+        names[Architecture(plan.rescaled).id] = f"{reference} rescaled"
+    return names | {records[number].id: f"trial {number}" for number in plan.candidates}
 
 
-def contestants(records: Iterable[TrialRecord], names: Mapping[str, str], cost: str) -> list[Contestant]:
-    """Those of which at least one training is complete, in the order in which they began.
+def race_of(names: Mapping[str, str], plan: Plan) -> Race:
+    """A race of a proof's contestants; one of a version before has all seeds, and is looked at once.
 
     Args:
         names: from `names_of`.
     """
-    groups: dict[str, list[TrialRecord]] = {}
-    for record in sorted(complete(records), key=lambda r: r.number):
-        groups.setdefault(names[record.id], []).append(record)
-    found = []
-    for name, group in groups.items():
-        costs = [r.metrics[cost] for r in group if cost in r.metrics]
-        scores = tuple(r.metrics["map50_95"] for r in group)
-        found.append(Contestant(name, scores, statistics.median(costs) if costs else None))
-    return found
+    rivals = [name for name in names.values() if name in WORDS]
+    candidates = [name for name in names.values() if name not in WORDS]
+    return Race(rivals, candidates, max([0, *plan.seeds]), plan.margin, races=bool(plan.seeds))
 
 
-def compare(found: Sequence[Contestant]) -> list[Comparison]:
-    """Every candidate beside stock and rescaled stock, as far as all have two seeds at least."""
-    rivals = [c for c in found if c.name in (STOCK, RESCALED)]
-    pairs = [(c, r) for c in found if c not in rivals for r in rivals if min(len(c.scores), len(r.scores)) > 1]
-    corrected = holm([_welch(c.scores, r.scores) for c, r in pairs])
-    return [Comparison(c, r, p) for (c, r), p in zip(pairs, corrected)]
+def take(race: Race, record: TrialRecord, names: Mapping[str, str], cost: str) -> None:
+    """Put a training into its race."""
+    if record.state == "complete" and record.id in names:
+        error = record.metrics.get("latency_error", 0.0) / Z95 if cost in LATENCIES else 0.0
+        race.add(names[record.id], record.seed, record.metrics["map50_95"], record.metrics.get(cost), error)
 
 
-def verdict(comparisons: Sequence[Comparison], cost: str) -> str:
+def finished(run: Path, o: Options) -> tuple[Race, Plan] | None:
+    """The race of a run's proof with all trainings so far; None where none was begun."""
+    if (plan := read_plan(run)) is None:
+        return None
+    names = names_of(run, plan, o.reference)
+    race = race_of(names, plan)
+    for record in sorted(read(run), key=lambda r: r.number):
+        take(race, record, names, o.cost)
+    return race, plan
+
+
+# In words -------------------------------------------------------------------------------------------------------------
+
+
+def sections(run: Path, o: Options) -> list[tuple[str, str]]:
+    """What `prove` found so far, for the report: title and HTML; [] where there is nothing."""
+    found = finished(run, o)
+    if found is None or not any(c.scores for c in found[0].contestants.values()):
+        return []
+    race, plan = found
+    images = read_images(run)
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in said(race, plan, o.cost, images))
+    items = "".join(f"<li>{escape(text(c, o.cost))}</li>" for c in race.comparisons())
+    return [("Is the gain real?", paragraphs + f"<ul>{items}</ul>" + html_table(table(race, o.cost, images)))]
+
+
+def said(race: Race, plan: Plan, cost: str, images: ByImages | None = None) -> list[str]:
+    """A proof in words: what is shown, how it was tested, what other images would say."""
+    comparisons = race.comparisons()
+    lines = [verdict(comparisons, cost, race)]
+    lines += [*([for_new_images(comparisons, images, race)] if images else []), started(plan)]
+    if len(plan.seeds) > 1:
+        lines.append(
+            f"It was planned for {plan.seeds[0]} seeds and raised to {plan.seeds[-1]} after these were seen, which the"
+            " level does not count."
+        )
+    return lines
+
+
+def started(plan: Plan) -> str:
+    """What the trainings were."""
+    start = {
+        "scratch": "from scratch",
+        "weights": "from the weights that the search started from, adapted to each, by the same hyper-parameters",
+    }
+    return f"All were trained for {plan.epochs} epochs {start[plan.start]}; the last epoch's mAP counts."
+
+
+def text(c: Comparison, cost: str) -> str:
+    """A comparison in words."""
+    ratio = f" at {c.ratio[0]:.2f} times its {cost.removesuffix('_ratio')}" if c.ratio else ""
+    beyond = (
+        "beyond the seeds' spread" if c.gain > 0 and c.ps[Claim.BETTER] <= LEVEL else "not beyond the seeds' spread"
+    )
+    names = f"{c.candidate} against {c.rival}: mAP50-95 {c.gain:+.4f}{ratio}"
+    within = f", as good within the margin p = {c.ps[Claim.AS_GOOD]:.3g}" if is_allowed(Claim.AS_GOOD, c.ratio) else ""
+    return f"{names}, p = {c.ps[Claim.BETTER]:.3g}{within}, {beyond}"
+
+
+def verdict(comparisons: Sequence[Comparison], cost: str, race: Race) -> str:
     """What the comparisons come to, in words."""
     if not comparisons:
-        return "Nothing can be said yet: a comparison needs two trainings of each at least."
-    test = (
-        f"One-sided Welch t-test over seeds, Holm-corrected over {len(comparisons)} comparisons,"
-        f" at the level {LEVEL:g}. Costs are compared by {cost}."
-    )
-    shown, partly = [], []
-    for name in dict.fromkeys(c.candidate.name for c in comparisons):
-        own = [c for c in comparisons if c.candidate.name == name]
-        fair = [c for c in own if c.is_fair]
-        beaten = [c for c in fair if c.is_beyond]
-        if not beaten or any(c.gain <= 0 for c in own if not c.is_fair):  # a cheaper rival that is as good
-            continue
-        if beaten == fair:
-            shown.append(f"{name} detects better than {' and '.join(RIVALS[c.rival.name] for c in beaten)}")
-        else:  # who beats stock may still lose to plain scaling
-            partly.append(name)
+        return "Nothing can be said of seeds yet: a comparison needs two trainings of each at least."
+    shown, partly, cheaper = _made(comparisons, race.margin)
+    lines = []
     if shown:
-        return f"A gain is shown: {'; '.join(shown)}, at equal or lower cost. {test}"
-    if partly:
+        lines.append(f"A gain is shown: {'; '.join(shown)}, at equal or lower cost.")
+    elif partly:
         rivals = "one of stock and rescaled stock, but not the other beyond the seeds' spread"
-        return f"A gain is shown in part: {', '.join(partly)} beats, at equal or lower cost, {rivals}. {test}"
-    return f"No gain at equal or lower cost is shown: the differences may be the seeds' alone. {test}"
+        lines.append(f"A gain is shown in part: {', '.join(partly)} beats, at equal or lower cost, {rivals}.")
+    else:
+        lines.append("No gain at equal or lower cost is shown: the differences may be the seeds' alone.")
+    if cheaper:
+        lines.append(f"As good and cheaper: {'; '.join(cheaper)}.")
+    elif any(is_allowed(Claim.AS_GOOD, c.ratio) for c in comparisons):
+        lines.append(f"None is shown to be as good (within {race.margin:g} mAP50-95) at less cost.")
+    looks = ", and for looking after each seed" if race.races else ""
+    lines.append(
+        f"One-sided Welch t-test over seeds, corrected for {len(comparisons)} comparisons (Holm){looks}, at the level"
+        f" {LEVEL:g} of each claim. Costs are compared by {cost}."
+    )
+    return " ".join([*lines, *([_pairing(comparisons)] if any(len(c.own) > 2 for c in comparisons) else [])])
 
 
-def sections(run: Path, cost: str) -> list[tuple[str, str]]:
-    """What `prove` found so far, for the report: title and HTML; [] where there is nothing."""
-    found = contestants(read(run), names_of(run), cost)
+def _made(comparisons: Sequence[Comparison], margin: float) -> tuple[list[str], list[str], list[str]]:
+    """The claims that are made, in words: who is better, who better than one rival alone, who as good and cheaper."""
+    shown: list[str] = []
+    partly: list[str] = []
+    cheaper: list[str] = []
+    for name in dict.fromkeys(c.candidate for c in comparisons):
+        own = [c for c in comparisons if c.candidate == name]
+        if any(c.gain <= 0 for c in own if not is_allowed(Claim.BETTER, c.ratio)):  # a cheaper rival that is as good
+            continue
+        fair = [c for c in own if is_allowed(Claim.BETTER, c.ratio)]
+        beaten = [WORDS[c.rival] for c in fair if c.holds(Claim.BETTER)]
+        if beaten and len(beaten) == len(fair):
+            shown.append(f"{name} detects better than {' and '.join(beaten)}")
+        elif beaten:
+            partly.append(name)
+        if equal := [c for c in own if c.holds(Claim.AS_GOOD)]:
+            cheaper.append(f"{name} {_as_good(equal, margin)}")
+    return shown, partly, cheaper
+
+
+def _as_good(equal: Sequence[Comparison], margin: float) -> str:
+    parts = [
+        f"{WORDS[c.rival]} at {c.ratio[0]:.2f} times its cost (at most {c.ratio[1]:.2f})" for c in equal if c.ratio
+    ]
+    return f"is within {margin:g} mAP50-95 of {' and of '.join(parts)}"
+
+
+def _pairing(comparisons: Sequence[Comparison]) -> str:
+    """How much it helps that a seed gives all the same order of images and augmentation."""
+    from scipy.stats import pearsonr
+
+    found = [
+        float(pearsonr(c.own, c.other).statistic)
+        for c in comparisons
+        if len(c.own) > 2 and len(set(c.own)) > 1 and len(set(c.other)) > 1
+    ]
     if not found:
-        return []
-    comparisons = compare(found)
-    items = "".join(f"<li>{escape(c.text(cost))}</li>" for c in comparisons)
-    text = f"<p>{escape(verdict(comparisons, cost))}</p><ul>{items}</ul>"
-    return [("Is the gain real?", text + html_table(table(found, cost)))]
+        return ""
+    return (
+        f"A seed gives all the same order of images; the scores of two correlate by {statistics.fmean(found):.2f} on"
+        " average, which the test does not use."
+    )
 
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """P values corrected for their number (Holm 1979).
+def for_new_images(comparisons: Sequence[Comparison], images: ByImages, race: Race) -> str:
+    """What of it holds for other images of the kind, of which the judging ones are a sample."""
+    which = "" if images.split == "test" else ", which also chose the candidates (the data has no test split)"
+    head = f"For new images (judged on {images.images} of {images.split}{which}; images and seeds vary): "
+    pairs = [(c, r) for c in race.candidates for r in race.rivals if f"{c}, {r}" in images.spreads]
+    ps: dict[Claim, list[float]] = {}
+    for claim in Claim:
+        margin = claim.margin(race.margin)
+        found = []
+        for pair in pairs:
+            error, df = images.error(*pair)
+            found.append(t_above((images.gain(*pair) + margin) / error, df) if error else 1.0)
+        ps[claim] = holm(found)
+    ratios = {(c.candidate, c.rival): c.ratio for c in comparisons}
+    lines = []
+    for i, (candidate, rival) in enumerate(pairs):
+        gain, (error, _) = images.gain(candidate, rival), images.error(candidate, rival)
+        line = f"{candidate} against {rival} {gain:+.4f} ({gain - Z95 * error:+.4f} to {gain + Z95 * error:+.4f})"
+        ratio = ratios.get((candidate, rival))
+        holds = [c.value for c in Claim if ps[c][i] <= LEVEL and is_allowed(c, ratio)]
+        if len(images.scores[candidate]) < 2:
+            holds = []
+        lines.append(line + (f", {' and '.join(holds)}" if holds else ", neither claim shown"))
+    one = "" if comparisons else " With one seed, this knows nothing of what another seed would give."
+    return head + "; ".join(lines) + "." + one
 
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    order = sorted(range(len(ps)), key=lambda i: ps[i])
-    corrected, highest = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
-        corrected[i] = highest
-    return corrected
 
-
-def table(found: Sequence[Contestant], cost: str) -> list[list[str]]:
-    """Rows of name, seeds, mean and standard deviation of mAP50-95, cost; the first is the heading."""
-    rows = [["", "seeds", "mAP50-95", "sd", cost]]
-    for c in found:
-        shown = f"{c.cost:.4g}" if c.cost is not None else "-"
-        rows.append([c.name, str(len(c.scores)), f"{c.mean:.4f}", f"{c.spread:.4f}", shown])
+def table(race: Race, cost: str, images: ByImages | None = None) -> list[list[str]]:
+    """Rows of name, seeds, mean and standard deviation of mAP50-95, that of the judging images, cost; the first is the
+    heading."""
+    judged = images.scores if images and images.split == "test" else {}
+    rows = [["", "seeds", "mAP50-95", "sd", *(["test"] if judged else []), cost]]
+    for c in race.contestants.values():
+        if c.scores:
+            shown = f"{c.cost:.4g}" if c.cost is not None else "-"
+            own = [f"{statistics.fmean(judged[c.name].values()):.4f}" if c.name in judged else "-"] if judged else []
+            rows.append([c.name, str(len(c.scores)), f"{c.mean:.4f}", f"{c.spread:.4f}", *own, shown])
     return rows
-
-
-def _welch(own: Sequence[float], other: Sequence[float]) -> float:
-    if len({*own, *other}) == 1 or len(set(own)) == len(set(other)) == 1:  # no spread at all
-        return 0.0 if own[0] > other[0] else 1.0
-    from scipy.stats import ttest_ind
-
-    return float(ttest_ind(own, other, equal_var=False, alternative="greater").pvalue)

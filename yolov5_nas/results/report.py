@@ -46,7 +46,7 @@ def report(run: str | Path) -> Path:
     model_files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
     sections = []
     if records:
-        sections = [*audit.sections(run, options), *comparison.sections(run, options.cost), *ranking.sections(run)]
+        sections = [*audit.sections(run, options), *comparison.sections(run, options), *ranking.sections(run)]
     sections = [*deployed.sections(run), *sections]
     if options.replaces:
         sections = [*replacement.sections(run, records, options), *sections]

@@ -16,7 +16,7 @@ from ..records.options import Options
 from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
 from ..strategies.savings import ratio_of, share
-from .comparison import EQUAL
+from .claims import EQUAL
 from .replacement import Winner, cost_of
 
 KINDS = ("scale", "imgsz")

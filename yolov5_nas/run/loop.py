@@ -18,7 +18,7 @@ from ..records.reward import Reward
 from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
 from ..strategies.early_stopping import Curves, Pruner
-from ..strategies.strategy import SpaceExhausted
+from ..strategies.strategy import NotYet, SpaceExhausted
 
 Listener = Callable[[TrialRecord], None]
 REFUSED_IN_A_ROW = 100  # architectures that break a constraint, one after the other: then the search gives up
@@ -112,6 +112,8 @@ class Loop:
             return None
         try:
             architecture = self.strategy.ask()
+        except NotYet:
+            return None
         except SpaceExhausted as e:
             self.ending = str(e)
             return None

@@ -1,9 +1,9 @@
-"""Proof of gain: a run's best, stock YOLOv5 and stock rescaled, trained equally with several seeds."""
+"""Proof of gain: a run's best, stock YOLOv5 or the parent, and that rescaled, trained equally with several seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,27 @@ from ..files import write_whole
 from ..records.journal import Journal, TrialRecord, TrialResult, best, eligible, front, read_journal
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
-from ..records.run_folder import RunFolder
-from ..results.comparison import EQUAL, compare, contestants, names_of, read, table, verdict
+from ..records.run_folder import REFERENCE, RunFolder
+from ..results.claims import EQUAL
+from ..results.comparison import Plan, finished, names_of, race_of, read_images, read_plan, said, table, text
+from ..results.race import Race
+from ..results.replacement import winners
 from ..results.report import report
+from ..results.rivals import rivals
 from ..space.architecture import Architecture, Value
 from ..space.choices import ConvLayer, Layer
-from ..space.model_yaml import load_yaml
-from ..strategies.given import GivenArchitectures
 from ..training.settings import Settings
 from ..training.trial import measure_architecture, run_trial
+from .judge import judge_proof
 from .loop import Listener
 from .prepare import engine_of, settings_of
 from .resume import hold
+from .rounds import Rounds
 from .stages import from_scratch, run_stage
 
 FAMILY = ((0.25, 0.5, 0.75, 1.0, 1.25), (0.33, 0.33, 0.67, 1.0, 1.33))  # YOLOv5's n, s, m, l, x: width, depth multiple
 STEPS = 8  # of the search for a scale
+STARTS = ("weights", "scratch")
 
 
 def prove(
@@ -41,50 +46,98 @@ def prove(
     seeds: int = 3,
     epochs: int | None = None,
     engine: Engine | None = None,
+    start: str | None = None,
     **options: Any,
 ) -> str:
     """Train, or go on with what was begun, and say in words what came of it.
 
     Args:
         run: a run's folder; `<run>/prove` gets the journal, and the report a section.
-        top: candidates: of the best and the front, those with the highest rewards; of all trials, where they started
-            from inherited weights.
-        seeds: trainings of each.
-        epochs: of each training; by default three times a trial's, or the base's, and those of an audit at least.
+        top: candidates: the winners of a replacement search; else of the best and the front those with the highest
+            rewards; of all trials, where they started from inherited weights.
+        seeds: trainings of each at most; a contestant of whom all is decided gets no more.
+        epochs: of each training; by default twice a trial's from weights, three times from scratch (or the base's, and
+            those of an audit at least).
         engine: where to train, instead of the options `engine`, `device`, `concurrency`, `trial_minutes`.
-        options: those of a search that say where to train.
+        start: `weights`, those that the run started from, adapted to each contestant; or `scratch`. By default weights
+            where the run had any.
+        options: those of a search that say where to train, and `margin`.
 
     Raises:
-        UserError: there is no such run, nothing to prove in it, or a proof of other epochs or candidates was begun.
+        UserError: there is no such run, nothing to prove in it, it has no weights to start from, or a proof of other
+            epochs, candidates, start or margin was begun.
     """
     run = Path(run)
     files = RunFolder(run)
     records = read_journal(run)
     o = Options().with_given(load_options(files.options)).with_given(options)
-    least = o.full_epochs if o.proxy else 1  # what inherited weights need is too little from scratch
-    settings = from_scratch(settings_of(run, o), epochs or max(least, 3 * (o.base_epochs or o.epochs)))
+    if seeds < 1:
+        raise UserError("--seeds must be at least 1", got=seeds)
+    start = _start(start, o, read_plan(run))
+    settings = _settings(run, o, start, epochs)
     engine = engine or engine_of(replace(o, measure_on=None))
-    folder = files.proof
-    cost = o.cost
-    candidates = _candidates(records, o, o.inherits, top)
+    candidates = _candidates(run, records, o, top)
     with hold(run):
-        folder.path.mkdir(exist_ok=True)
-        architectures = _plan(folder, candidates, settings, cost)
-        names = names_of(run)
-        _train(folder, architectures, names, seeds, settings, engine)
-    found = contestants(read(run), names, cost)
-    comparisons = compare(found)
+        files.proof.path.mkdir(exist_ok=True)
+        wanted = Plan(settings.epochs, tuple(r.number for r in candidates), None, start, (seeds,), o.margin)
+        plan = _plan(files.proof, wanted, lambda: _rescaled_rival(run, candidates[0], settings, o, start))
+        names = names_of(run, plan, o.reference)
+        race = race_of(names, plan)
+        race.seeds = max(race.seeds, seeds)
+        _train(files.proof, race, _architectures(names, plan, records), names, settings, o, engine)
+        judge_proof(run, race, names, o, settings)
+    found = finished(run, o)
+    assert found
     report(run)
-    lines = ["".join(f"{cell:>16}" for cell in row) for row in table(found, cost)]
-    return "\n".join([*lines, "", *(c.text(cost) for c in comparisons), "", verdict(comparisons, cost)])
+    race, plan = found
+    images = read_images(run)
+    lines = ["".join(f"{cell:>18}" for cell in row) for row in table(race, o.cost, images)]
+    return "\n".join(
+        [*lines, "", *(text(c, o.cost) for c in race.comparisons()), "", *said(race, plan, o.cost, images)]
+    )
+
+
+def _start(given: str | None, o: Options, begun: Plan | None) -> str:
+    has_weights = o.inherits or o.replaces
+    if given not in (None, *STARTS):
+        raise UserError("unknown --from", got=given, accepted=STARTS)
+    if given == "weights" and not has_weights:
+        raise UserError("--from weights: the run started from none", accepted="scratch")
+    return given or (begun.start if begun else "weights" if has_weights else "scratch")
+
+
+def _settings(run: Path, o: Options, start: str, epochs: int | None) -> Settings:
+    """Of the trainings."""
+    settings = settings_of(run, o)
+    if start == "scratch":
+        least = o.full_epochs if o.proxy else 1  # what inherited weights need is too little from scratch
+        return from_scratch(settings, epochs or max(least, 3 * (o.base_epochs or o.epochs)))
+    files, weights = RunFolder(run), o.weights
+    if o.base_epochs:
+        weights = str((files.parent if o.replaces else files).trial(REFERENCE).weights)
+    if not weights or not Path(weights).exists():
+        raise UserError("--from weights: what the run started from is gone", got=weights, accepted="--from scratch")
+    epochs = epochs or 2 * o.epochs
+    settings = replace(settings, epochs=epochs, val_period=max(1, -(-epochs // 4)), constraints=(), needed=())
+    return replace(settings, weights=weights, base_epochs=None, replaces=o.replaces)
 
 
 def prove_trial(architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path) -> TrialResult:
-    """A trial of a contestant: an architecture of the space, or the multiples by which stock is rescaled."""
+    """A trial of a contestant: an architecture of the space, or what says how the reference is rescaled."""
     if "width_multiple" in architecture:
         settings = rescaled(settings, float(architecture["depth_multiple"]), float(architecture["width_multiple"]))
         architecture = settings.space.default()
+    elif {"scale", "imgsz"} - settings.space.choices.keys() and "scale" in architecture:
+        settings = _formed_as(settings, architecture)
     return run_trial(architecture, settings, seed, folder)
+
+
+def _formed_as(s: Settings, architecture: Mapping[str, Value]) -> Settings:
+    """Settings of a space that has a rival of a replacement search, which is the parent in another form."""
+    plain, imgsz = s.space.in_form(s.space.forms[0]), s.imgsz_of(s.space.default())
+    sizes = list(dict.fromkeys([imgsz, architecture["imgsz"]]))
+    model = {**plain.yaml, "scale": [1.0, architecture["scale"]], "imgsz": sizes}
+    return replace(s, model=model, imgsz=imgsz, freeze=(), stock=None)
 
 
 def rescaled(settings: Settings, depth: float, width: float) -> Settings:
@@ -108,38 +161,70 @@ def _stock_args(args: list[Any], layer: Layer | None) -> list[Any]:
     return [*given, {"width": [1.0], "kernel": [1], "act": [layer.acts[0].default]}]
 
 
-def _candidates(records: list[TrialRecord], o: Options, stock_leads: bool, top: int) -> list[TrialRecord]:
+def _candidates(run: Path, records: list[TrialRecord], o: Options, top: int) -> list[TrialRecord]:
     winner = best(records)
     likely = [*([winner] if winner else []), *front(records, *o.front)]
-    if stock_leads:  # which keeps good ones off the front
+    if o.replaces:
+        likely = [w.record for w in winners(run, records, o) if w.record]
+    elif o.inherits:  # stock leads there, and keeps good ones off the front
         likely = eligible(records)
     found = {r.number: r for r in likely if not r.is_reference}
     if not found:
-        raise UserError("there is nothing to prove: the search found nothing better than the stock architecture")
-    return sorted(found.values(), key=lambda r: -(r.reward or 0.0))[:top]
+        raise UserError(f"there is nothing to prove: the search found nothing better than {_named(o)}")
+    order = found.values() if o.replaces else sorted(found.values(), key=lambda r: -(r.reward or 0.0))
+    return list(order)[:top]
 
 
-def _plan(folder: RunFolder, candidates: list[TrialRecord], settings: Settings, cost: str) -> list[Architecture]:
-    """The contestants: stock, stock rescaled, candidates; as it was begun, where it was.
+def _named(o: Options) -> str:
+    return "the parent" if o.replaces else "the stock architecture"
+
+
+def _plan(folder: RunFolder, wanted: Plan, rival: Callable[[], Mapping[str, Value] | None]) -> Plan:
+    """What is trained: as it was begun, where it was.
+
+    Args:
+        rival: finds what the reference is like, rescaled.
 
     Raises:
-        UserError: it was begun with other epochs or candidates.
+        UserError: it was begun otherwise.
     """
-    numbers = [r.number for r in candidates]
-    if folder.plan.exists():
-        begun, _ = load_yaml(folder.plan)
-        if (begun["epochs"], begun["candidates"]) != (settings.epochs, numbers):
+    begun = read_plan(folder.path.parent)
+    if begun is None:
+        begun = replace(wanted, rescaled=rival())
+    else:
+        own, other = ((p.epochs, list(p.candidates), p.start, p.margin) for p in (wanted, begun))
+        if own != other:
             raise UserError(
-                f"a proof of {begun['epochs']} epochs of the trials {begun['candidates']} was begun: give the same"
-                " --epochs and --top (--seeds may grow), or delete the folder",
-                got=(settings.epochs, numbers),
+                f"a proof of {begun.epochs} epochs of the trials {list(begun.candidates)} from {begun.start} with a"
+                f" margin of {begun.margin:g} was begun: give the same --epochs, --top, --from and --margin (--seeds"
+                " may grow), or delete the folder",
+                got=own,
                 file=folder.path,
             )
-    else:
-        begun = {"epochs": settings.epochs, "candidates": numbers, "rescaled": _rescale(candidates[0], settings, cost)}
-        write_whole(folder.plan, yaml.safe_dump(begun, sort_keys=False))
-    rivals = [settings.space.default(), *([begun["rescaled"]] if begun["rescaled"] else [])]
-    return [Architecture(a) for a in (*rivals, *(r.architecture for r in candidates))]
+        if begun.seeds and wanted.seeds > begun.seeds[-1:]:
+            begun = replace(begun, seeds=(*begun.seeds, *wanted.seeds))
+    write_whole(folder.plan, yaml.safe_dump(begun.to_dict(), sort_keys=False))
+    return begun
+
+
+def _architectures(names: Mapping[str, str], plan: Plan, records: list[TrialRecord]) -> dict[str, Architecture]:
+    """What each contestant is."""
+    known = [Architecture(r.architecture) for r in records]
+    known += [Architecture(plan.rescaled)] if plan.rescaled else []
+    return {names[a.id]: a for a in known if a.id in names}
+
+
+def _rescaled_rival(
+    run: Path, winner: TrialRecord, settings: Settings, o: Options, start: str
+) -> Mapping[str, Value] | None:
+    """The reference rescaled to a winner's cost; in a replacement search the form of the parent that it measured."""
+    if not (o.replaces and start == "weights"):
+        return _rescale(winner, settings, o.cost)
+    for rival in rivals(run, winners(run, read_journal(run), o), o):
+        if rival.kind == "scale" and rival.winner.record and rival.winner.record.number == winner.number:
+            return dict(rival.architecture)
+    print("no rival of other widths: the search measured none (--rivals none)")
+    return None
 
 
 def _rescale(winner: TrialRecord, settings: Settings, cost: str) -> dict[str, float] | None:
@@ -174,27 +259,28 @@ def depth_of(width: float, settings: Settings) -> float:
 
 def _train(
     folder: RunFolder,
-    architectures: list[Architecture],
+    race: Race,
+    architectures: Mapping[str, Architecture],
     names: Mapping[str, str],
-    seeds: int,
     settings: Settings,
+    o: Options,
     engine: Engine,
 ) -> None:
-    """Train each with one seed after the other."""
-    count = seeds * len(architectures)
+    """Train with one seed after the other, those of whom something is open."""
+    count = race.seeds * len(architectures)
 
     def listeners(journal: Journal) -> list[Listener]:
         def tell(record: TrialRecord) -> None:
             done = sum(r.done for r in journal.trials.values())
             score = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
             who, took = f"{names[record.id]}, seed {record.seed}", f"{record.seconds:.0f} s"
-            print(f"[{done}/{count}] {who}: {score}, {took}", flush=True)
+            print(f"[{done} of at most {count}] {who}: {score}, {took}", flush=True)
 
         return [tell]
 
-    strategy = GivenArchitectures(architectures * seeds)
-    stage = {"listeners": listeners, "seed": lambda number: number // len(architectures)}
+    rounds = Rounds(race, architectures, names, o.cost)
+    stage: dict[str, Any] = {"listeners": listeners, "seed": lambda number: rounds.seeds[number]}
     try:
-        run_stage(folder, prove_trial, settings, strategy, lambda: engine, accuracy, count, **stage)
+        run_stage(folder, prove_trial, settings, rounds, lambda: engine, accuracy, count, **stage)
     finally:
         engine.close()

@@ -18,6 +18,10 @@ class SpaceExhausted(Exception):
     """No new architecture is left to propose."""
 
 
+class NotYet(Exception):
+    """What comes next depends on trials that are running."""
+
+
 class Strategy:
     """What all strategies share: the default architecture comes first, and none is proposed twice.
 
