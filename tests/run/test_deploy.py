@@ -42,7 +42,20 @@ def found_in(run):
 
 def test_an_exported_network_has_its_checkpoints_map_and_int8_most_of_it(run, host, trained_n, capsys):
     shutil.copy(trained_n, run / "trials/0/weights.pt")
-    words = "--trial", 0, "--include", "onnx", "openvino", "--precision", "int8", "--validate", "--calibration", 32
+    words = (
+        "--trial",
+        0,
+        "--include",
+        "onnx",
+        "openvino",
+        "--precision",
+        "int8",
+        "--validate",
+        "--calibration",
+        32,
+        "--margin",
+        0.5,
+    )
     assert call("export", run, *words) == 0
     out, found = capsys.readouterr().out, found_in(run)
     assert set(found) == {(0, PLAIN), *((0, Form(b, p)) for b in ("onnx", "openvino") for p in ("fp32", "int8"))}
@@ -94,8 +107,8 @@ def test_what_a_search_can_not_deploy_is_said_before_it_begins(run, words, capsy
 
 
 def test_what_fails_is_one_line_and_the_rest_is_whole(run, host, monkeypatch, capsys):
-    def broken(path, images):
-        file = quantised(path, images)
+    def broken(path, images, kept=()):
+        file = quantised(path, images, kept)
         model = onnx.load(file)
         first = next(i for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT and i.dims)
         first.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(first) * float("nan"), first.name))
@@ -113,7 +126,7 @@ def test_what_fails_is_one_line_and_the_rest_is_whole(run, host, monkeypatch, ca
         return stock(self, model, path, form, *args, **options)
 
     monkeypatch.setattr(type(host), "export", export)
-    monkeypatch.setattr("yolov5_nas.run.exported.quantised", broken)
+    monkeypatch.setattr("yolov5_nas.cost.mixed.quantised", broken)
     words = "--trial", 0, "--include", "onnx", "openvino", "--precision", "int8", "--calibration", 2, "--validate"
     assert call("export", run, *words) == 0
     found, out = found_in(run), capsys.readouterr().out

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
+import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ OPENVINO = "_openvino_model"
 OPSET = 13  # of ONNX: the first whose weights can be quantised by channel
 
 
-def quantised(path: Path, images: Sequence[np.ndarray]) -> Path:
+def quantised(path: Path, images: Sequence[np.ndarray], kept: Collection[str] = ()) -> Path:
     """Quantise what YOLOv5 exported: weights by channel, activations by the ranges that they have on some images.
 
     Detect stays in FP32. Boxes, up to the input size, and scores, up to 1, share a tensor in its decoding, and with its
@@ -27,13 +28,28 @@ def quantised(path: Path, images: Sequence[np.ndarray]) -> Path:
     Args:
         path: an ONNX file, or OpenVINO's folder.
         images: (batch, 3, height, width), float32 from 0 to 1, as the model takes them.
+        kept: YOLOv5's layers that stay in FP32 too, as `layers_of` names them.
 
     Returns:
         The new file or folder, beside it: `best_int8.onnx`, `best_int8_openvino_model`.
     """
     if path.suffix == ".onnx":
-        return _onnx(path, images)
-    return _openvino(path, images)
+        return _onnx(path, images, kept)
+    return _openvino(path, images, kept)
+
+
+def layers_of(path: Path) -> list[str]:
+    """YOLOv5's layers in an ONNX file, but Detect: `model.0`, ...; [] where nodes don't say which they are of."""
+    import onnx
+
+    found = dict.fromkeys(_layer_of(node.name) for node in onnx.load(path).graph.node)
+    return [name for name in found if name][:-1]
+
+
+def _layer_of(node: str) -> str:
+    """As torch's exporter names nodes: `/model.17/cv1/conv/Conv`."""
+    match = re.match(r"/(model\.\d+)/", node)
+    return match[1] if match else ""
 
 
 def has_vnni() -> bool:
@@ -42,6 +58,12 @@ def has_vnni() -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
         return True
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & _flags())
+
+
+def instructions() -> list[str]:
+    """Of this processor, those that decide how fast INT8 is (x86)."""
+    names = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    return [name for name in names if name in _flags()]
 
 
 def computes_fp16() -> bool:
@@ -75,7 +97,7 @@ def detecting(
     return [node for node, does in zip(nodes, leads) if not does]
 
 
-def _onnx(path: Path, images: Sequence[np.ndarray]) -> Path:
+def _onnx(path: Path, images: Sequence[np.ndarray], own: Collection[str]) -> Path:
     import onnx.version_converter
     from onnxruntime import quantization
 
@@ -105,7 +127,7 @@ def _onnx(path: Path, images: Sequence[np.ndarray]) -> Path:
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=not has_vnni(),
-            nodes_to_exclude=[node.name for node in kept],
+            nodes_to_exclude=[n.name for n in kept] + [n.name for n in nodes if _layer_of(n.name) in own],
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
@@ -116,7 +138,7 @@ def _onnx(path: Path, images: Sequence[np.ndarray]) -> Path:
     return target
 
 
-def _openvino(path: Path, images: Sequence[np.ndarray]) -> Path:
+def _openvino(path: Path, images: Sequence[np.ndarray], own: Collection[str]) -> Path:
     import nncf
     import openvino
 
@@ -132,7 +154,8 @@ def _openvino(path: Path, images: Sequence[np.ndarray]) -> Path:
                 yield places[taker.get_node().get_friendly_name()]
 
     kept = detecting(nodes, lambda n: n.get_type_name() in ("Convolution", "GroupConvolution"), after)
-    named = [n.get_friendly_name() for n in kept if n.get_type_name() not in ("Constant", "Result", "Parameter")]
+    kept += [node for node in nodes if _layer_of(node.get_friendly_name()) in own]
+    named = {n.get_friendly_name() for n in kept if n.get_type_name() not in ("Constant", "Result", "Parameter")}
     advanced = nncf.AdvancedQuantizationParameters(
         overflow_fix=nncf.OverflowFix.DISABLE if has_vnni() else nncf.OverflowFix.ENABLE
     )
@@ -142,7 +165,7 @@ def _openvino(path: Path, images: Sequence[np.ndarray]) -> Path:
             nncf.Dataset(list(images)),
             subset_size=len(images),
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=named),
+            ignored_scope=nncf.IgnoredScope(names=sorted(named)),
             advanced_parameters=advanced,
         )
     shutil.rmtree(target, ignore_errors=True)

@@ -57,6 +57,7 @@ class Deployed:
             `whole_ratio` of an image, from its decoded pixels to boxes; `megabytes`.
         believed: the ratio of latencies by which the search chose it.
         problem: why it was not exported, or not checked.
+        kept: YOLOv5's layers that stayed in FP32, besides Detect.
     """
 
     number: int
@@ -65,6 +66,7 @@ class Deployed:
     metrics: Mapping[str, float] = field(default_factory=dict)
     believed: float | None = None
     problem: str = ""
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,11 @@ def read(run: Path) -> Deployment:
     if not path.exists():
         return Deployment()
     found = json.loads(path.read_text())
-    return Deployment(
-        **{**found, "rows": tuple(Deployed(**{**row, "form": Form(*row["form"])}) for row in found["rows"])}
-    )
+    return Deployment(**{**found, "rows": tuple(_row(row) for row in found["rows"])})
+
+
+def _row(entries: Mapping[str, Any]) -> Deployed:
+    return Deployed(**{**entries, "form": Form(*entries["form"]), "kept": tuple(entries["kept"])})
 
 
 def write(run: Path, new: Deployment) -> Deployment:
@@ -120,6 +124,10 @@ def table(found: Deployment) -> list[list[str]]:
 def words(found: Deployment) -> list[str]:
     """In words: what stands beside the table, and what falls short."""
     lines = [f"{row.name} in {row.form}: {row.problem}." for row in found.rows if row.problem]
+    for row in found.rows:
+        if row.kept:
+            layers = ", ".join(layer.removeprefix("model.") for layer in row.kept)
+            lines.append(f"{row.name} in {row.form}: layers {layers} stay in FP32, which lose most when quantised.")
     lines += [line for row in found.rows for line in (_loss(row, found), _latency(row, found)) if line]
     rectangular = [f"{r.name} {r.metrics[RECTANGULAR]:.3f}" for r in found.rows if RECTANGULAR in r.metrics]
     if rectangular:

@@ -161,17 +161,7 @@ class Deploying:
         if form.backend not in BACKENDS:
             raise RuntimeError("exported, and not checked, since nothing here runs it")
         self._check_finite(network, form)
-        results, _ = self.host.validate_exported(
-            network.files[form],
-            form.precision,
-            self.device,
-            data=dict(s.data),
-            imgsz=network.imgsz,
-            single_cls=s.single_cls,
-            task=self.split,
-            workers=0,
-        )
-        metrics |= {"map50": results[2], "map50_95": results[3]}
+        metrics |= self.exporter.accuracies(network, network.files[form], form.precision, {}, self.split)
 
     def _check_finite(self, network: Network, form: Form) -> None:
         found = self._predictor(network, form)(torch.full((1, 3, network.imgsz, network.imgsz), 0.5))
@@ -231,7 +221,15 @@ class Deploying:
         believed = ratios[0] / ratios[1] if ratios[0] and ratios[1] else None
         number, name = network.record.number, network.name
         return [
-            Deployed(number, name, form, network.metrics.get(form, {}), believed, network.problems.get(form, ""))
+            Deployed(
+                number,
+                name,
+                form,
+                network.metrics.get(form, {}),
+                believed,
+                network.problems.get(form, ""),
+                tuple(network.kept.get(form, ())),
+            )
             for form in dict.fromkeys([*network.metrics, *network.problems])
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from ..cost.latency import Runtime
-from ..cost.quantisation import quantised
+from ..cost.mixed import gently_quantised
 from ..errors import UserError, machine_fault
 from ..host.yolov5 import Host, load
 from ..records.journal import TrialRecord
@@ -25,6 +26,7 @@ from ..training.process import log_to
 from ..training.settings import Settings
 from .callbacks import say
 
+JUDGING = 128  # training images by which it is decided how many layers stay in FP32
 CALIBRATION = 300  # training images by which activations' ranges are found; NNCF's default
 STRIDE = 32  # that input sizes are a multiple of
 
@@ -91,6 +93,7 @@ class Network:
     files: dict[Form, Path] = field(default_factory=dict)
     problems: dict[Form, str] = field(default_factory=dict)
     metrics: dict[Form, dict[str, float]] = field(default_factory=dict)
+    kept: dict[Form, list[str]] = field(default_factory=dict)  # layers in FP32 where the others are quantised
 
     @property
     def weights(self) -> Path:
@@ -148,7 +151,7 @@ class Exporter:
         half = form.precision == "fp16"
         path = network.weights.with_name("best_fp16.pt" if half else "best.pt")
         if form.precision == "int8":
-            found = quantised(network.files[form.plain], self._calibration(network.imgsz))
+            found = self._quantised(network, form)
         else:
             half = half and self.device.type == "cuda"
             given = network.model, path, form.backend, network.imgsz, 1, half, self.device
@@ -156,13 +159,37 @@ class Exporter:
         network.files[form] = found
         network.metrics[form] = {"megabytes": size_of(found) / 1e6}
 
-    def _calibration(self, imgsz: int) -> list[np.ndarray]:
-        """Training images, (1, 3, imgsz, imgsz) from 0 to 1."""
-        images = plain_dataset(self.host, self.settings, imgsz, STRIDE)
+    def _quantised(self, network: Network, form: Form) -> Path:
+        """In INT8, with as few layers in FP32 as it takes to lose no more than the margin on training images."""
+        images = plain_dataset(self.host, self.settings, network.imgsz, STRIDE)
         order = list(range(len(images)))
         random.Random(self.seed).shuffle(order)
         some = order[: self.how.calibration or CALIBRATION]
-        return [images[i][0].numpy()[None].astype(np.float32) / 255 for i in some]
+        calibration = [images[i][0].numpy()[None].astype(np.float32) / 255 for i in some]
+        with tempfile.TemporaryDirectory() as folder:
+            judging = Path(folder, "judging.txt")
+            judging.write_text("".join(f"{images.im_files[i]}\n" for i in order[-JUDGING:]))
+
+            def accuracy(file: Path, precision: str = "int8") -> float:
+                return self.accuracies(network, file, precision, {"val": str(judging)})["map50_95"]
+
+            plain = network.files[form.plain]
+            wanted = accuracy(plain, "fp32") - self.how.margin
+            found, network.kept[form] = gently_quantised(plain, calibration, accuracy, wanted)
+        return found
+
+    def accuracies(
+        self, network: Network, file: Path, precision: str, data: Mapping[str, str], split: str = "val"
+    ) -> dict[str, float]:
+        """mAP50 and mAP50-95 of an exported file, by YOLOv5's `val.run`.
+
+        Args:
+            data: entries of the data set in place of its own.
+        """
+        s = self.settings
+        given = {"imgsz": network.imgsz, "single_cls": s.single_cls, "task": split, "workers": 0}
+        results, _ = self.host.validate_exported(file, precision, self.device, None, data={**s.data, **data}, **given)
+        return {"map50": results[2], "map50_95": results[3]}
 
 
 def size_of(path: Path) -> int:

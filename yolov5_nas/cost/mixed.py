@@ -1,0 +1,70 @@
+"""INT8 that keeps the accuracy: the layers that bear it worst stay in FP32, as few as are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .quantisation import OPENVINO, layers_of, quantised
+
+FEW = 4  # images by which layers are ranked
+KEPT = (0, 1, 2, 3, 4, 6, 8)  # how many layers stay in FP32: tried one after the other
+
+
+def gently_quantised(
+    path: Path, images: Sequence[np.ndarray], accuracy: Callable[[Path], float], wanted: float
+) -> tuple[Path, list[str]]:
+    """Quantise what YOLOv5 exported so that it is as accurate as wanted, or as nearly so as `KEPT` layers allow.
+
+    Args:
+        path: an ONNX file, or OpenVINO's folder, beside which the ONNX file lies that it was made from.
+        images: see `quantised`.
+        accuracy: of a quantised file; more is better.
+
+    Returns:
+        The new file or folder, and the layers that stayed in FP32.
+    """
+    found = quantised(path, images)
+    tried = {0: accuracy(found)}
+    if tried[0] >= wanted:
+        return found, []
+    file = path if path.suffix == ".onnx" else path.with_name(path.name.removesuffix(OPENVINO) + ".onnx")
+    ranked = by_harm(file, images[:FEW]) if file.exists() else []
+    for count in (n for n in KEPT if 0 < n < len(ranked)):
+        tried[count] = accuracy(quantised(path, images, ranked[:count]))
+        if tried[count] >= wanted:
+            return found, ranked[:count]
+    best = max(tried, key=lambda count: tried[count])
+    return quantised(path, images, ranked[:best]), ranked[:best]
+
+
+def by_harm(file: Path, images: Sequence[np.ndarray]) -> list[str]:
+    """The layers of an ONNX file, first those that change its predictions most when they alone are quantised."""
+    layers, plain = layers_of(file), [_predictions(file, image) for image in images]
+    harm = {}
+    for layer in layers:
+        alone = quantised(file, images, [other for other in layers if other != layer])
+        harm[layer] = float(np.mean([_change(p, _predictions(alone, i)) for p, i in zip(plain, images)]))
+    return sorted(layers, key=lambda layer: -harm[layer])
+
+
+def _change(before: np.ndarray, after: np.ndarray) -> float:
+    """How much confidences change, and boxes as a share of their size; of what is detected, by its confidence.
+
+    Args:
+        before, after: (boxes, 5 + classes): x, y, width, height, objectness, classes.
+    """
+    weight, other = (p[:, 4] * p[:, 5:].max(1) for p in (before, after))
+    boxes = np.abs(after[:, :4] - before[:, :4]).mean(1) / (before[:, 2:4].mean(1) + 1e-6)
+    return float((weight * (np.abs(other - weight) + boxes)).sum() / (weight.sum() + 1e-6))
+
+
+def _predictions(file: Path, image: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session: Any = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(None, {session.get_inputs()[0].name: image})[0][0]
+    return found
