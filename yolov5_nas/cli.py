@@ -159,11 +159,24 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.half and args.precision == "int8":
+        raise UserError("--half is --precision fp16", got="--precision int8")
     if args.include:
         return _deploy(args)
-    from .results.export import export
+    for name in ("validate", "half", "calibration", "opset", "dynamic", "simplify"):
+        if getattr(args, name) or args.precision != "fp32":
+            raise UserError(f"--{name if getattr(args, name) else 'precision'} is for what --include names")
+    from pathlib import Path
 
-    folder = export(args.run, args.trial, args.out)
+    from .results.export import export
+    from .results.report import options_of, trials_of, winner_of
+
+    number, run = args.trial, Path(args.run)
+    if number is None:
+        options = options_of(run)
+        winner = winner_of(run, trials_of(run, options), options)
+        number = winner.number if winner else None
+    folder = export(run, number, args.out)
     print(f"{folder}/model.yaml")
     weights = folder / "weights" / "best.pt"
     print(weights if weights.exists() else "its weights were not kept (kept are those of the best and of the front)")
@@ -178,12 +191,13 @@ def _deploy(args: argparse.Namespace) -> int:
     exporting = {name: getattr(args, name) for name in ("opset", "dynamic", "simplify") if getattr(args, name)}
     precision, formats = "fp16" if args.half else args.precision, tuple(dict.fromkeys(args.include))
     how = How(formats, precision, args.validate, args.calibration, args.margin, args.latency_batch, exporting)
-    found, folder = deploy(args.run, how, args.trial, args.out, args.device)
+    found, folder, number = deploy(args.run, how, args.trial, args.out, args.device)
     rows = table(found)
     widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
     lines = ["".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
     print("\n".join(["", *lines, "", *words(found), *([said(found)] if args.validate else []), str(folder)]))
-    is_exported = any("megabytes" in row.metrics for row in found.rows if row.form.backend in formats)
+    own = [row for row in found.of(number) if row.form.backend in formats]
+    is_exported = any("megabytes" in row.metrics for row in own)
     return EXIT_OK if is_exported else EXIT_NOTHING_FOUND
 
 
@@ -295,7 +309,7 @@ def _other_arguments(commands: Any) -> None:
     text = "besides fp32: fp16, or int8, quantised with training images (default: fp32 alone)"
     export.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)
     export.add_argument("--half", action="store_true", help="the same as --precision fp16")
-    text = "measure mAP and latency of each file, beside the reference's (trial 0) in the same form"
+    text = "measure mAP and latency of each file, compared with trial 0 in the same form"
     export.add_argument("--validate", action="store_true", help=text)
     text = "training images to quantise by (default: 300, or all)"
     export.add_argument("--calibration", type=int, metavar="N", help=text)

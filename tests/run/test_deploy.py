@@ -87,7 +87,23 @@ def test_a_winner_is_timed_beside_stock_and_a_second_form_joins_the_first(run, c
     assert found_in(run) == found  # nothing was measured
     assert call("export", run, "--trial", 2, "--include", "torchscript", "--validate", "--latency-batch", 2) == 0
     assert set(found_in(run)) == {*found, (0, Form("torchscript")), (2, Form("torchscript"))}
-    assert "batch 2" in capsys.readouterr().out
+    batches = {row.form.backend: row.conditions["batch"] for row in found_in(run).values()}
+    assert batches["onnx"] == 1 and batches["torchscript"] == 2
+    text = (run / "export/2/README.md").read_text()
+    assert "best.onnx" in text and "| torchscript" in text and "batch 1 or 2" in text  # of both calls
+    assert sorted(p.name for p in (run / "export/2/weights").iterdir()) == ["best.onnx", "best.pt", "best.torchscript"]
+
+
+def test_timing_that_fails_keeps_the_rest(run, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("the runtime fell over")
+
+    monkeypatch.setattr("yolov5_nas.run.deploy.timed", broken)
+    (run / "trials/0/weights.pt").unlink()
+    assert call("export", run, "--trial", 2, "--include", "onnx", "--validate") == 0
+    row = found_in(run)[2, Form("onnx")]
+    assert "map50_95" in row.metrics and row.problem == "the runtime fell over"
+    assert "the weights of trial 0 (stock) were not kept" in capsys.readouterr().out
 
 
 def test_a_search_deploys_its_winner(run):
@@ -149,6 +165,9 @@ def test_what_fails_is_one_line_and_the_rest_is_whole(run, host, monkeypatch, ca
         (["--include", "onnx", "--precision", "int8", "--calibration", "5000"], "more images.*5000.*1 to 32"),
         (["--include", "onnx", "--precision", "int8", "--calibration", "0"], "--calibration must be at least 1"),
         (["--include", "onnx", "--margin", "0"], "--margin must be above 0"),
+        (["--include", "onnx", "--half", "--precision", "int8"], "--half is --precision fp16"),
+        (["--validate"], "--validate is for what --include names"),
+        (["--precision", "int8"], "--precision is for what --include names"),
         (["--include", "onnx", "--trial", "1"], "the weights of the trial were not kept.*got 1"),
         (["--include", "onnx", "--trial", "9"], "no such trial.*got 9"),
     ],

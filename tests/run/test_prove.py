@@ -1,6 +1,7 @@
 """Is the gain real: the comparison in words, on planted scores, and a whole proof."""
 
 import doctest
+import math
 import random
 import runpy
 from dataclasses import replace
@@ -16,7 +17,7 @@ from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult, read_journal, read_lines
 from yolov5_nas.records.options import Options
 from yolov5_nas.results import claims
-from yolov5_nas.results.claims import Claim, cost_ratio, holm, sequential, shares, welch
+from yolov5_nas.results.claims import Claim, accuracy_p, cheaper_p, holm, log_ratio, sequential, shares
 from yolov5_nas.results.comparison import RESCALED, STOCK, ByImages, finished, for_new_images, verdict
 from yolov5_nas.results.race import Race
 from yolov5_nas.run import prove
@@ -209,7 +210,7 @@ def test_one_seed_says_what_it_can(run, cheap_scale, monkeypatch):
     race = Race((STOCK,), ("trial 1",), 1, 0.005)
     images = ByImages("val", 50, {STOCK: {"0": 0.7}, "trial 1": {"0": 0.8}}, {"trial 1, stock": 0.01})
     said = for_new_images([], images, race)
-    assert "trial 1 against stock +0.1000 (+0.0804 to +0.1196), neither claim shown" in said
+    assert "trial 1 against stock +0.1000 (95 %: +0.0804 to +0.1196), neither claim shown" in said
     assert "With one seed" in said and "which also chose the candidates" in said
 
 
@@ -226,7 +227,7 @@ def test_a_cheaper_one_within_the_margin_is_as_good(run, cheap_scale, monkeypatc
     assert "trial 2 is within" not in said
     race, _ = finished(run, Options(margin=0.02))
     counts = {c.name: len(c.scores) for c in race.contestants.values()}
-    assert counts["trial 1"] < 5 and counts["trial 2"] < 5  # one is decided, the other hopeless against stock
+    assert counts["trial 1"] < 5 and counts["trial 2"] < 5  # hopeless: one to be better too, the other at all
 
 
 def test_a_race_comes_to_the_same_wherever_it_was_killed(run, cheap_scale, monkeypatch):
@@ -244,24 +245,57 @@ def test_welch_is_scipys_and_looks_share_the_level():
 
     own, other = (0.52, 0.55, 0.53), (0.5, 0.49, 0.52)
     expected = ttest_ind([x + 0.01 for x in own], other, equal_var=False, alternative="greater").pvalue
-    assert welch(own, other, 0.01) == pytest.approx(expected)
+    assert accuracy_p(own, other, 0.01) == pytest.approx(expected)
     assert sum(shares(7).values()) == pytest.approx(1)
-    by_look = [welch(own[:k], other[:k]) / share for k, share in shares(3).items()]
-    assert sequential(own, other, 0.0, 3) == pytest.approx(min(by_look))
-    assert welch((0.5, 0.5), (0.4, 0.4)) == 0 and welch((0.5, 0.5), (0.5, 0.5)) == 1
+    assert sequential({2: 0.01, 3: 0.2}, 3) == pytest.approx(0.01 / shares(3)[2])
+    assert sequential({2: 0.9, 3: 0.001}, 3) == pytest.approx(0.001 / shares(3)[3])
+
+
+def test_what_has_no_spread_or_has_not_learnt_to_detect_shows_nothing():
+    assert accuracy_p((0.5, 0.5), (0.4, 0.4), 0.0) == 1 == accuracy_p((0.0, 0.0), (0.0, 0.0), 0.005)
+    assert accuracy_p((0.012, 0.013), (0.010, 0.009), 0.005) == 1
 
 
 def test_a_costs_upper_bound_has_the_spread_of_seeds_or_of_the_measurement():
-    ratio, most = cost_ratio({0: (0.8, 0.01)}, {0: (1.0, 0.01)})
-    assert (ratio, most) == pytest.approx((0.8, 0.8 * (1 + 1.645 * 0.01 * 2**0.5)), rel=1e-3)
-    assert cost_ratio({0: (8.0, 0.0), 1: (8.0, 0.0)}, {0: (10.0, 0.0)}) == pytest.approx((0.8, 0.8))
-    assert cost_ratio({0: (0.7, 0.0), 1: (0.9, 0.0)}, {0: (1.0, 0.0)})[1] > 0.95
+    ratio = log_ratio({0: (0.8, 0.01)}, {0: (1.0, 0.01)})
+    assert (math.exp(ratio.value), ratio.error) == pytest.approx((0.8, 0.01 * 2**0.5))
+    assert cheaper_p(ratio) < 1e-6 and ratio.bound(0.95) == pytest.approx(1.645 * ratio.error, rel=1e-3)
+    counted = log_ratio({0: (8.0, 0.0), 1: (8.0, 0.0)}, {0: (10.0, 0.0)})
+    assert counted.error == 0 and cheaper_p(counted) == 0
+    spread = log_ratio({0: (0.7, 0.0), 1: (0.9, 0.0)}, {0: (1.0, 0.0), 1: (1.0, 0.0)})
+    assert spread.df == pytest.approx(1) and cheaper_p(spread) > 0.1
+    assert log_ratio({0: (0.0, 0.0)}, {0: (1.0, 0.0)}) is None and cheaper_p(None) == 1
 
 
 def test_for_new_images_the_variances_of_seeds_and_of_images_add_up():
     scores = {STOCK: {"0": 0.70, "1": 0.72}, "trial 1": {"0": 0.74, "1": 0.76}}
-    error, df = ByImages("test", 9, scores, {"trial 1, stock": 0.03}).error("trial 1", STOCK)
-    assert error == pytest.approx((0.0002 + 0.0009) ** 0.5) and df > 2
+    found = ByImages("test", 9, scores, {"trial 1, stock": 0.03}).estimate("trial 1", STOCK)
+    assert found.error == pytest.approx((0.0002 + 0.0009) ** 0.5) and found.df > 2
+    alone = ByImages("test", 9, scores, {"trial 1, stock": 0.0}).estimate("trial 1", STOCK)
+    assert alone.df == pytest.approx(2) and alone.bound(0.975) == pytest.approx(4.303 * alone.error, rel=1e-3)
+
+
+def test_a_cheaper_rival_that_may_be_as_good_takes_the_gain_away():
+    race = race_of(stock=(0.4, 1.3), stock_rescaled=(0.559, 1.0), trial_7=(0.56, 1.3))
+    assert "No gain" in verdict(race.comparisons(), "latency_ratio", race)
+    unknown = Race((STOCK,), ("trial 1",), 2, 0.005)
+    for seed, noise in enumerate((0.0, 0.01)):
+        unknown.add(STOCK, seed, 0.5 + noise)
+        unknown.add("trial 1", seed, 0.6 + noise)
+    assert "No claim can be made: latency_ratio" in verdict(unknown.comparisons(), "latency_ratio", unknown)
+
+
+def test_a_cheaper_one_is_trained_on_until_it_is_shown_to_be_better_too():
+    rng, both = random.Random(0), 0
+    for _ in range(40):
+        race = Race((STOCK,), ("trial 1",), 5, 0.01)
+        for seed in range(5):
+            for name in race.left():
+                race.add(
+                    name, seed, rng.gauss(0.52 if name == "trial 1" else 0.5, 0.006), 0.8 if name[0] == "t" else 1.0
+                )
+        both += race.comparisons()[0].holds(Claim.BETTER)
+    assert both > 30
 
 
 @pytest.mark.parametrize("claim", list(Claim))

@@ -52,12 +52,15 @@ def _layer_of(node: str) -> str:
     return match[1] if match else ""
 
 
-def has_vnni() -> bool:
-    """Whether this processor multiplies INT8 in one instruction. Without it (x86) sums of two products are kept in 16
-    bits, so that weights must keep to 7 bits where they may not overflow, and INT8 gains less."""
+def has_vnni() -> bool | None:
+    """Whether this processor multiplies INT8 in one instruction; None if that is not known.
+
+    Without it (x86) sums of two products are kept in 16 bits, so that weights must keep to 7 bits where they may not
+    overflow, and INT8 gains less.
+    """
     if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
         return True
-    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & _flags())
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & flags) if (flags := _flags()) else None
 
 
 def instructions() -> list[str]:
@@ -82,7 +85,7 @@ def _flags() -> set[str]:
     return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def detecting(
+def after_convolutions(
     nodes: Sequence[Any], is_convolution: Callable[[Any], bool], after: Callable[[Any], Iterable[int]]
 ) -> list[Any]:
     """The nodes of a graph that no convolution comes after: Detect's.
@@ -110,10 +113,10 @@ def _onnx(path: Path, images: Sequence[np.ndarray], own: Collection[str]) -> Pat
     for place, node in enumerate(nodes):
         for name in node.input:
             takes.setdefault(name, []).append(place)
-    kept = detecting(
+    kept = after_convolutions(
         nodes, lambda n: n.op_type == "Conv", lambda n: [i for name in n.output for i in takes.get(name, ())]
     )
-    batches = iter([{model.graph.input[0].name: image} for image in images])
+    batches = ({model.graph.input[0].name: image} for image in images)
 
     class Reader(quantization.CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
@@ -153,7 +156,7 @@ def _openvino(path: Path, images: Sequence[np.ndarray], own: Collection[str]) ->
             for taker in output.get_target_inputs():
                 yield places[taker.get_node().get_friendly_name()]
 
-    kept = detecting(nodes, lambda n: n.get_type_name() in ("Convolution", "GroupConvolution"), after)
+    kept = after_convolutions(nodes, lambda n: n.get_type_name() in ("Convolution", "GroupConvolution"), after)
     kept += [node for node in nodes if _layer_of(node.get_friendly_name()) in own]
     named = {n.get_friendly_name() for n in kept if n.get_type_name() not in ("Constant", "Result", "Parameter")}
     advanced = nncf.AdvancedQuantizationParameters(
@@ -162,7 +165,7 @@ def _openvino(path: Path, images: Sequence[np.ndarray], own: Collection[str]) ->
     with _unsaid():
         made = nncf.quantize(
             model,
-            nncf.Dataset(list(images)),
+            nncf.Dataset(images),
             subset_size=len(images),
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=sorted(named)),

@@ -1,4 +1,4 @@
-"""The way of one image as `detect.py` goes it: from decoded pixels through the network to boxes."""
+"""The way of one image as `detect.py` goes it with an exported network: from decoded pixels to boxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .latency import Pass
 CONFIDENCE, IOU, MOST = 0.25, 0.45, 1000  # detect.py's
 
 
-def detecting(host: Host, network: Callable[[Any], Any], images: Sequence[np.ndarray], imgsz: int) -> Pass:
+def detector(host: Host, network: Callable[[Any], Any], images: Sequence[np.ndarray], imgsz: int) -> Pass:
     """A pass over the next of some images: letterbox, network, non-maximum suppression, boxes in the image's pixels.
 
     Args:

@@ -179,9 +179,9 @@ class Host:
             return self.common.DetectMultiBackend(str(path), device=device, fp16=precision == "fp16").eval()
 
     def validate_exported(
-        self, path: Path, precision: str, device: Any, by_image: dict[str, Any] | None = None, **kwargs: Any
+        self, path: Path, precision: str, device: Any, **kwargs: Any
     ) -> tuple[tuple[float, ...], list[float]]:
-        """`validate` of an exported model, as `val.py --weights` does it: square images, one at a time.
+        """`validate` of an exported model, as `val.py --weights` does it: square images.
 
         Args:
             device: torch's.
@@ -192,7 +192,7 @@ class Host:
             tempfile.TemporaryDirectory() as folder,
         ):
             half = precision == "fp16"
-            return self.validate(by_image, weights=str(path), half=half, project=folder, plots=False, **kwargs)
+            return self.validate(weights=str(path), half=half, project=folder, plots=False, **kwargs)
 
     @contextlib.contextmanager
     def _loading(self, path: Path, precision: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
@@ -14,11 +15,13 @@ FIRST = 2  # seeds at the first look: one has no spread
 LATE = 4  # looks have shares of the level as this power of their seeds: most is left for the last one
 HOPELESS = 0.4  # p at the last look, if the trend so far held, above which further seeds are not worth training
 EQUAL = 1.02  # costs within this ratio count as equal: no latency is known better
-ONE_SIDED = 1.645  # standard errors, 95 %
+LEARNT = 4  # margins that a rival's mAP must be above 0, or being within one of it says nothing
+
+Costs = Mapping[int, tuple[float, float]]  # by seed, with the standard error as a share; 0 where it is counted
 
 
 class Claim(Enum):
-    """What may be said of a candidate beside a rival."""
+    """What may be said of a candidate compared with a rival."""
 
     BETTER = "better"  # more accurate at no more cost
     AS_GOOD = "as good and cheaper"  # accurate within a margin, at less cost
@@ -26,6 +29,28 @@ class Claim(Enum):
     def margin(self, margin: float) -> float:
         """mAP50-95 by which the candidate may be below the rival."""
         return margin if self is Claim.AS_GOOD else 0.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error and degrees of freedom."""
+
+    value: float
+    error: float
+    df: float
+
+    @property
+    def p(self) -> float:
+        """Of a one-sided test for a value above 0."""
+        if self.error == 0:
+            return 0.0 if self.value > 0 else 1.0
+        return t_above(self.value / self.error, self.df)
+
+    def bound(self, level: float) -> float:
+        """How far a one-sided interval of that level reaches on each side."""
+        from scipy.special import stdtrit
+
+        return float(stdtrit(min(self.df, 1e6), level)) * self.error
 
 
 def shares(seeds: int) -> dict[int, float]:
@@ -39,29 +64,39 @@ def shares(seeds: int) -> dict[int, float]:
     return {look: look**LATE / total for look in looks}
 
 
-def welch(own: Sequence[float], other: Sequence[float], margin: float = 0.0) -> float:
-    """P value of a one-sided test for own > other - margin, with unequal variances (Welch 1947)."""
-    gain = statistics.fmean(own) - statistics.fmean(other) + margin
-    parts = [statistics.variance(scores) / len(scores) for scores in (own, other)]
-    if (variance := sum(parts)) == 0:  # no spread at all
-        return 0.0 if gain > 0 else 1.0
-    df = variance**2 / sum(part**2 / (len(scores) - 1) for part, scores in zip(parts, (own, other)))
-    return t_above(gain / math.sqrt(variance), df)
-
-
-def sequential(own: Sequence[float], other: Sequence[float], margin: float, seeds: int) -> float:
+def sequential(ps: Mapping[int, float], seeds: int) -> float:
     """P value of all looks so far: the smallest of each look's divided by its share.
 
-    Whatever is seen when, it is below any level with at most that probability where the difference is -margin: the
+    Where there is nothing to find it is below any level with at most that probability, whatever is seen when: the
     shares add up to 1 (Bonferroni over looks, with weights).
 
     Args:
+        ps: of the looks so far, by their number of seeds.
         seeds: looks are planned up to this number.
     """
-    planned, count = shares(seeds), min(len(own), len(other))
-    looks = [look for look in planned if look <= count]
-    ps = [welch(own[:look], other[:look], margin) / planned[look] for look in looks]
-    return min([1.0, *ps])
+    planned = shares(seeds)
+    return min([1.0, *(p / planned[look] for look, p in ps.items() if look in planned)])
+
+
+def difference(own: Sequence[float], other: Sequence[float]) -> Estimate:
+    """Of two means, with unequal variances (Welch 1947)."""
+    parts = [statistics.variance(values) / len(values) for values in (own, other)]
+    gain, variance = statistics.fmean(own) - statistics.fmean(other), sum(parts)
+    if variance == 0:
+        return Estimate(gain, 0.0, math.inf)
+    df = variance**2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (own, other)))
+    return Estimate(gain, math.sqrt(variance), df)
+
+
+def accuracy_p(own: Sequence[float], other: Sequence[float], margin: float) -> float:
+    """P value of a one-sided Welch test for own > other - margin.
+
+    It is 1 where scores don't spread, which says nothing, or the rival has hardly learnt to detect.
+    """
+    found = difference(own, other)
+    if found.error == 0 or statistics.fmean(other) < LEARNT * margin:
+        return 1.0
+    return Estimate(found.value + margin, found.error, found.df).p
 
 
 def is_hopeless(own: Sequence[float], other: Sequence[float], margin: float, seeds: int) -> bool:
@@ -69,14 +104,38 @@ def is_hopeless(own: Sequence[float], other: Sequence[float], margin: float, see
 
     It only ever ends trainings, so that it costs no level.
     """
-    count = min(len(own), len(other))
-    if count < FIRST:
+    if len(own) < FIRST:
         return False
-    gain = statistics.fmean(own[:count]) - statistics.fmean(other[:count]) + margin
-    variance = statistics.variance(own[:count]) + statistics.variance(other[:count])
+    variance = statistics.variance(own) + statistics.variance(other)
+    gain = statistics.fmean(own) - statistics.fmean(other) + margin
     if variance == 0:
         return gain <= 0
-    return t_above(gain / math.sqrt(variance / seeds), 2 * (count - 1)) > HOPELESS
+    return t_above(gain / math.sqrt(variance / seeds), 2 * (len(own) - 1)) > HOPELESS
+
+
+def log_ratio(own: Costs, other: Costs) -> Estimate | None:
+    """Logarithm of cost of own / cost of other; None where costs are not known.
+
+    The error is that of the seeds' spread, or of the measurements where that is larger.
+    """
+    if not own or not other or any(cost <= 0 for cost, _ in (*own.values(), *other.values())):
+        return None
+    logs = [[math.log(cost) for cost, _ in costs.values()] for costs in (own, other)]
+    parts, dfs = [], []
+    for values, costs in zip(logs, (own, other)):
+        seen = statistics.variance(values) if len(values) > 1 else 0.0
+        known = statistics.fmean(error**2 for _, error in costs.values())
+        parts.append(max(seen, known) / len(values))
+        dfs.append(len(values) - 1 if seen > known else math.inf)
+    variance = sum(parts)
+    weights = sum(part**2 / df for part, df in zip(parts, dfs) if df)
+    df = variance**2 / weights if weights else math.inf
+    return Estimate(statistics.fmean(logs[0]) - statistics.fmean(logs[1]), math.sqrt(variance), df)
+
+
+def cheaper_p(ratio: Estimate | None) -> float:
+    """P value of a one-sided test for a cost below the rival's."""
+    return 1.0 if ratio is None else Estimate(-ratio.value, ratio.error, ratio.df).p
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -93,32 +152,9 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def cost_ratio(own: Mapping[int, tuple[float, float]], other: Mapping[int, tuple[float, float]]) -> tuple[float, float]:
-    """Cost of own / cost of other: the ratio, and what it is at most (one-sided 95 %).
-
-    Args:
-        own, other: of each seed the cost, and its standard error as a share of it; 0 where it is counted.
-    """
-    logs = [[math.log(cost) for cost, _ in costs.values()] for costs in (own, other)]
-    middle = statistics.fmean(logs[0]) - statistics.fmean(logs[1])
-    variance = 0.0
-    for values, costs in zip(logs, (own, other)):
-        seen = statistics.variance(values) if len(values) > 1 else 0.0
-        known = statistics.fmean(error**2 for _, error in costs.values())
-        variance += max(seen, known) / len(values)
-    return math.exp(middle), math.exp(middle + ONE_SIDED * math.sqrt(variance))
-
-
-def is_allowed(claim: Claim, ratio: tuple[float, float] | None) -> bool:
-    """Whether costs are such that a claim may be made."""
-    if ratio is None:
-        return False
-    return ratio[1] < 1 if claim is Claim.AS_GOOD else ratio[0] <= EQUAL
-
-
 def t_above(t: float, df: float) -> float:
     """P(T > t) of Student's distribution."""
-    return _t_above(float(t), float(df))
+    return _t_above(float(t), min(float(df), 1e6))
 
 
 @lru_cache(maxsize=10_000)

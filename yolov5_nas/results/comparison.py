@@ -17,7 +17,7 @@ from ..records.options import Options
 from ..records.run_folder import REFERENCE, RunFolder
 from ..space.architecture import Architecture
 from ..space.model_yaml import load_yaml
-from .claims import LEVEL, Claim, holm, is_allowed, t_above
+from .claims import LEVEL, Claim, Estimate, cheaper_p, difference, holm
 from .race import Comparison, Race
 from .ranking import html_table
 
@@ -69,24 +69,16 @@ class ByImages:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     spreads: Mapping[str, float] = field(default_factory=dict)
 
-    def gain(self, candidate: str, rival: str) -> float:
-        """Difference of the means over the seeds that both have."""
+    def estimate(self, candidate: str, rival: str) -> Estimate:
+        """The gain for other images and seeds. These vary independently, so that their variances add up."""
         own, other = self._paired(candidate, rival)
-        return statistics.fmean(own) - statistics.fmean(other)
-
-    def error(self, candidate: str, rival: str) -> tuple[float, float]:
-        """Standard error of the gain for other images and seeds, and its degrees of freedom (Satterthwaite 1946).
-
-        Seeds and images vary independently, so that their variances add up.
-        """
-        own, other = self._paired(candidate, rival)
-        by_images = self.spreads[f"{candidate}, {rival}"] ** 2
+        by_images = self.spreads[f"{candidate}, {rival}"]
         if len(own) < 2:
-            return math.sqrt(by_images), math.inf
-        by_seeds = (statistics.variance(own) + statistics.variance(other)) / len(own)
-        total = by_seeds + by_images
-        df = total**2 / by_seeds**2 * 2 * (len(own) - 1) if by_seeds else math.inf
-        return math.sqrt(total), min(df, 1e6)
+            return Estimate(statistics.fmean(own) - statistics.fmean(other), by_images, math.inf)
+        by_seeds = difference(own, other)
+        error = math.hypot(by_seeds.error, by_images)
+        df = by_seeds.df * (error / by_seeds.error) ** 4 if by_seeds.error else math.inf  # Satterthwaite 1946
+        return Estimate(by_seeds.value, error, df)
 
     def _paired(self, candidate: str, rival: str) -> tuple[list[float], list[float]]:
         own, other = self.scores[candidate], self.scores[rival]
@@ -190,24 +182,29 @@ def started(plan: Plan) -> str:
         "scratch": "from scratch",
         "weights": "from the weights that the search started from, adapted to each, by the same hyper-parameters",
     }
-    return f"All were trained for {plan.epochs} epochs {start[plan.start]}; the last epoch's mAP counts."
+    which = "the last epoch's mAP counts" if plan.seeds else "the mAP of the best validation counts"
+    return f"All were trained for {plan.epochs} epochs {start[plan.start]}; {which}."
 
 
 def text(c: Comparison, cost: str) -> str:
     """A comparison in words."""
-    ratio = f" at {c.ratio[0]:.2f} times its {cost.removesuffix('_ratio')}" if c.ratio else ""
+    ratio = f" at {c.cost_ratio:.2f} times its {cost.removesuffix('_ratio')}" if c.cost_ratio else ""
     beyond = (
         "beyond the seeds' spread" if c.gain > 0 and c.ps[Claim.BETTER] <= LEVEL else "not beyond the seeds' spread"
     )
+    within = ""
+    if c.cost_ratio and c.cost_ratio < 1:
+        within = f"; as good within the margin and cheaper: p = {c.ps[Claim.AS_GOOD]:.3g}"
     names = f"{c.candidate} against {c.rival}: mAP50-95 {c.gain:+.4f}{ratio}"
-    within = f", as good within the margin p = {c.ps[Claim.AS_GOOD]:.3g}" if is_allowed(Claim.AS_GOOD, c.ratio) else ""
-    return f"{names}, p = {c.ps[Claim.BETTER]:.3g}{within}, {beyond}"
+    return f"{names}, p = {c.ps[Claim.BETTER]:.3g}, {beyond}{within}"
 
 
 def verdict(comparisons: Sequence[Comparison], cost: str, race: Race) -> str:
     """What the comparisons come to, in words."""
     if not comparisons:
         return "Nothing can be said of seeds yet: a comparison needs two trainings of each at least."
+    if all(c.ratio is None for c in comparisons):
+        return f"No claim can be made: {cost}, by which costs are compared, is not known of all."
     shown, partly, cheaper = _made(comparisons, race.margin)
     lines = []
     if shown:
@@ -219,7 +216,7 @@ def verdict(comparisons: Sequence[Comparison], cost: str, race: Race) -> str:
         lines.append("No gain at equal or lower cost is shown: the differences may be the seeds' alone.")
     if cheaper:
         lines.append(f"As good and cheaper: {'; '.join(cheaper)}.")
-    elif any(is_allowed(Claim.AS_GOOD, c.ratio) for c in comparisons):
+    elif any(c.cost_ratio and c.cost_ratio < 1 for c in comparisons):
         lines.append(f"None is shown to be as good (within {race.margin:g} mAP50-95) at less cost.")
     looks = ", and for looking after each seed" if race.races else ""
     lines.append(
@@ -236,23 +233,21 @@ def _made(comparisons: Sequence[Comparison], margin: float) -> tuple[list[str], 
     cheaper: list[str] = []
     for name in dict.fromkeys(c.candidate for c in comparisons):
         own = [c for c in comparisons if c.candidate == name]
-        if any(c.gain <= 0 for c in own if not is_allowed(Claim.BETTER, c.ratio)):  # a cheaper rival that is as good
+        if equal := [c for c in own if c.holds(Claim.AS_GOOD)]:
+            cheaper.append(f"{name} {_as_good(equal, margin)}")
+        if any(c.is_dearer and c.ps[Claim.BETTER] > LEVEL for c in own):  # a cheaper rival may be as good
             continue
-        fair = [c for c in own if is_allowed(Claim.BETTER, c.ratio)]
+        fair = [c for c in own if not c.is_dearer]
         beaten = [WORDS[c.rival] for c in fair if c.holds(Claim.BETTER)]
         if beaten and len(beaten) == len(fair):
             shown.append(f"{name} detects better than {' and '.join(beaten)}")
         elif beaten:
             partly.append(name)
-        if equal := [c for c in own if c.holds(Claim.AS_GOOD)]:
-            cheaper.append(f"{name} {_as_good(equal, margin)}")
     return shown, partly, cheaper
 
 
 def _as_good(equal: Sequence[Comparison], margin: float) -> str:
-    parts = [
-        f"{WORDS[c.rival]} at {c.ratio[0]:.2f} times its cost (at most {c.ratio[1]:.2f})" for c in equal if c.ratio
-    ]
+    parts = [f"{WORDS[c.rival]} at {c.cost_ratio:.2f} times its cost (at most {c.cost_bound:.2f})" for c in equal]
     return f"is within {margin:g} mAP50-95 of {' and of '.join(parts)}"
 
 
@@ -278,23 +273,20 @@ def for_new_images(comparisons: Sequence[Comparison], images: ByImages, race: Ra
     which = "" if images.split == "test" else ", which also chose the candidates (the data has no test split)"
     head = f"For new images (judged on {images.images} of {images.split}{which}; images and seeds vary): "
     pairs = [(c, r) for c in race.candidates for r in race.rivals if f"{c}, {r}" in images.spreads]
+    found = {pair: images.estimate(*pair) for pair in pairs}
+    costs = {(c.candidate, c.rival): c for c in comparisons}
     ps: dict[Claim, list[float]] = {}
     for claim in Claim:
         margin = claim.margin(race.margin)
-        found = []
-        for pair in pairs:
-            error, df = images.error(*pair)
-            found.append(t_above((images.gain(*pair) + margin) / error, df) if error else 1.0)
-        ps[claim] = holm(found)
-    ratios = {(c.candidate, c.rival): c.ratio for c in comparisons}
+        ps[claim] = holm([Estimate(e.value + margin, e.error, e.df).p for e in found.values()])
     lines = []
-    for i, (candidate, rival) in enumerate(pairs):
-        gain, (error, _) = images.gain(candidate, rival), images.error(candidate, rival)
-        line = f"{candidate} against {rival} {gain:+.4f} ({gain - Z95 * error:+.4f} to {gain + Z95 * error:+.4f})"
-        ratio = ratios.get((candidate, rival))
-        holds = [c.value for c in Claim if ps[c][i] <= LEVEL and is_allowed(c, ratio)]
-        if len(images.scores[candidate]) < 2:
-            holds = []
+    for i, pair in enumerate(pairs):
+        holds = []
+        if (c := costs.get(pair)) and not c.is_dearer:
+            cheap = cheaper_p(c.ratio) <= LEVEL
+            holds = [claim.value for claim in Claim if ps[claim][i] <= LEVEL and (claim is Claim.BETTER or cheap)]
+        e, reach = found[pair], found[pair].bound(0.975)
+        line = f"{pair[0]} against {pair[1]} {e.value:+.4f} (95 %: {e.value - reach:+.4f} to {e.value + reach:+.4f})"
         lines.append(line + (f", {' and '.join(holds)}" if holds else ", neither claim shown"))
     one = "" if comparisons else " With one seed, this knows nothing of what another seed would give."
     return head + "; ".join(lines) + "." + one

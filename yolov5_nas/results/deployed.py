@@ -55,18 +55,20 @@ class Deployed:
         metrics: accuracies at square input; `RECTANGULAR` of a checkpoint, as `val.py` validates it; `latency_ms`
             of the network, its `latency_ratio` to the reference's and `to_fp32`, to its own; `whole_ms` and
             `whole_ratio` of an image, from its decoded pixels to boxes; `megabytes`.
-        believed: the ratio of latencies by which the search chose it.
+        believed: the ratio of latencies by which the search chose it, and in which form that was measured.
         problem: why it was not exported, or not checked.
         kept: YOLOv5's layers that stayed in FP32, besides Detect.
+        conditions: split, device, threads, batch, and whether INT8 has an instruction of its own (VNNI).
     """
 
     number: int
     name: str
     form: Form
     metrics: Mapping[str, float] = field(default_factory=dict)
-    believed: float | None = None
+    believed: tuple[float, str] | None = None
     problem: str = ""
     kept: tuple[str, ...] = ()
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,11 @@ class Deployment:
     Args:
         reference: what trial 0 is called.
         margin: mAP50-95 that may be lost on the way.
-        conditions: split, images and machine.
     """
 
     rows: tuple[Deployed, ...] = ()
     reference: str = "stock"
     margin: float = 0.005
-    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, number: int) -> list[Deployed]:
         """A network's rows."""
@@ -99,14 +99,15 @@ def read(run: Path) -> Deployment:
 
 
 def _row(entries: Mapping[str, Any]) -> Deployed:
-    return Deployed(**{**entries, "form": Form(*entries["form"]), "kept": tuple(entries["kept"])})
+    believed = tuple(entries["believed"]) if entries["believed"] else None
+    return Deployed(**{**entries, "form": Form(*entries["form"]), "kept": tuple(entries["kept"]), "believed": believed})
 
 
 def write(run: Path, new: Deployment) -> Deployment:
     """Put rows into a run's folder, in the place of those that are of the same network and form; all of them then."""
     rows = {(row.number, row.form): row for row in (*read(run).rows, *new.rows)}
     ordered = sorted(rows.values(), key=lambda row: (row.number, row.form != PLAIN, row.form))
-    merged = Deployment(tuple(ordered), new.reference, new.margin, new.conditions)
+    merged = Deployment(tuple(ordered), new.reference, new.margin)
     write_whole(RunFolder(run).deployed, json.dumps(asdict(merged), indent=1))
     return merged
 
@@ -150,19 +151,19 @@ def _loss(row: Deployed, found: Deployment) -> str:
 
 
 def _latency(row: Deployed, found: Deployment) -> str:
-    """Whether a network saves less in a form than the search believed."""
+    """Whether a network saves less in a form than the search believed, by more than both may be off."""
     ratio = row.metrics.get("latency_ratio")
-    if (
-        not ratio
-        or not row.believed
-        or row.number == REFERENCE
-        or row.form == PLAIN
-        or ratio <= row.believed * (1 + BELIEVED)
-    ):
+    if not ratio or not row.believed or row.number == REFERENCE or row.form == PLAIN:
         return ""
+    value, where = row.believed
+    if ratio * (1 - row.metrics.get("latency_error", 0.0)) <= value * (1 + BELIEVED):
+        return ""
+    advice = ""
+    if where != str(row.form):
+        advice = f" (search with --latency-backend {row.form.backend} --precision {row.form.precision})"
     return (
-        f"{row.name} takes {ratio:.2f} of the {found.reference}'s time in {row.form}; the search believed"
-        f" {row.believed:.2f} (search with --latency-backend {row.form.backend} --precision {row.form.precision})."
+        f"{row.name} takes {ratio:.2f} of the {found.reference}'s time in {row.form}; the search believed {value:.2f},"
+        f" in {where}{advice}."
     )
 
 
@@ -177,20 +178,28 @@ def sections(run: Path) -> list[tuple[str, str]]:
 
 
 def said(found: Deployment) -> str:
-    """How the table was made."""
-    c = found.conditions
-    images = f"mAP is of the {c['split']} images, by YOLOv5's val.run on the exported files. " if "split" in c else ""
-    timed = (
-        f"Latencies are the {found.reference}'s times ratios, for which each form was timed in turn with the"
-        f" {found.reference}'s. The network's are of batch {c['batch']}; an image's are from decoded pixels to boxes,"
-        f" as detect.py does it. {c['device']}, {c['threads']} thread{'s' if c['threads'] > 1 else ''}."
-    )
-    vnni = (
-        ""
-        if c.get("vnni", True)
-        else " This processor has no instruction for INT8 (VNNI); INT8 gains more where there is one."
-    )
-    return images + timed + vnni
+    """How the table was made; "" where nothing was measured."""
+    timed = [row for row in found.rows if "latency_ms" in row.metrics]
+    if not timed:
+        return ""
+    parts = [
+        f"mAP is of the {_values(timed, 'split')} images, by YOLOv5's val.run on the exported files.",
+        "Network ms is of the network alone, image ms from decoded pixels to boxes.",
+        f"{_values(timed, 'device')}, {_values(timed, 'threads')} thread(s), batch {_values(timed, 'batch')}.",
+    ]
+    if any("latency_ratio" in row.metrics for row in timed if row.number != REFERENCE):
+        parts.insert(
+            1,
+            f"Each form was timed alternately with the {found.reference}'s; its milliseconds are those of the"
+            f" {found.reference} times the ratio.",
+        )
+    if any(row.conditions.get("vnni") is False for row in timed if row.form.precision == "int8"):
+        parts.append("This processor has no instruction for INT8 (VNNI); INT8 gains more where there is one.")
+    return " ".join(parts)
+
+
+def _values(rows: Sequence[Deployed], name: str) -> str:
+    return " or ".join(sorted({str(row.conditions.get(name)) for row in rows}))
 
 
 def readme(
@@ -202,14 +211,14 @@ def readme(
         subject: what it is of.
         files: relative to the folder.
     """
-    own = Deployment(tuple(found.of(number)), found.reference, found.margin, found.conditions)
+    own = Deployment(tuple(found.of(number)), found.reference, found.margin)
     rows = table(own)
     lines = [f"# {subject}", "", f"Input: 1 x 3 x {imgsz} x {imgsz}, RGB, 0 to 1, letterboxed as YOLOv5 does it.", ""]
     lines += [f"Classes: {', '.join(f'{i} {name}' for i, name in enumerate(classes))}.", "", "## How to run it", ""]
     lines += ["In a clone of ultralytics/yolov5, without any plugin:", "", "```bash"]
     lines += [f"python detect.py --weights {file} --imgsz {imgsz} --source IMAGES" for file in files]
     lines += ["```", ""]
-    if own.rows:
+    if said(own):
         lines += ["## What was measured", "", said(found), ""]
         lines += ["| " + " | ".join(cells[1:]) + " |" for cells in rows[:1]]
         lines += ["|" + "---|" * (len(rows[0]) - 1)]

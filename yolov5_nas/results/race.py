@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .claims import LEVEL, Claim, cost_ratio, holm, is_allowed, is_hopeless, sequential, welch
+from .claims import (
+    EQUAL,
+    FIRST,
+    LEVEL,
+    Claim,
+    Estimate,
+    accuracy_p,
+    cheaper_p,
+    holm,
+    is_hopeless,
+    log_ratio,
+    sequential,
+)
 
 
 @dataclass
@@ -42,12 +55,12 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate beside a rival.
+    """A candidate compared with a rival.
 
     Args:
         own, other: scores of the seeds that both have.
         ps: of each claim the p value, corrected for looks and for comparisons.
-        ratio: of costs, and what it is at most; None where they are not known.
+        ratio: the logarithm of own cost / the rival's; None where costs are not known.
     """
 
     candidate: str
@@ -55,16 +68,32 @@ class Comparison:
     own: tuple[float, ...]
     other: tuple[float, ...]
     ps: Mapping[Claim, float]
-    ratio: tuple[float, float] | None
+    ratio: Estimate | None
 
     @cached_property
     def gain(self) -> float:
         """Difference of the mean mAP50-95."""
         return statistics.fmean(self.own) - statistics.fmean(self.other)
 
+    @property
+    def cost_ratio(self) -> float | None:
+        """Own cost / the rival's."""
+        return math.exp(self.ratio.value) if self.ratio else None
+
+    @property
+    def cost_bound(self) -> float | None:
+        """What the ratio of costs is at most (one-sided, 95 %)."""
+        return math.exp(self.ratio.value + self.ratio.bound(0.95)) if self.ratio else None
+
+    @property
+    def is_dearer(self) -> bool:
+        """Whether the candidate costs more, so that being better than this rival is no claim."""
+        return self.cost_ratio is not None and self.cost_ratio > EQUAL
+
     def holds(self, claim: Claim) -> bool:
         """Whether the claim is made."""
-        return self.ps[claim] <= LEVEL and is_allowed(claim, self.ratio)
+        fair = claim is Claim.AS_GOOD or (self.cost_ratio is not None and not self.is_dearer)
+        return self.ps[claim] <= LEVEL and fair
 
 
 class Race:
@@ -102,33 +131,46 @@ class Race:
         return [name for name in self.contestants if name in names]
 
     def comparisons(self) -> list[Comparison]:
-        """Every candidate beside every rival, as far as both have two seeds."""
-        pairs = [(c, r, *self._paired(c, r)) for c in self.candidates for r in self.rivals]
-        pairs = [pair for pair in pairs if len(pair[2]) > 1]
-        ps = {claim: self._corrected(claim, [pair[2:] for pair in pairs]) for claim in Claim}
+        """Every candidate with every rival, as far as both have two seeds."""
+        pairs = [(c, r) for c in self.candidates for r in self.rivals if len(self._common(c, r)) >= FIRST]
+        ps = {claim: holm([self._p(claim, *pair) for pair in pairs]) for claim in Claim}
         return [
-            Comparison(c, r, own, other, {claim: ps[claim][i] for claim in Claim}, self._ratio(c, r))
-            for i, (c, r, own, other) in enumerate(pairs)
+            Comparison(c, r, *self._paired(c, r), {claim: ps[claim][i] for claim in Claim}, self._ratio(c, r))
+            for i, (c, r) in enumerate(pairs)
         ]
 
-    def _corrected(self, claim: Claim, scores: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[float]:
-        margin = claim.margin(self.margin)
-        if self.races:
-            return holm([sequential(own, other, margin, self.seeds) for own, other in scores])
-        return holm([welch(own, other, margin) for own, other in scores])
+    def _p(self, claim: Claim, candidate: str, rival: str) -> float:
+        """Of all looks; of the last one alone where there are no others."""
+        own, other = self._paired(candidate, rival)
+        looks = range(FIRST, len(own) + 1) if self.races else [len(own)]
+        margin, ps = claim.margin(self.margin), {}
+        for look in looks:
+            ps[look] = accuracy_p(own[:look], other[:look], margin)
+            if claim is Claim.AS_GOOD:  # both must hold (Berger 1982)
+                ps[look] = max(ps[look], cheaper_p(self._ratio(candidate, rival, look)))
+        return sequential(ps, self.seeds) if self.races else ps[len(own)]
 
     def _is_open(self, c: Comparison) -> bool:
-        """Whether further seeds may bring a claim that is not made yet, and that costs allow."""
-        own = [claim for claim in Claim if is_allowed(claim, c.ratio)]
-        if any(c.holds(claim) for claim in own):
-            return False
-        return any(not is_hopeless(c.own, c.other, claim.margin(self.margin), self.seeds) for claim in own)
+        """Whether further seeds may bring a claim that is not made yet.
+
+        Being better than a cheaper rival is no claim, but others are made only where it holds.
+        """
+        possible = [Claim.BETTER, *([Claim.AS_GOOD] if c.ratio and c.ratio.value < 0 else [])]
+        left = [claim for claim in possible if c.ps[claim] > LEVEL]
+        return any(not is_hopeless(c.own, c.other, claim.margin(self.margin), self.seeds) for claim in left)
+
+    def _common(self, candidate: str, rival: str) -> list[int]:
+        """The seeds that both have."""
+        own, other = (self.contestants[name].scores for name in (candidate, rival))
+        return sorted(own.keys() & other.keys())
 
     def _paired(self, candidate: str, rival: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         own, other = (self.contestants[name].scores for name in (candidate, rival))
-        seeds = sorted(own.keys() & other.keys())
+        seeds = self._common(candidate, rival)
         return tuple(own[seed] for seed in seeds), tuple(other[seed] for seed in seeds)
 
-    def _ratio(self, candidate: str, rival: str) -> tuple[float, float] | None:
+    def _ratio(self, candidate: str, rival: str, look: int | None = None) -> Estimate | None:
+        """Of costs, of the first seeds that both have, or of all."""
+        seeds = self._common(candidate, rival)[:look]
         own, other = (self.contestants[name].costs for name in (candidate, rival))
-        return cost_ratio(own, other) if own and other else None
+        return log_ratio(*({seed: costs[seed] for seed in seeds if seed in costs} for costs in (own, other)))

@@ -1,20 +1,23 @@
-"""Trials in the form in which they will run, on request validated there by YOLOv5's `val.run` and timed in turn with
-trial 0 in the same form. What comes of it is read by `results.deployed`."""
+"""Trials in the form in which they will run, on request validated there by YOLOv5's `val.run` and timed alternately
+with trial 0 in the same form. What comes of it is read by `results.deployed`."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 
 from ..cost.latency import Pass, Runtime, prepare, timed
 from ..cost.quantisation import has_vnni
-from ..cost.whole import detecting
+from ..cost.whole import detector
 from ..engines.local import own_device
 from ..errors import UserError
 from ..files import write_whole
@@ -22,11 +25,11 @@ from ..records.journal import read_journal
 from ..records.metrics import BACKENDS
 from ..records.options import Options, load_options
 from ..records.run_folder import REFERENCE, RunFolder
-from ..results.deployed import PLAIN, RECTANGULAR, Deployed, Deployment, Form, readme, write
+from ..results.deployed import PLAIN, RECTANGULAR, Deployed, Deployment, Form, read, readme, write
 from ..results.export import export
 from ..results.report import report, winner_of
 from ..training.detections import detect
-from ..training.process import global_state_kept, log_to
+from ..training.process import global_state_kept
 from ..training.settings import Settings
 from .callbacks import say
 from .exported import Exporter, How, Network
@@ -39,7 +42,7 @@ PHOTOS = 16  # images by which the way from pixels to boxes is timed
 
 def deploy(
     run: str | Path, how: How, number: int | None = None, out: str | Path | None = None, device: str | None = None
-) -> tuple[Deployment, Path]:
+) -> tuple[Deployment, Path, int]:
     """Export a trial, and where it is validated the reference beside it; `<run>/deployed.json` and the report get what
     was found.
 
@@ -50,7 +53,7 @@ def deploy(
         device: by default the run's.
 
     Returns:
-        What is known of the run's networks, and the trial's folder.
+        What is known of the run's networks, and the trial's folder and number.
 
     Raises:
         UserError: there is no such run or trial, its weights were not kept, or the machine can't do it.
@@ -61,13 +64,17 @@ def deploy(
     if number is None:
         winner = winner_of(run, records, o)
         number = winner.number if winner else None
+    if number is None:
+        raise UserError("there is no winner to export", file=run)
     with hold(run):
         compared = how.validate and number != REFERENCE and files.trial(REFERENCE).weights.exists()
+        if how.validate and number != REFERENCE and not compared:
+            say(f"nothing is compared: the weights of trial 0 ({o.reference}) were not kept")
         deploying = Deploying(run, o, settings_of(run, o), how)
         found, folders = deploying.deploy([*([REFERENCE] if compared else []), number], Path(out) if out else None)
         if how.validate:
             report(run)
-    return found, folders[-1]
+    return found, folders[-1], number
 
 
 class Deploying:
@@ -110,13 +117,12 @@ class Deploying:
                 self.exporter.export(network)
             if self.how.validate:
                 self._measure(networks)
-            conditions = self._conditions()
-        rows = tuple(row for network in networks for row in self._rows(network))
-        found = Deployment(rows, self.options.reference, self.how.margin, conditions)
-        if self.how.validate:
-            found = write(self.run, found)
+            rows = tuple(row for network in networks for row in self._rows(network))
+        found = Deployment(rows, self.options.reference, self.how.margin)
+        known = write(self.run, found) if self.how.validate else read(self.run)
         for network in networks:
-            self._write_readme(network, found)
+            self._write_readme(network, known)
+        found = known if self.how.validate else found
         return found, [network.folder for network in networks]
 
     def _network(self, number: int, out: Path | None) -> Network:
@@ -147,7 +153,7 @@ class Deploying:
             able = [n for n in networks if form not in n.problems and form in n.metrics]
             if able and (form == PLAIN or form.backend in BACKENDS):
                 say(f"timed: {form}")
-                self._time(form, able)
+                self.exporter.guarded(able[0], form, functools.partial(self._time, able))
 
     def _validate(self, network: Network, form: Form) -> None:
         s, metrics = self.settings, network.metrics.setdefault(form, {})
@@ -176,71 +182,86 @@ class Deploying:
         loaded = self.host.load_exported(network.files[form], form.precision, self.device)
         return lambda images: loaded(images.to(self.device))
 
-    def _time(self, form: Form, networks: Sequence[Network]) -> None:
+    def _time(self, networks: Sequence[Network], _: Network, form: Form) -> None:
         """Each in turn with the first one, and a form in turn with the network's own FP32.
 
         A machine that others use is slower at one moment than at another, so milliseconds are the first one's times
         the ratio.
         """
         first, *others = networks
-        runtime = Runtime(
-            "pytorch" if form == PLAIN else form.backend, self.how.batch, form.precision, str(self.device)
-        )
-        with log_to(self.exporter.log):
+        runtime = self._runtime(form)
+        with contextlib.ExitStack() as files:
             for what, make in (("latency", self._pass), ("whole", self._whole)):
-                timings = [
-                    timed(make(n, form, runtime), make(first, form, runtime), runtime) for n in others or [first]
-                ]
+                timings = [timed(make(n, form, files), make(first, form, files), runtime) for n in others or [first]]
                 base = timings[0]["latency_ms"] / timings[0]["latency_ratio"]
-                ratios = [1.0, *(timing["latency_ratio"] for timing in timings if others)]
-                for network, ratio in zip(networks, ratios):
-                    network.metrics[form][f"{what}_ms"] = base * ratio
+                first.metrics[form][f"{what}_ms"] = base if others else timings[0]["latency_ms"]
+                for network, timing in zip(others, timings):
+                    network.metrics[form][f"{what}_ms"] = base * timing["latency_ratio"]
                     if first.record.is_reference:
-                        network.metrics[form][f"{what}_ratio"] = ratio
+                        network.metrics[form] |= {
+                            f"{what}_ratio": timing["latency_ratio"],
+                            f"{what}_error": timing["latency_error"],
+                        }
+                if first.record.is_reference and others:
+                    first.metrics[form][f"{what}_ratio"] = 1.0
             for network in networks if form.plain != form else ():
                 if form.plain in network.files:
-                    plain = self._pass(network, form.plain, replace(runtime, precision="fp32"))
-                    found = timed(self._pass(network, form, runtime), plain, runtime)
-                    network.metrics[form]["to_fp32"] = found["latency_ratio"]
+                    own, plain = self._pass(network, form, files), self._pass(network, form.plain, files)
+                    network.metrics[form]["to_fp32"] = timed(own, plain, runtime)["latency_ratio"]
 
-    def _pass(self, network: Network, form: Form, runtime: Runtime) -> Pass:
-        """The network alone, as a search times it."""
-        if form == PLAIN or runtime.batch > 1:
-            return prepare(network.model, network.imgsz, runtime, self.host, network.folder / "weights" / "timed")
-        predict, image = self._predictor(network, form), torch.zeros(1, 3, network.imgsz, network.imgsz)
+    def _runtime(self, form: Form) -> Runtime:
+        return Runtime("pytorch" if form == PLAIN else form.backend, self.how.batch, form.precision, str(self.device))
+
+    def _pass(self, network: Network, form: Form, files: contextlib.ExitStack) -> Pass:
+        """The network alone, as a search times it.
+
+        Args:
+            files: keeps what is written for it; a runtime may have a file open for as long as the pass is used.
+        """
+        if form == PLAIN or self.how.batch > 1:
+            folder = files.enter_context(tempfile.TemporaryDirectory())
+            return prepare(network.model, network.imgsz, self._runtime(form), self.host, Path(folder, "model"))
+        image = torch.zeros(1, 3, network.imgsz, network.imgsz, device=self.device)
+        predict = self._predictor(network, form)
         return lambda: predict(image)
 
-    def _whole(self, network: Network, form: Form, runtime: Runtime) -> Pass:
+    def _whole(self, network: Network, form: Form, _: contextlib.ExitStack) -> Pass:
         """The way from pixels to boxes, of one image."""
-        return detecting(self.host, self._predictor(network, form), self.photos, network.imgsz)
+        photos = self.photos or [np.zeros((network.imgsz, network.imgsz, 3), np.uint8)]
+        return detector(self.host, self._predictor(network, form), photos, network.imgsz)
 
     # What is told -----------------------------------------------------------------------------------------------------
 
     def _rows(self, network: Network) -> list[Deployed]:
         ratios = [r.metrics.get("latency_ratio") for r in (network.record, self.records[REFERENCE])]
-        believed = ratios[0] / ratios[1] if ratios[0] and ratios[1] else None
-        number, name = network.record.number, network.name
+        o, believed = self.options, None
+        if ratios[0] and ratios[1]:
+            believed = ratios[0] / ratios[1], str(Form(o.latency_backend, o.precision))
         return [
             Deployed(
-                number,
-                name,
+                network.record.number,
+                network.name,
                 form,
                 network.metrics.get(form, {}),
                 believed,
                 network.problems.get(form, ""),
                 tuple(network.kept.get(form, ())),
+                self._conditions(form),
             )
             for form in dict.fromkeys([*network.metrics, *network.problems])
         ]
 
-    def _conditions(self) -> dict[str, Any]:
-        device = Runtime(device=str(self.device)).conditions(0)["device"]
-        conditions = {"device": device, "threads": torch.get_num_threads(), "batch": self.how.batch, "vnni": has_vnni()}
-        return conditions | ({"split": self.split} if self.split else {})
+    def _conditions(self, form: Form) -> dict[str, Any]:
+        if form != PLAIN and form.backend not in BACKENDS:
+            return {}
+        known = self._runtime(form).conditions(0)
+        conditions = {name: known[name] for name in ("device", "threads", "batch") if name in known}
+        return conditions | {"vnni": has_vnni(), **({"split": self.split} if self.split else {})}
 
-    def _write_readme(self, network: Network, found: Deployment) -> None:
+    def _write_readme(self, network: Network, known: Deployment) -> None:
         subject = f"{network.name[0].upper()}{network.name[1:]} of {self.run.resolve()}, made by yolov5-nas"
         names = [str(name) for name in dict(self.settings.data["names"]).values()]
-        files = [file.relative_to(network.folder) for file in network.files.values()]
-        text = readme(found, network.record.number, subject, network.imgsz, names, files)
+        folder = network.folder / "weights"
+        found = [file.relative_to(network.folder) for file in sorted(folder.iterdir()) if file.suffix != ".pt"]
+        text = readme(known, network.record.number, subject, network.imgsz, names, found)
         write_whole(network.folder / "README.md", text)

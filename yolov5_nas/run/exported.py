@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,8 +164,7 @@ class Exporter:
         images = plain_dataset(self.host, self.settings, network.imgsz, STRIDE)
         order = list(range(len(images)))
         random.Random(self.seed).shuffle(order)
-        some = order[: self.how.calibration or CALIBRATION]
-        calibration = [images[i][0].numpy()[None].astype(np.float32) / 255 for i in some]
+        calibration = Calibration(images, order[: self.how.calibration or CALIBRATION])
         with tempfile.TemporaryDirectory() as folder:
             judging = Path(folder, "judging.txt")
             judging.write_text("".join(f"{images.im_files[i]}\n" for i in order[-JUDGING:]))
@@ -188,8 +187,23 @@ class Exporter:
         """
         s = self.settings
         given = {"imgsz": network.imgsz, "single_cls": s.single_cls, "task": split, "workers": 0}
-        results, _ = self.host.validate_exported(file, precision, self.device, None, data={**s.data, **data}, **given)
+        results, _ = self.host.validate_exported(file, precision, self.device, data={**s.data, **data}, **given)
         return {"map50": results[2], "map50_95": results[3]}
+
+
+class Calibration(Sequence[np.ndarray]):
+    """Some images of a data set, (1, 3, imgsz, imgsz) from 0 to 1 each, read when they are needed."""
+
+    def __init__(self, images: Any, places: Sequence[int]):
+        self.images, self.places = images, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Calibration(self.images, self.places[index])
+        return self.images[self.places[index]][0].numpy()[None].astype(np.float32) / 255
 
 
 def size_of(path: Path) -> int:

@@ -124,6 +124,9 @@ class Pipeline:
             interrupted = False
         except StageError as e:
             ending, interrupted = str(e), False
+            if self.options.deploy:
+                formats = " ".join(self.options.deploy)
+                ending += f"; nothing was deployed (yolov5-nas export {self.folder} --include {formats} --validate)"
         except KeyboardInterrupt:
             pass  # as the result says
         finally:
@@ -194,7 +197,10 @@ class Pipeline:
         numbers = list(dict.fromkeys([*first, *(r.number for r in found if r)]))
         done = {(row.number, row.form) for row in deployed.read(self.folder).rows}
         if numbers and not {(n, form) for n in numbers for form in how.forms} <= done:
-            Deploying(self.folder, o, settings, how).deploy(numbers)
+            try:
+                Deploying(self.folder, o, settings, how).deploy(numbers)
+            except UserError as e:  # the run is whole all the same
+                print(f"nothing was deployed: {e}")
 
     def _engine(self, o: Options) -> Engine:
         """A fresh engine for a stage with these options."""

@@ -14,7 +14,7 @@ import yaml
 from ..engines.contract import Engine
 from ..errors import UserError
 from ..files import write_whole
-from ..records.journal import Journal, TrialRecord, TrialResult, best, eligible, front, read_journal
+from ..records.journal import Journal, TrialRecord, TrialResult, best, eligible, front, read_journal, read_lines
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
 from ..records.run_folder import REFERENCE, RunFolder
@@ -76,12 +76,16 @@ def prove(
     start = _start(start, o, read_plan(run))
     settings = _settings(run, o, start, epochs)
     engine = engine or engine_of(replace(o, measure_on=None))
-    candidates = _candidates(run, records, o, top)
+    candidates, begun = _candidates(run, records, o, top), read_plan(run)
+    if begun and len(begun.candidates) == len(candidates):  # a version before may have chosen others
+        candidates = [r for number in begun.candidates for r in records if r.number == number]
     with hold(run):
         files.proof.path.mkdir(exist_ok=True)
         wanted = Plan(settings.epochs, tuple(r.number for r in candidates), None, start, (seeds,), o.margin)
         plan = _plan(files.proof, wanted, lambda: _rescaled_rival(run, candidates[0], settings, o, start))
         names = names_of(run, plan, o.reference)
+        if plan.seeds:  # the last epoch's mAP counts, and not that of the one that did best on `val`
+            settings = replace(settings, val_period=settings.epochs)
         race = race_of(names, plan)
         race.seeds = max(race.seeds, seeds)
         _train(files.proof, race, _architectures(names, plan, records), names, settings, o, engine)
@@ -127,9 +131,14 @@ def prove_trial(architecture: Mapping[str, Value], settings: Settings, seed: int
     if "width_multiple" in architecture:
         settings = rescaled(settings, float(architecture["depth_multiple"]), float(architecture["width_multiple"]))
         architecture = settings.space.default()
-    elif {"scale", "imgsz"} - settings.space.choices.keys() and "scale" in architecture:
+    elif not _belongs(architecture, settings):
         settings = _formed_as(settings, architecture)
     return run_trial(architecture, settings, seed, folder)
+
+
+def _belongs(architecture: Mapping[str, Value], settings: Settings) -> bool:
+    choices = settings.space.choices
+    return architecture.keys() == choices.keys() and all(v in choices[k].options for k, v in architecture.items())
 
 
 def _formed_as(s: Settings, architecture: Mapping[str, Value]) -> Settings:
@@ -202,7 +211,8 @@ def _plan(folder: RunFolder, wanted: Plan, rival: Callable[[], Mapping[str, Valu
                 file=folder.path,
             )
         if begun.seeds and wanted.seeds > begun.seeds[-1:]:
-            begun = replace(begun, seeds=(*begun.seeds, *wanted.seeds))
+            seen = begun.seeds if any(r.state == "complete" for r in read_lines(folder.journal)) else ()
+            begun = replace(begun, seeds=(*seen, *wanted.seeds))
     write_whole(folder.plan, yaml.safe_dump(begun.to_dict(), sort_keys=False))
     return begun
 
