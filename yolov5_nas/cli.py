@@ -311,7 +311,7 @@ def _other_arguments(commands: Any) -> None:
     export.add_argument("--half", action="store_true", help="the same as --precision fp16")
     text = "measure mAP and latency of each file, compared with trial 0 in the same form"
     export.add_argument("--validate", action="store_true", help=text)
-    text = "training images to quantise by (default: 300, or all)"
+    text = "training images to quantise by (default: 100)"
     export.add_argument("--calibration", type=int, metavar="N", help=text)
     text = "mAP50-95 that does not count as lost on the way (default: 0.005)"
     export.add_argument("--margin", type=float, default=Options.margin, help=text)

@@ -49,9 +49,10 @@ def test_the_layer_that_bears_it_worst_comes_first_and_stays_in_fp32(host, netwo
         network.model[0].bn.weight[0] = 0.002
     file = exported(host, network, tmp_path)
     assert by_harm(file, images)[0] == "model.1"
+    ranking = lambda: by_harm(file, images)  # noqa: E731
     needs = lambda path: 0.5 if 1 in quantised_layers(path) else 1.0  # noqa: E731
-    found, kept = gently_quantised(file, images, needs, 0.9)
+    found, kept = gently_quantised(file, images, needs, 0.9, ranking)
     assert kept == ["model.1"] and quantised_layers(found) == {0, 2, 3}
-    assert gently_quantised(file, images, needs, 0.4)[1] == []
-    found, kept = gently_quantised(file, images, lambda path: 0.1 * len(quantised_layers(path)), 0.9)
+    assert gently_quantised(file, images, needs, 0.4, ranking)[1] == []
+    found, kept = gently_quantised(file, images, lambda path: 0.1 * len(quantised_layers(path)), 0.9, ranking)
     assert kept == [] and quantised_layers(found) == {0, 1, 2, 3}  # more layers in FP32 would not have helped

@@ -8,21 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from .quantisation import OPENVINO, layers_of, quantised
+from .quantisation import layers_of, quantised
 
 FEW = 4  # images by which layers are ranked
-KEPT = (0, 1, 2, 3, 4, 6, 8)  # how many layers stay in FP32: tried one after the other
+KEPT = (1, 2, 4, 8)  # how many layers stay in FP32: tried one after the other
 
 
 def gently_quantised(
-    path: Path, images: Sequence[np.ndarray], accuracy: Callable[[Path], float], wanted: float
+    path: Path,
+    images: Sequence[np.ndarray],
+    accuracy: Callable[[Path], float],
+    wanted: float,
+    ranking: Callable[[], Sequence[str]],
 ) -> tuple[Path, list[str]]:
     """Quantise what YOLOv5 exported so that it is as accurate as wanted, or as nearly so as `KEPT` layers allow.
 
     Args:
-        path: an ONNX file, or OpenVINO's folder, beside which the ONNX file lies that it was made from.
-        images: see `quantised`.
+        path, images: see `quantised`.
         accuracy: of a quantised file; more is better.
+        ranking: the layers, those first that bear it worst; asked for only where it is needed.
 
     Returns:
         The new file or folder, and the layers that stayed in FP32.
@@ -31,9 +35,8 @@ def gently_quantised(
     tried = {0: accuracy(found)}
     if tried[0] >= wanted:
         return found, []
-    file = path if path.suffix == ".onnx" else path.with_name(path.name.removesuffix(OPENVINO) + ".onnx")
-    ranked = by_harm(file, images[:FEW]) if file.exists() else []
-    for count in (n for n in KEPT if 0 < n < len(ranked)):
+    ranked = list(ranking())
+    for count in (n for n in KEPT if n < len(ranked)):
         tried[count] = accuracy(quantised(path, images, ranked[:count]))
         if tried[count] >= wanted:
             return found, ranked[:count]

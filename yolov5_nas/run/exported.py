@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..cost.latency import Runtime
-from ..cost.mixed import gently_quantised
+from ..cost.mixed import FEW, by_harm, gently_quantised
 from ..errors import UserError, machine_fault
 from ..host.yolov5 import Host, load
 from ..records.journal import TrialRecord
@@ -27,7 +27,7 @@ from ..training.settings import Settings
 from .callbacks import say
 
 JUDGING = 128  # training images by which it is decided how many layers stay in FP32
-CALIBRATION = 300  # training images by which activations' ranges are found; NNCF's default
+CALIBRATION = 100  # training images by which activations' ranges are found
 STRIDE = 32  # that input sizes are a multiple of
 
 
@@ -94,6 +94,7 @@ class Network:
     problems: dict[Form, str] = field(default_factory=dict)
     metrics: dict[Form, dict[str, float]] = field(default_factory=dict)
     kept: dict[Form, list[str]] = field(default_factory=dict)  # layers in FP32 where the others are quantised
+    by_harm: list[str] = field(default_factory=list)  # layers, those first that bear INT8 worst, once that is known
 
     @property
     def weights(self) -> Path:
@@ -174,7 +175,15 @@ class Exporter:
 
             plain = network.files[form.plain]
             wanted = accuracy(plain, "fp32") - self.how.margin
-            found, network.kept[form] = gently_quantised(plain, calibration, accuracy, wanted)
+
+            def ranking() -> list[str]:
+                """Once for all runtimes. YOLOv5 writes the ONNX file for OpenVINO too."""
+                file = network.weights.with_suffix(".onnx")
+                if not network.by_harm and file.exists():
+                    network.by_harm = by_harm(file, calibration[:FEW])
+                return network.by_harm
+
+            found, network.kept[form] = gently_quantised(plain, calibration, accuracy, wanted, ranking)
         return found
 
     def accuracies(
