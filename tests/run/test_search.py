@@ -498,7 +498,7 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--objectives", "map50_95", "speed", *data), "an objective must be a metric, got 'speed'"),
         (("--objectives", "map50_95", *data), "--objectives must be two or more different metrics"),
         (("--objectives", "map50_95", "params", "--strategy", "tpe", *data), "--objectives need a --strategy"),
-        (("--half", "--device", "cpu", *data), "--half needs a GPU"),
+        (("--half", "--device", "cpu", *data), "--precision fp16 (--half) is not for this"),
         (("--latency-batch", "0", *data), "--latency-batch must be at least 1"),
         (("--epochs", "0", *data), "--epochs must be at least 1"),
         (("--subset", "2", *data), "--subset must be a share"),
