@@ -18,7 +18,7 @@ from .effects import Effect, fence, strongest
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 GREY, BLUE, ORANGE, GREEN, RED = "#9aa0a6", "#0072b2", "#e69f00", "#009e73", "#d55e00"
-LEGEND_INCHES = 1.9  # that an entry of a legend takes
+MARK_INCHES, LETTER_INCHES = 0.6, 0.075  # that an entry of a legend takes
 OPTIONS_SHOWN = 20
 SHORT = 3600.0  # seconds; a search below is shown in minutes
 
@@ -182,7 +182,8 @@ def _png(figure: Any, *axes: Any) -> bytes:
     for one in axes:
         handles, labels = one.get_legend_handles_labels()
         found |= {label: handle for handle, label in zip(handles, labels) if label not in found}
-    lines = math.ceil(len(found) / (figure.get_figwidth() / LEGEND_INCHES))
+    wide = sum(MARK_INCHES + LETTER_INCHES * len(label) for label in found)
+    lines = math.ceil(wide / figure.get_figwidth())
     columns = math.ceil(len(found) / lines)
     figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns, frameon=False)
     buffer = io.BytesIO()
