@@ -150,8 +150,8 @@ def _report(args: argparse.Namespace) -> int:
     if args.remeasure:
         from .run.remeasure import remeasure
 
-        device, precision = args.device or "cpu", "fp16" if args.half else args.precision
-        print(remeasure(args.run, args.latency_backend, device, args.latency_batch, precision) + "\n")
+        device, batch = args.device or "cpu", args.latency_batch
+        print(remeasure(args.run, args.latency_backend, device, batch, _precision(args)) + "\n")
     print(report(args.run))
     run = Path(args.run)
     print(closing_table(run, trials_of(run, options_of(run))))
@@ -159,13 +159,14 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    if args.half and args.precision == "int8":
-        raise UserError("--half is --precision fp16", got="--precision int8")
+    precision = _precision(args)
     if args.include:
-        return _deploy(args)
-    for name in ("validate", "half", "calibration", "opset", "dynamic", "simplify"):
-        if getattr(args, name) or args.precision != "fp32":
-            raise UserError(f"--{name if getattr(args, name) else 'precision'} is for what --include names")
+        return _deploy(args, precision)
+    given = [
+        name for name in ("validate", "half", "calibration", "opset", "dynamic", "simplify") if getattr(args, name)
+    ]
+    if given or precision != "fp32":
+        raise UserError(f"--{[*given, 'precision'][0]} is for what --include names")
     from pathlib import Path
 
     from .results.export import export
@@ -183,13 +184,20 @@ def _export(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _deploy(args: argparse.Namespace) -> int:
+def _precision(args: argparse.Namespace) -> str:
+    """`--precision`, or `--half`."""
+    if args.half and args.precision == "int8":
+        raise UserError("--half is --precision fp16", got="--precision int8")
+    return "fp16" if args.half else str(args.precision)
+
+
+def _deploy(args: argparse.Namespace, precision: str) -> int:
     from .results.deployed import said, table, words
     from .run.deploy import deploy
     from .run.exported import How
 
     exporting = {name: getattr(args, name) for name in ("opset", "dynamic", "simplify") if getattr(args, name)}
-    precision, formats = "fp16" if args.half else args.precision, tuple(dict.fromkeys(args.include))
+    formats = tuple(dict.fromkeys(args.include))
     how = How(formats, precision, args.validate, args.calibration, args.margin, args.latency_batch, exporting)
     found, folder, number = deploy(args.run, how, args.trial, args.out, args.device)
     rows = table(found)

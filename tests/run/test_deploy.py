@@ -2,33 +2,23 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import onnx
 import pytest
 import torch
-import yaml
 from inline import inline
+from old_runs import copied
 from onnx import numpy_helper
 
 from yolov5_nas.cli import main
 from yolov5_nas.cost.quantisation import quantised
-from yolov5_nas.host.locate import PACKAGE
 from yolov5_nas.results.deployed import PLAIN, Form, read
-
-OLD = Path(__file__).with_name("old_runs")
 
 
 @pytest.fixture
 def run(host, digits_yaml, tmp_path):
     """A finished run of tiny networks."""
-    run = shutil.copytree(OLD / "finished", tmp_path / "exp")
-    options = yaml.safe_load((run / "search.yaml").read_text())
-    location = host.location
-    options |= {"cfg": str(OLD / "tiny.yaml"), "data": str(digits_yaml), "project": str(tmp_path)}
-    options["yolov5"] = PACKAGE if location.kind == "package" else str(location.root)
-    (run / "search.yaml").write_text(yaml.safe_dump(options))
-    return run
+    return copied("finished", host, digits_yaml, tmp_path)
 
 
 def call(*words):

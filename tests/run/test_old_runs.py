@@ -6,28 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 from inline import inline
+from old_runs import copied
 
 from yolov5_nas.cli import main
-from yolov5_nas.host.locate import PACKAGE
 from yolov5_nas.records.journal import TrialResult, read_journal
-
-OLD = Path(__file__).with_name("old_runs")
 
 
 @pytest.fixture
 def old(host, digits_yaml, tmp_path):
     """Copies a run to where its files are as they were."""
-
-    def copy(name):
-        run = shutil.copytree(OLD / name, tmp_path / name)
-        options = yaml.safe_load((run / "search.yaml").read_text())
-        location = host.location
-        options |= {"cfg": str(OLD / "tiny.yaml"), "data": str(digits_yaml), "project": str(tmp_path)}
-        options["yolov5"] = PACKAGE if location.kind == "package" else str(location.root)
-        (run / "search.yaml").write_text(yaml.safe_dump(options))
-        return run
-
-    return copy
+    return lambda name: copied(name, host, digits_yaml, tmp_path)
 
 
 def call(*words):

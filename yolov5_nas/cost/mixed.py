@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,16 +43,23 @@ def gently_quantised(
         if tried[count] >= wanted:
             return found, ranked[:count]
     best = max(tried, key=lambda count: tried[count])
-    return quantised(path, images, ranked[:best]), ranked[:best]
+    if best != max(tried):  # the last one tried, which is there
+        quantised(path, images, ranked[:best])
+    return found, ranked[:best]
 
 
 def by_harm(file: Path, images: Sequence[np.ndarray]) -> list[str]:
-    """The layers of an ONNX file, first those that change its predictions most when they alone are quantised."""
+    """The layers of an ONNX file, first those that change its predictions most when they alone are quantised.
+
+    What it writes is elsewhere: beside the file its quantised form may lie already.
+    """
     layers, plain = layers_of(file), [_predictions(file, image) for image in images]
     harm = {}
-    for layer in layers:
-        alone = quantised(file, images, [other for other in layers if other != layer])
-        harm[layer] = float(np.mean([_change(p, _predictions(alone, i)) for p, i in zip(plain, images)]))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(file, folder))
+        for layer in layers:
+            alone = quantised(copy, images, [other for other in layers if other != layer])
+            harm[layer] = float(np.mean([_change(p, _predictions(alone, i)) for p, i in zip(plain, images)]))
     return sorted(layers, key=lambda layer: -harm[layer])
 
 

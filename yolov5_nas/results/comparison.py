@@ -210,7 +210,7 @@ def verdict(comparisons: Sequence[Comparison], cost: str, race: Race) -> str:
     if shown:
         lines.append(f"A gain is shown: {'; '.join(shown)}, at equal or lower cost.")
     elif partly:
-        rivals = "one of stock and rescaled stock, but not the other beyond the seeds' spread"
+        rivals = "one of its two rivals, but not the other beyond the seeds' spread"
         lines.append(f"A gain is shown in part: {', '.join(partly)} beats, at equal or lower cost, {rivals}.")
     else:
         lines.append("No gain at equal or lower cost is shown: the differences may be the seeds' alone.")

@@ -94,7 +94,7 @@ class Deploying:
         self.split = judging_split(o, s, self.host) if how.validate else ""
         self.photos: list[Any] = []
 
-    def deploy(self, numbers: Sequence[int | None], out: Path | None = None) -> tuple[Deployment, list[Path]]:
+    def deploy(self, numbers: Sequence[int], out: Path | None = None) -> tuple[Deployment, list[Path]]:
         """Export trials, the reference first where it is among them.
 
         Args:
@@ -111,7 +111,7 @@ class Deploying:
             if number not in kept:
                 rule = "the weights of the trial were not kept" if number in self.records else "no such trial"
                 raise UserError(rule, got=number, accepted=kept, file=self.run)
-        networks = [self._network(n, out if n == numbers[-1] else None) for n in numbers if n is not None]
+        networks = [self._network(n, out if n == numbers[-1] else None) for n in numbers]
         with global_state_kept(), self._threads_of_search():
             for network in networks:
                 self.exporter.export(network)
@@ -183,7 +183,7 @@ class Deploying:
         return lambda images: loaded(images.to(self.device))
 
     def _time(self, networks: Sequence[Network], _: Network, form: Form) -> None:
-        """Each in turn with the first one, and a form in turn with the network's own FP32.
+        """Each alternately with the first one, and a form alternately with the network's own FP32.
 
         A machine that others use is slower at one moment than at another, so milliseconds are the first one's times
         the ratio.

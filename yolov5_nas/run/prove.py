@@ -73,10 +73,11 @@ def prove(
     o = Options().with_given(load_options(files.options)).with_given(options)
     if seeds < 1:
         raise UserError("--seeds must be at least 1", got=seeds)
-    start = _start(start, o, read_plan(run))
+    begun = read_plan(run)
+    start = _start(start, o, begun)
     settings = _settings(run, o, start, epochs)
     engine = engine or engine_of(replace(o, measure_on=None))
-    candidates, begun = _candidates(run, records, o, top), read_plan(run)
+    candidates = _candidates(run, records, o, top)
     if begun and len(begun.candidates) == len(candidates):  # a version before may have chosen others
         candidates = [r for number in begun.candidates for r in records if r.number == number]
     with hold(run):
