@@ -105,6 +105,14 @@ CHANGES = [
 ]
 
 
+def test_frozen_layers_are_not_solved(host, parent):
+    frozen = Parent(host, parent.trained, SPACE, IMAGES, frozen=[6])
+    own, theirs = (p.child(with_values(c3_4=0.5)).state_dict() for p in (frozen, parent))
+    weights = [name for name in own if name.startswith("model.6.")]
+    assert all(torch.equal(own[name], parent.model.state_dict()[name]) for name in weights)
+    assert not all(torch.equal(theirs[name], own[name]) for name in weights)
+
+
 @pytest.mark.parametrize("values", CHANGES, ids=str)
 def test_a_child_is_nearer_to_its_parent_than_mapped_weights_are(parent, values):
     architecture = with_values(**values)
@@ -122,6 +130,18 @@ def test_it_computes_what_yolov5_computes_of_it_the_same_each_time(parent):
         whole = [torch.cat([x.flatten(1) for x in child(images)[1]], 1) for images in BATCHES]
     assert all(torch.equal(a, b) for a, b in zip(first, whole))
     assert child.training is False and all(m.momentum == 0.03 for m in child.modules() if hasattr(m, "momentum"))
+
+
+@pytest.mark.parametrize("values", CHANGES, ids=str)
+def test_a_training_begins_with_the_network_that_was_solved(parent, values):
+    """Batches give the statistics that it has, though it was solved at places that were drawn otherwise."""
+    models = parent.child(with_values(**values)), parent.start(with_values(**values))
+    with torch.no_grad():
+        child, start, trained = (
+            torch.cat([x.flatten() for x in y]) for y in (*(m(IMAGES)[1] for m in models), models[1].train()(IMAGES))
+        )
+    assert torch.allclose(child, start, atol=1e-3)
+    assert (start - trained).square().mean() < 1e-6 * start.var()
 
 
 def test_the_parent_is_never_written_to(host, parent):

@@ -79,7 +79,7 @@ def load_weights(
     """
     exact, parent = True, None
     if settings.replaces or (settings.weights and settings.is_formed):
-        child = read_parent(host, settings, settings.imgsz, seed).child(architecture)
+        child = read_parent(host, settings, settings.imgsz, seed).start(architecture)
         model.load_state_dict(child.state_dict())
         form = "sliced to another form, and " if settings.is_formed else ""
         print(f"{settings.weights}, {form}replaced where the architecture differs")

@@ -58,7 +58,7 @@ def read_parent(host: Host, settings: Settings, imgsz: int, seed: int) -> Parent
         return taylor(model, batches, lambda raw, targets: compute_loss(raw, targets)[0])
 
     model = host.load_checkpoint(weights).to(device)
-    parent = Parent(host, model, settings.source_space, images, str(weights), counted(model))
+    parent = Parent(host, model, settings.source_space, images, str(weights), counted(model), frozen=settings.freeze)
     if not settings.is_formed:
         return parent
     formed = parent.formed(settings.space)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -164,6 +165,33 @@ def solving(module: Any, places: Places, wanted: torch.Tensor, is_replaced: bool
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def normalising(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """What goes through each `Conv` of these modules in the block gives its batch norm its statistics, and it computes
+    what it did all the same.
+
+    In evaluation mode statistics are numbers as good as others. A training normalises by its batches, so where they are
+    of another layer's or of other places, it begins with another network than the one that was solved.
+    """
+    convs = [m for module in modules for m in module.modules() if isinstance(getattr(m, "bn", None), nn.BatchNorm2d)]
+    handles = [conv.conv.register_forward_hook(partial(_normalise, conv.bn)) for conv in convs if hasattr(conv, "conv")]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _normalise(bn: Any, conv: nn.Module, args: Any, seen: torch.Tensor) -> None:
+    """The hook: a convolution's outputs (B, c2, H, W) become what its batch norm knows."""
+    mean, variance = seen.mean((0, 2, 3)), seen.var((0, 2, 3))
+    was = (bn.running_var + bn.eps).sqrt()
+    bn.bias.add_(bn.weight * (mean - bn.running_mean) / was)
+    bn.weight.mul_((variance + bn.eps).sqrt() / was)
+    bn.running_mean.copy_(mean)
+    bn.running_var.copy_(variance)
 
 
 # Least squares --------------------------------------------------------------------------------------------------------

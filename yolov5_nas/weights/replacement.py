@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..space.compile import derive, stock_lines
 from ..space.space import Space
 from .importance import Counts
 from .mapping import fitting, inherit
-from .reconstruction import Places, estimating, is_solvable, solving
+from .reconstruction import Places, estimating, is_solvable, normalising, solving
 from .scaling import scaled
 from .source import Source, read_source
 
@@ -41,6 +41,7 @@ class Parent:
         images: (B, 3, H, W), of 0 to 1: what replaced layers are solved on.
         counts: how much its channels count, by `importance.taylor`.
         reference: the network that it was made of, where it was (see `formed`).
+        frozen: layers that are left as they are.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Parent:
         file: str = "the weights",
         counts: Counts | None = None,
         reference: Any = None,
+        frozen: Collection[int] = (),
     ):
+        self.frozen = frozen
         self.host, self.space, self.images, self.file = host, space, images, file
         self.trained, self.default = model, space.default()
         on_cpu = {module: count.cpu() for module, count in (counts or {}).items()}
@@ -80,6 +83,14 @@ class Parent:
         if replaced := self.replaced(architecture):
             with torch.no_grad():
                 self._settle(model, architecture, replaced)
+        return model
+
+    def start(self, architecture: Mapping[str, Value]) -> Any:
+        """As `child`, for a training to start from: batches normalise it as it was solved."""
+        model = self.child(architecture)
+        first = self._first(architecture) if self.reference is self.model else 0
+        with torch.no_grad(), normalising(list(model.model)[first:]):
+            run_layers(model, self.images, 0, len(model.model), [])
         return model
 
     def outputs(
@@ -128,7 +139,8 @@ class Parent:
 
         Layers that come after make up for much of what a replaced one could not keep.
         """
-        layers = {i: i in replaced for i in sorted({*replaced, *(i for i in self.wanted if i > replaced[0])})}
+        after = (i for i in self.wanted if i > replaced[0] and i not in self.frozen)
+        layers = {i: i in replaced for i in sorted({*replaced, *after})}
         kept = list(self._prefix(self._first(architecture), [self.images], "solved")[0])
         settle(model, self.space, architecture, layers, self.wanted, self.images, kept)
 
