@@ -25,7 +25,7 @@ MIN_FULL_EPOCHS = 24  # of a training from scratch that others are judged by, wh
 AUDITS = 5  # the fewest of which there is an interval
 ENGINES = ("nni", "local", "ray")
 METHODS = ("trials", "replace", "one-shot")
-STRATEGIES = ("evolution", "random", "grid", "tpe", "nsga2")
+STRATEGIES = ("additive", "evolution", "random", "grid", "tpe", "nsga2")
 # Options of earlier versions, which their search.yaml lists, and the values that did nothing.
 REMOVED = {"proxy": "on"}
 
@@ -111,7 +111,7 @@ class Options:
         may_change=True,
     )
     strategy: str | None = searched(
-        None, "how to choose them (default: evolution; with --objectives, nsga2)", choices=STRATEGIES
+        None, "how to choose them (default: additive; with --objectives, nsga2)", choices=STRATEGIES
     )
     population: int | None = searched(
         None,

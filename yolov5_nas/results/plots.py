@@ -12,9 +12,10 @@ from ..records.journal import TrialRecord, best, complete, eligible, front, refe
 from ..records.metrics import LATENCIES, axis_label, is_maximised
 from ..records.reward import Constraint
 from ..space.architecture import Value
+from ..strategies.regression import fence
 from ..strategies.replacement import Item
 from ..strategies.savings import NORMAL_95
-from .effects import Effect, fence, strongest
+from .effects import Effect, strongest
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 GREY, BLUE, ORANGE, GREEN, RED = "#9aa0a6", "#0072b2", "#e69f00", "#009e73", "#d55e00"

@@ -208,7 +208,8 @@ def replay(records: Iterable[TrialRecord], strategy: AskTell) -> list[TrialRecor
         if record.done:
             strategy.tell(record)
         elif record.number not in latest:
-            asked = strategy.ask()
+            recall = getattr(strategy, "recall", None)  # a user's own may only ask and tell
+            asked = recall(Architecture(record.architecture)) if recall else strategy.ask()
             if asked.id != record.id:
                 print(f"trial {record.number}: the strategy now proposes another architecture than the journal holds")
         latest[record.number] = record

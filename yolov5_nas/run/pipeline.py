@@ -66,7 +66,9 @@ class SearchResult:
 
 def _strategy(o: Options, settings: Settings) -> Strategy:
     name, population = o.strategy or "evolution", o.population or 16
-    return make_strategy(name, settings.space, o.seed, population, o.objectives, settings.constraints)
+    costs = [target.metric for target in o.targets] if o.reward in ("soft", "hard") else []
+    space, limits = settings.space, settings.constraints
+    return make_strategy(name, space, o.seed, population, o.objectives, limits, settings.imgsz, costs)
 
 
 def asked_of(strategy: Any, space: Space) -> AskTell:

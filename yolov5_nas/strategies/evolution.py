@@ -8,6 +8,7 @@ from ..errors import UserError
 from ..records.journal import TrialRecord
 from ..space.architecture import Architecture
 from ..space.space import Space
+from .costs import Costs
 from .strategy import Strategy
 
 
@@ -18,8 +19,8 @@ class Evolution(Strategy):
     random, with one label changed. Until the population is full, proposals are random.
     """
 
-    def __init__(self, space: Space, seed: int = 0, population: int = 16, sample: int = 4):
-        super().__init__(space, seed)
+    def __init__(self, space: Space, seed: int = 0, population: int = 16, sample: int = 4, costs: Costs | None = None):
+        super().__init__(space, seed, costs)
         if not 1 <= sample <= population:
             raise UserError("1 <= sample <= population must hold", got=(sample, population))
         self.population: deque[TrialRecord] = deque(maxlen=population)

@@ -5,11 +5,16 @@ A multiple-choice knapsack, as in LANA (Molchanov et al., ECCV 2022, eq. 3) and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..space.architecture import Architecture, Value
 from .replacement import Item, Table, changed
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TIE = 1e-6  # what a whole saving is worth among options whose rises can't be told apart
 LEAST = 1e-9  # what a change costs that saves nothing: none is made without a reason
@@ -68,6 +73,32 @@ def plan(
         return None
     taken = [item for item, value in zip(items, found.x) if value > 0.5]
     return changed(table.parent, (entry for item in taken for entry in item.change))
+
+
+def best_options(
+    values: np.ndarray, starts: Sequence[int], limits: Sequence[tuple[np.ndarray, float]] = ()
+) -> list[int] | None:
+    """One option of each group, so that the sum of their values is largest within limits; None where there is no such.
+
+    Args:
+        values: (options,).
+        starts: the first option of each group.
+        limits: sums of (options,) that are at most a number.
+    """
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    bounds = [*starts, len(values)]
+    free = [a + int(np.argmax(values[a:b])) for a, b in itertools.pairwise(bounds)]
+    if all(adds[free].sum() <= most for adds, most in limits):
+        return free
+    one = np.zeros((len(starts), len(values)))
+    for row, (a, b) in zip(one, itertools.pairwise(bounds)):
+        row[a:b] = 1.0
+    constraints = [LinearConstraint(one, 1, 1), *(LinearConstraint(adds[None], -np.inf, most) for adds, most in limits)]
+    scale = float(np.abs(values).max()) or 1.0
+    found = milp(-values / scale, constraints=constraints, integrality=np.ones(len(values)), bounds=Bounds(0, 1))
+    return None if found.x is None else [int(place) for place in np.flatnonzero(found.x > 0.5)]
 
 
 def promising(own: Table, others: Sequence[Table], goals: Sequence[Sequence[Limit]]) -> list[Table]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import UserError
+from ..records.metrics import is_maximised
 from ..records.options import STRATEGIES
 from ..records.reward import Constraint
 from ..space.space import Space
+from .additive import Additive
+from .costs import Costs
 from .evolution import Evolution
 from .grid import GridSearch
 from .optuna_samplers import OptunaStrategy
 from .random_search import RandomSearch
 from .strategy import Strategy
 
-SEVERAL = ("nsga2", "random", "grid")  # those that search for several objectives
+SEVERAL = ("nsga2", "additive", "random", "grid")  # those that search for several objectives
 
 
 def strategy_named(name: str | None, objectives: Sequence[str]) -> str:
@@ -25,7 +28,7 @@ def strategy_named(name: str | None, objectives: Sequence[str]) -> str:
     """
     if objectives and name not in (None, *SEVERAL):
         raise UserError("--objectives need a --strategy that searches for several", got=name, accepted=SEVERAL)
-    return name or ("nsga2" if objectives else "evolution")
+    return name or ("nsga2" if objectives else "additive")
 
 
 def make_strategy(
@@ -35,23 +38,33 @@ def make_strategy(
     population: int = 16,
     objectives: Sequence[str] = (),
     constraints: Sequence[Constraint] = (),
+    imgsz: int = 640,
+    costs: Sequence[str] = (),
 ) -> Strategy:
     """The strategy of a name.
 
     Args:
         population: of evolution and NSGA-II; random ones before TPE begins.
-        objectives: what NSGA-II makes better together.
-        constraints: what NSGA-II and TPE learn to meet; the others just don't propose the same again.
+        objectives: what NSGA-II and the additive model make better together.
+        constraints: what all but random and grid search keep to as far as they know costs, and NSGA-II and TPE learn to
+            meet.
+        imgsz: input size in pixels.
+        costs: which costs matter besides those of constraints and objectives.
 
     Raises:
         UserError: there is none of that name.
     """
     if name not in STRATEGIES:
         raise UserError("unknown strategy", got=name, accepted=STRATEGIES)
+    if name in ("random", "grid"):
+        return {"random": RandomSearch, "grid": GridSearch}[name](space, seed)
+    own = [metric for metric in objectives if not is_maximised(metric)]
+    known = Costs(space, imgsz, constraints, own or costs)
+    if name == "additive":
+        return Additive(space, seed, known, objectives)
     if name == "evolution":
-        return Evolution(space, seed, population, sample=max(1, population // 4))
+        return Evolution(space, seed, population, max(1, population // 4), known)
     if name == "nsga2":
-        return OptunaStrategy(space, seed, name, objectives or ("map50_95", "latency_ratio"), constraints, population)
-    if name == "tpe":
-        return OptunaStrategy(space, seed, name, (), constraints, population)
-    return {"random": RandomSearch, "grid": GridSearch}[name](space, seed)
+        objectives = objectives or ("map50_95", "latency_ratio")
+        return OptunaStrategy(space, seed, name, objectives, constraints, population, known)
+    return OptunaStrategy(space, seed, name, (), constraints, population, known)

@@ -11,9 +11,10 @@ from ..records.metrics import is_maximised
 from ..records.reward import Constraint
 from ..space.architecture import Architecture
 from ..space.space import Space
+from .costs import Costs
 from .strategy import Strategy
 
-REPEATS = 20  # known architectures in a row, after which Optuna is given random ones
+REPEATS = 20  # known or forbidden architectures in a row, after which Optuna is given random ones
 
 
 class OptunaStrategy(Strategy):
@@ -37,8 +38,9 @@ class OptunaStrategy(Strategy):
         objectives: Sequence[str] = (),
         constraints: Sequence[Constraint] = (),
         population: int = 16,
+        costs: Costs | None = None,
     ):
-        super().__init__(space, seed)
+        super().__init__(space, seed, costs)
         import optuna  # takes a second
 
         self.optuna, self.population = optuna, population
@@ -56,16 +58,16 @@ class OptunaStrategy(Strategy):
         }
         self.asked: dict[str, Any] = {}  # Optuna's trials, by architecture id
         self.ended: dict[str, TrialRecord] = {}
-        self.repeats = 0
+        self.repeats = self.complete = 0
         self.last_refused = False
 
     def propose(self) -> Architecture:
         # It has converged, or not begun, or leads where constraints refuse.
-        if self.repeats > REPEATS or len(self.feasible) < self.population or self.last_refused:
+        if self.repeats > REPEATS or self.complete < self.population or self.last_refused:
             self.study.enqueue_trial(dict(self.draw()))
         trial = self.study.ask(self.distributions)
         architecture = Architecture({label: trial.params[label] for label in self.space.choices})
-        if architecture.id not in self.seen:
+        if architecture.id not in self.seen and self.allows(architecture):
             self.repeats = 0
             self.asked[architecture.id] = trial
         else:
@@ -80,6 +82,7 @@ class OptunaStrategy(Strategy):
             trial = self.study.ask(self.distributions)
         self.ended[record.id] = record
         self.last_refused = record.state == "infeasible"
+        self.complete += record.state == "complete"
         self._tell(trial, record)
 
     def _tell(self, trial: Any, record: TrialRecord | None) -> None:

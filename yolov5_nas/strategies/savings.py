@@ -12,6 +12,7 @@ from ..records.metrics import LATENCIES, is_own
 from ..records.options import Options
 from ..records.reward import Constraint, Target
 from ..space.architecture import Value
+from .regression import posterior
 from .replacement import ADDITIVE, Item, Table
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def with_savings(
     x[:, 1] = 1.0  # what the form saves more than its own measurement says
     y = np.array([table.share(metric) - ratio for _, ratio, _ in measured]) - x @ mean
     noise = np.array([error for _, _, error in measured])
-    fits = [_posterior(x, y, prior, np.sqrt(noise**2 + misfit**2 + 1e-12)) for misfit in MISFITS]
+    fits = [posterior(x, y, prior, np.sqrt(noise**2 + misfit**2 + 1e-12)) for misfit in MISFITS]
     _, found, covariance = max(fits, key=lambda fit: fit[0])
 
     def known(item: Item) -> Item:
@@ -147,25 +148,6 @@ def _parts(item: Item) -> list[tuple[tuple[object, ...], float]]:
     return [*parts, ((shape, "shape"), item.saves["gflops"])] if shape else parts
 
 
-def _posterior(
-    x: np.ndarray, y: np.ndarray, prior: np.ndarray, noise: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Bayesian linear regression: log evidence, mean and covariance of the coefficients (Bishop 2006, section 3.3).
-
-    Args:
-        x: (n, d); y: (n,).
-        prior: (d,), standard deviations about 0; noise: (n,).
-    """
-    import numpy as np
-
-    variance = prior**2
-    evidence = (x * variance) @ x.T + np.diag(noise**2)  # (n, n), of y
-    gain = (x * variance).T @ np.linalg.inv(evidence)  # (d, n)
-    _, logdet = np.linalg.slogdet(evidence)
-    log = -0.5 * (y @ np.linalg.solve(evidence, y) + logdet)
-    return float(log), gain @ y, np.diag(variance) - gain @ (x * variance)
-
-
 # Rises that whole networks show ---------------------------------------------------------------------------------------
 
 
@@ -188,6 +170,6 @@ def corrected(table: Table, wholes: Sequence[tuple[Mapping[str, Value], float, f
     prior = np.array([RISE_OFF * max(item.rise, 0.0) + item.error for item in used])
     y = np.array([rise for _, rise, _ in wholes]) - x @ rises
     noise = np.array([error for _, _, error in wholes]) + 0.05 * np.abs([rise for _, rise, _ in wholes]) + 1e-9
-    _, found, _ = _posterior(x, y, prior, noise)
+    _, found, _ = posterior(x, y, prior, noise)
     new = {id(item): replace(item, rise=float(rise)) for item, rise in zip(used, rises + found)}
     return replace(table, items={i: tuple(new.get(id(item), item) for item in g) for i, g in table.items.items()})

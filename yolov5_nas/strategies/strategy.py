@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from ..records.journal import TrialRecord
 from ..space.architecture import Architecture
 from ..space.space import Space
+from .costs import Costs
 
 TRIES = 1000
-CAUTION = 3  # of 1, 3, 6 and 12 the best for evolution, TPE and NSGA-II on a toy problem with a tight constraint
+HOPELESS = 200  # candidates in a row that break a constraint, as far as is known: then one is drawn among those allowed
 SCANNED = 100_000  # spaces up to this size are searched to the last architecture
 
 
@@ -30,13 +31,12 @@ class Strategy:
     Args:
         space: what to search.
         seed: of the strategy's own random numbers.
+        costs: what architectures cost, as far as that matters; what is known to break a constraint is not proposed.
     """
 
-    def __init__(self, space: Space, seed: int = 0):
-        self.space, self.seed, self.rng = space, seed, random.Random(seed)
+    def __init__(self, space: Space, seed: int = 0, costs: Costs | None = None):
+        self.space, self.seed, self.rng, self.costs = space, seed, random.Random(seed), costs
         self.seen: set[str] = set()
-        self.feasible: list[TrialRecord] = []
-        self.refused = 0  # architectures that broke a constraint
 
     def ask(self) -> Architecture:
         """The next architecture to try.
@@ -48,12 +48,15 @@ class Strategy:
         self.seen.add(architecture.id)
         return architecture
 
+    def recall(self, architecture: Architecture) -> Architecture:
+        """Ask again for what was asked for before a resume, in the same order; what is proposed now."""
+        return self.ask()
+
     def tell(self, record: TrialRecord) -> None:
         """Learn how a trial ended."""
         self.seen.add(record.id)
-        if record.state == "complete":
-            self.feasible.append(record)
-        self.refused += record.state == "infeasible"
+        if self.costs:
+            self.costs.tell(record)
         self.observe(record)
 
     def propose(self) -> Architecture:
@@ -64,22 +67,17 @@ class Strategy:
         """Called once for every trial that ended."""
 
     def draw(self) -> Architecture:
-        """An architecture drawn at random; where constraints refuse many, nearer to one that they did not refuse.
+        """An architecture drawn at random; where costs matter, spread over those that are allowed."""
+        return self.costs.draw(self.rng) if self.costs else self.space.sample(self.rng)
 
-        Each label is a feasible architecture's (the default one's, until there is another) with a probability of the
-        share that was refused so far, each refusal counting `CAUTION` times.
-        """
-        drawn = self.space.sample(self.rng)
-        if not self.refused:
-            return drawn
-        parent = self.rng.choice(self.feasible).architecture if self.feasible else self.space.default()
-        refused = CAUTION * self.refused
-        share = min(refused / (refused + len(self.feasible) + 1), 1 - 2 / max(2, len(drawn)))  # some two labels change
-        return Architecture({k: parent[k] if self.rng.random() < share else value for k, value in drawn.items()})
+    def allows(self, architecture: Architecture) -> bool:
+        """Whether it may be proposed: the constraints allow it, as far as is known."""
+        return not self.costs or self.costs.allows(architecture)
 
     def _new(self) -> Architecture:
-        for _ in range(TRIES):
-            if (architecture := self.propose()).id not in self.seen:
+        for tried in range(TRIES):
+            architecture = self.propose() if tried < HOPELESS else self.draw()
+            if architecture.id not in self.seen and self.allows(architecture):
                 return architecture
         for architecture in self._scan():
             if architecture.id not in self.seen:

@@ -1,0 +1,306 @@
+"""What architectures cost before they are measured, and draws that are spread over what is allowed.
+
+Parameters and GFLOPs are counted. What has to be measured, latency above all, is learned from every measurement so far,
+those of refused architectures included: a Bayesian linear model in which an option costs about its share of the GFLOPs.
+All costs are shares of the default architecture's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..records.journal import TrialRecord
+from ..records.reward import Constraint
+from ..space.architecture import Architecture, Value
+from ..space.counts import count
+from ..space.space import Space
+from .regression import posterior
+
+if TYPE_CHECKING:
+    import numpy as np
+
+COUNTED = ("gflops", "params")
+OF_GFLOPS = 0.7  # prior: this much of a share of the GFLOPs is the share of a latency
+SURE = 0.3  # prior: how sure that is
+OPTION, ACT = 0.02, 0.005  # prior: how far options cost more or less than that; activations
+MISFITS = (0.002, 0.01, 0.03)  # of sums of costs
+UNSURE = 0.01  # half the 95 % interval of a measured share, where it is not known
+NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations
+TRIES = 100
+STEEPEST = 1e5  # tilt of a draw
+
+Labelled = tuple[str, Value]
+GFLOPS: Labelled = ("", "gflops")  # what is learned of these, among what is learned of options
+
+
+class Group:
+    """Labels whose options cost something only together, such as a layer's kernels, width and depth; or one label.
+
+    Args:
+        options: values of the labels, all combinations; the default ones first.
+        start: the place of the first of them among all options of a form.
+    """
+
+    def __init__(self, labels: Sequence[str], options: Sequence[tuple[Value, ...]], start: int):
+        self.labels, self.options, self.start = tuple(labels), tuple(options), start
+        self.place = {option: start + i for i, option in enumerate(self.options)}
+
+    def of(self, architecture: Mapping[str, Value]) -> int:
+        """The place of the option that an architecture has."""
+        return self.place[tuple(architecture[label] for label in self.labels)]
+
+
+class Form:
+    """The architectures of one form of the network (see `space.forms`): what they cost is a sum over groups' options.
+
+    Args:
+        unit: what the default architecture of all costs of `COUNTED`; None where that can't be counted.
+        imgsz: input size in pixels where the form names none.
+
+    Attributes:
+        base: (2,), `COUNTED` of the form's own default architecture, as shares of the unit.
+        counted: (options, 2), what each adds to that.
+        starts: the first option of each group.
+    """
+
+    def __init__(self, space: Space, form: Mapping[str, Value], unit: Mapping[str, float] | None, imgsz: int):
+        import numpy as np
+
+        self.form, self.whole, self.space, self.unit = form, space, space.in_form(form), unit
+        self.default, self.imgsz = self.space.default(), int(form.get("imgsz", imgsz))
+        self.base = self._counted({})
+        self.groups: list[Group] = []
+        counted: list[np.ndarray] = []
+        for layer in self.space.layers.values():
+            shape = [c for c in layer.choices if c.kind != "act"]
+            for choices in (shape, *([c] for c in layer.choices if c.kind == "act")):
+                labels = [c.label for c in choices]
+                first = tuple(self.default[label] for label in labels)
+                options = [first, *(o for o in itertools.product(*(c.options for c in choices)) if o != first)]
+                self.groups.append(Group(labels, options, len(counted)))
+                changes = ({} if choices is not shape else dict(zip(labels, option)) for option in options)
+                counted += [self._counted(change) - self.base for change in changes]
+        self.counted = np.array(counted)
+        self.starts = [group.start for group in self.groups]
+
+    @cached_property
+    def options(self) -> list[tuple[Labelled, ...]]:
+        """What each option is in the whole space: values by label."""
+        return [tuple(self.whole.outer(option, self.form).items())[: len(option)] for option in self._inner]
+
+    def places(self, inner: Mapping[str, Value]) -> list[int]:
+        """The options of an architecture of the form's space."""
+        return [group.of(inner) for group in self.groups]
+
+    def architecture(self, places: Iterable[int]) -> Architecture:
+        """The architecture of the whole space with an option of each group."""
+        found = {label: value for place in places for label, value in self._inner[place].items()}
+        return self.whole.outer({label: found[label] for label in self.default}, self.form)
+
+    @cached_property
+    def _inner(self) -> list[dict[str, Value]]:
+        return [dict(zip(group.labels, option)) for group in self.groups for option in group.options]
+
+    def _counted(self, change: Mapping[str, Value]) -> np.ndarray:
+        import numpy as np
+
+        if self.unit is None:
+            return np.zeros(len(COUNTED))
+        found = count(self.space, {**self.default, **change}, self.imgsz)
+        return np.array([found[metric] / self.unit[metric] for metric in COUNTED])
+
+
+class Costs:
+    """What a space's architectures cost.
+
+    Args:
+        imgsz: input size in pixels, of the default architecture.
+        constraints: what must be kept to.
+        metrics: further costs that matter.
+    """
+
+    def __init__(self, space: Space, imgsz: int, constraints: Sequence[Constraint] = (), metrics: Sequence[str] = ()):
+        self.space, self.imgsz, self.constraints = space, imgsz, tuple(constraints)
+        self.metrics = tuple(dict.fromkeys([*(c.metric for c in constraints), *metrics]))
+        self.measured: list[TrialRecord] = []
+        self.reference: TrialRecord | None = None
+        self.fits: dict[str, dict[Labelled, float]] = {}
+        self.forms: dict[str, Form] = {}
+        try:
+            self.own: dict[str, float] | None = count(space, space.default(), imgsz)
+        except KeyError:  # a layer whose cost is not known
+            self.own = None
+
+    # What is known ------------------------------------------------------------------------------------------------
+
+    @property
+    def learned(self) -> list[str]:
+        """The metrics that are not counted."""
+        return [m for m in self.metrics if self.own is None or m not in COUNTED]
+
+    def tell(self, record: TrialRecord) -> None:
+        """Learn what an architecture cost."""
+        if record.state in ("complete", "infeasible", "pruned"):
+            if record.is_reference:
+                self.reference = record
+            if any(metric in record.metrics for metric in self.learned):
+                self.measured.append(record)
+                self.fits.clear()
+
+    def unit(self, metric: str) -> float | None:
+        """What the default architecture costs; None where it is not known yet."""
+        if metric == "latency_ratio":
+            return 1.0
+        if self.own and metric in COUNTED:
+            return self.own[metric]
+        return self.reference.metrics.get(metric) if self.reference else None
+
+    def share(self, architecture: Mapping[str, Value], metric: str) -> float:
+        """What an architecture costs, as far as is known."""
+        form, inner = self._formed(architecture)
+        base, adds = self.terms(form, metric)
+        return base + float(adds[form.places(inner)].sum())
+
+    def allows(self, architecture: Mapping[str, Value]) -> bool:
+        """Whether an architecture keeps to the constraints, as far as is known."""
+        for c in self.constraints:
+            unit = self.unit(c.metric)
+            if unit and c.excess({c.metric: self.share(architecture, c.metric) * unit}) > 1e-9:
+                return False
+        return True
+
+    def form_of(self, form: Mapping[str, Value]) -> Form:
+        """The sums of a form."""
+        key = repr(sorted(form.items()))
+        if key not in self.forms:
+            self.forms[key] = Form(self.space, form, self.own, self.imgsz)
+        return self.forms[key]
+
+    def terms(self, form: Form, metric: str) -> tuple[float, np.ndarray]:
+        """What a form's default architecture costs, and what each option of its groups adds to that, (options,)."""
+        if self.own and metric in COUNTED:
+            column = COUNTED.index(metric)
+            return float(form.base[column]), form.counted[:, column]
+        import numpy as np
+
+        known = self._fit(metric)
+
+        def adds(entries: Iterable[Labelled]) -> float:
+            return sum(known.get(entry, 0.0) for entry in entries)
+
+        base = 1.0 + adds(form.form.items()) + (known[GFLOPS] * (float(form.base[0]) - 1.0) if self.own else 0.0)
+        own = np.array([adds(option) for option in form.options])
+        firsts = np.repeat(own[form.starts], np.diff([*form.starts, len(own)]))  # a form's default may be an option
+        return base, known[GFLOPS] * form.counted[:, 0] + own - firsts
+
+    def limits(self, form: Form) -> list[tuple[np.ndarray, float]]:
+        """The constraints in a form: sums of what options add that are at most a number."""
+        found = []
+        for c in self.constraints:
+            if unit := self.unit(c.metric):
+                base, adds = self.terms(form, c.metric)
+                sign = 1.0 if c.at_most else -1.0
+                found.append((sign * adds, sign * (c.limit / unit - base)))
+        return found
+
+    def _formed(self, architecture: Mapping[str, Value]) -> tuple[Form, Architecture]:
+        return self.form_of(self.space.form_of(architecture)), self.space.inner(architecture)
+
+    def _fit(self, metric: str) -> dict[Labelled, float]:
+        """What is learned of a metric: of the GFLOPs, and of each option that is not the default one."""
+        if metric not in self.fits:
+            self.fits[metric] = self._fitted(metric)
+        return self.fits[metric]
+
+    def _fitted(self, metric: str) -> dict[Labelled, float]:
+        import numpy as np
+
+        unit = self.unit(metric)
+        having = [r for r in self.measured if metric in r.metrics] if unit else []
+        known: dict[Labelled, float] = {GFLOPS: OF_GFLOPS if self.own else 0.0}
+        if not having or not unit:
+            return known
+        kinds = {choice.label: choice.kind for choice in self.space.choices.values()}
+        entries = [
+            (c.label, option) for c in self.space.choices.values() for option in c.options if option != c.default
+        ]
+        column = {entry: j for j, entry in enumerate(entries, 1)}
+        wide = 1.0 if self.own else 5.0
+        prior = np.array([SURE, *(wide * (ACT if kinds[label] == "act" else OPTION) for label, _ in entries)])
+        x = np.zeros((len(having), len(prior)))
+        for row, record in zip(x, having):
+            form, inner = self._formed(record.architecture)
+            row[0] = form.base[0] - 1 + form.counted[form.places(inner), 0].sum() if self.own else 0.0
+            for entry in record.architecture.items():
+                if entry in column:
+                    row[column[entry]] = 1.0
+        y = np.array([r.metrics[metric] / unit - 1.0 for r in having]) - x[:, 0] * known[GFLOPS]
+        error = np.array([r.metrics.get("latency_error", UNSURE) / NORMAL_95 for r in having])
+        fits = [posterior(x, y, prior, np.sqrt(error**2 + misfit**2)) for misfit in MISFITS]
+        _, found, _ = max(fits, key=lambda one: one[0])
+        return {GFLOPS: known[GFLOPS] + float(found[0]), **{e: float(found[j]) for e, j in column.items()}}
+
+    # Draws --------------------------------------------------------------------------------------------------------
+
+    def draw(self, rng: random.Random) -> Architecture:
+        """An architecture drawn at random; where a cost matters, as likely among cheap ones as among dear ones.
+
+        A cost among those allowed is drawn, evenly by its logarithm, and the architecture from that distribution over
+        the options with the highest entropy that has it as its mean.
+        """
+        if not self.metrics:
+            return self.space.sample(rng)
+        found = self.space.default()
+        for tried in range(TRIES):
+            form = self.form_of(rng.choice(self.space.forms))
+            found = self._drawn(form, rng, 0.97**tried)  # nearer and nearer to the cheapest
+            if self.allows(found):
+                break
+        return found
+
+    def _drawn(self, form: Form, rng: random.Random, top: float) -> Architecture:
+        """One of a form, of a cost in the lower share `top` of what is allowed."""
+        import numpy as np
+
+        metric = rng.choice([c.metric for c in self.constraints] or self.metrics)
+        base, adds = self.terms(form, metric)
+        low = base + float(np.minimum.reduceat(adds, form.starts).sum())
+        high = base + float(np.maximum.reduceat(adds, form.starts).sum())
+        for c in self.constraints:
+            if c.metric == metric and (unit := self.unit(metric)):
+                low, high = (low, min(high, c.limit / unit)) if c.at_most else (max(low, c.limit / unit), high)
+        low = max(low, 1e-3)
+        wanted = low * max(high / low, 1.0) ** (top * rng.random())
+        chances = tilted(adds, form.starts, wanted - base)
+        bounds = [*form.starts, len(adds)]
+        places = [rng.choices(range(a, b), weights=chances[a:b].tolist())[0] for a, b in itertools.pairwise(bounds)]
+        return form.architecture(places)
+
+
+def tilted(costs: np.ndarray, starts: Sequence[int], mean: float) -> np.ndarray:
+    """Chances of options, exponential in their costs, with which the sum of one of each group has a given mean.
+
+    Args:
+        costs: (options,).
+        starts: the first option of each group.
+    """
+    import numpy as np
+
+    sizes = np.diff([*starts, len(costs)])
+    least = costs - np.repeat(np.minimum.reduceat(costs, starts), sizes)
+    most = costs - np.repeat(np.maximum.reduceat(costs, starts), sizes)
+
+    def chances(slope: float) -> np.ndarray:
+        weights = np.exp(slope * (most if slope > 0 else least))
+        return weights / np.repeat(np.add.reduceat(weights, starts), sizes)  # type: ignore[no-any-return]
+
+    low, high = -math.asinh(STEEPEST), math.asinh(STEEPEST)  # slopes of 1e-3 and 1e5 both occur
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(chances(math.sinh(middle)) @ costs) < mean else (low, middle)
+    return chances(math.sinh(high))
