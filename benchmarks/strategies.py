@@ -13,6 +13,7 @@ call goes on.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import multiprocessing
@@ -22,6 +23,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from yolov5_nas.strategies.strategy import Strategy
 YAML = "yolov5n_elastic.yaml"
 IMGSZ = 128
 TRIALS = {20: (20,), 100: (60, 100)}  # trials of a search, and after how many its winner is asked for
-STARTS = 20  # climbs to the best architecture where pairs count
+STARTS = 10  # climbs to the best architecture where pairs count
 DRAWN = 2000  # architectures, for their spread
 
 
@@ -132,13 +134,22 @@ def strategy_of(cell: Cell, space: Space) -> Strategy:
     return make_strategy(cell.strategy, space, cell.seed, population, imgsz=IMGSZ)
 
 
-def run(cell: Cell) -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def problem_of(options: int, additive: float, seed: int) -> Problem:
+    """That of many cells."""
+    return Problem(space_of(options), additive, seed)
+
+
+def run(own: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The regrets of searches for the same rewards."""
+    return [regrets(cell, problem_of(cell.options, cell.additive, cell.seed)) for cell in own]
+
+
+def regrets(cell: Cell, problem: Problem) -> dict[str, Any]:
     """The regret of a search's winner after some numbers of trials."""
-    space = space_of(cell.options)
-    problem = Problem(space, cell.additive, cell.seed)
-    strategy, rng = strategy_of(cell, space), random.Random(f"noise {cell.seed}")
+    strategy, rng = strategy_of(cell, problem.space), random.Random(f"noise {cell.seed}")
     records: list[TrialRecord] = []
-    regrets = {}
+    found = {}
     for number in range(cell.trials):
         architecture = strategy.ask()
         seen = problem.reward(architecture) + cell.noise * rng.gauss(0, 1)
@@ -148,8 +159,8 @@ def run(cell: Cell) -> dict[str, Any]:
         if number + 1 in TRIALS[cell.trials]:
             winner = best(records)
             assert winner
-            regrets[number + 1] = problem.best - problem.reward(Architecture(winner.architecture))
-    return {**asdict(cell), "regrets": regrets}
+            found[number + 1] = problem.best - problem.reward(Architecture(winner.architecture))
+    return {**asdict(cell), "regrets": found}
 
 
 def cells(args: argparse.Namespace) -> Iterable[Cell]:
@@ -180,12 +191,14 @@ def main() -> None:
     known = {Cell(**{name: line[name] for name in fields}) for line in lines}
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(run, cell) for cell in cells(args) if cell not in known]
+        left = [cell for cell in cells(args) if cell not in known]
+        groups = itertools.groupby(left, key=lambda cell: (cell.options, cell.additive, cell.seed))
+        futures = [pool.submit(run, list(own)) for _, own in groups]
         for future in as_completed(futures):
-            lines.append(future.result())
+            lines += future.result()
             with args.out.open("a") as out:
-                out.write(json.dumps(lines[-1]) + "\n")
-    print(table([json.loads(line) for line in args.out.read_text().splitlines()], args.strategies))
+                out.writelines(json.dumps(line) + "\n" for line in future.result())
+    print(table(lines, args.strategies))
 
 
 def table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

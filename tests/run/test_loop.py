@@ -39,7 +39,7 @@ def test_every_trial_starts_and_ends_in_the_journal(tmp_path):
     assert record.reward == record.metrics["map50_95"] == fake_trials.score(record.architecture)
 
 
-@pytest.mark.parametrize("name", ["evolution", "tpe", "nsga2"])
+@pytest.mark.parametrize("name", ["additive", "evolution", "tpe", "nsga2"])
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("cut", [0, 1, 2, 7, 8, 15, 23])
 def test_a_search_cut_off_at_any_line_goes_on_as_if_it_had_not_been(tmp_path, name, slots, cut):
@@ -135,7 +135,7 @@ def refusing(architecture, settings, seed, folder):
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-@pytest.mark.parametrize("name", ["evolution", "random", "tpe", "nsga2"])
+@pytest.mark.parametrize("name", ["additive", "evolution", "random", "tpe", "nsga2"])
 def test_what_a_constraint_refuses_is_recorded_and_does_not_count(tmp_path, name, slots):
     strategy = make_strategy(name, SPACE, 3, 4, ("map50_95", "params") if name == "nsga2" else (), [LIMIT])
     search = loop(tmp_path, trials=12, trial=refusing, slots=slots, strategy=strategy)

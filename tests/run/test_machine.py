@@ -134,7 +134,7 @@ def test_a_trial_that_was_killed_is_tried_again_by_a_resume_alone(tmp_path):
     assert len(third.journal.records) == len(again.journal.records)  # nothing is left to do
 
 
-@pytest.mark.parametrize("strategy", ["evolution", "random", "tpe", "nsga2"])
+@pytest.mark.parametrize("strategy", ["additive", "evolution", "random", "tpe", "nsga2"])
 def test_every_strategy_takes_a_second_outcome(host, digits_yaml, tmp_path, strategy, monkeypatch):
     from yolov5_nas.run import pipeline
 
