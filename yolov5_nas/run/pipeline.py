@@ -22,6 +22,7 @@ from ..results.replacement import first_winner, winners
 from ..results.report import closing_table, options_of, report, winner_of
 from ..results.tensorboard import TensorBoardLogger
 from ..space.space import Space
+from ..strategies.confirming import Confirming
 from ..strategies.early_stopping import Curves
 from ..strategies.given import GivenArchitectures
 from ..strategies.named import make_strategy
@@ -37,6 +38,8 @@ from .prepare import engine_of, reward_of
 from .replace import Replacement, to_train
 from .rivals import Rivals
 from .stages import StageError, asked_before, finalists, from_scratch, full_trainings, scores, trained_supernet
+
+ENDLESS = 10**9  # trials
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class SearchResult:
         return closing_table(self.folder, self.trials)
 
 
-def _strategy(o: Options, settings: Settings) -> Strategy:
+def strategy_of(o: Options, settings: Settings) -> Strategy:
     name, population = o.strategy or "evolution", o.population or 16
     costs = [target.metric for target in o.targets] if o.reward in ("soft", "hard") else []
     space, limits = settings.space, settings.constraints
@@ -249,7 +252,7 @@ class Pipeline:
             run = {**self.loop, "engine": lambda: self._engine(alone)}
             weights = str(trained_supernet(self.folder, settings, o.one_shot, **run))
             o, settings = replace(o, weights=weights, inherit="base"), replace(settings, weights=weights)
-        asked = asked_of(self.strategy or _strategy(o, settings), settings.space)
+        asked = asked_of(self.strategy or strategy_of(o, settings), settings.space)
         print(f"scores of {count} architectures, in {self.folder}/scores")
         with contextlib.ExitStack() as stack:
 
@@ -268,14 +271,17 @@ class Pipeline:
             StageError: the time is over.
         """
         folder, journal = self.folder, Journal(RunFolder(self.folder).journal)
-        asked = asked_of(strategy or _strategy(o, settings), settings.space)
+        asked = asked_of(strategy or strategy_of(o, settings), settings.space)
+        most = count
+        if o.confirm:
+            asked, most = Confirming(asked, count, o.confirm), ENDLESS  # it says when all is done
         engine = self._engine(o)
         has_base = bool(o.base_epochs)
         choose = (lambda records: first_winner(folder, records, o)) if o.replaces else None
         keeper = Checkpoints(folder, journal, o.front, has_base or bool(o.deploy), engine.fetch, choose)
         logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         engine.reward = engine.reward or self.reward
-        with Progress(count, journal, reference=o.reference) as progress:
+        with Progress(count + o.confirm, journal, reference=o.reference) as progress:
 
             def started(record: TrialRecord) -> None:
                 progress.started(record)
@@ -290,7 +296,7 @@ class Pipeline:
                     engine,
                     journal,
                     self.reward,
-                    count,
+                    most,
                     has_base=has_base,
                     curves=Curves(self.reward, o.objectives, o.inherits) if o.prune else None,
                     listeners=(keeper, logger, progress, estimate, self.hooks.ended),
