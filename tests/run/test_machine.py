@@ -154,20 +154,6 @@ def test_every_strategy_takes_a_second_outcome(host, digits_yaml, tmp_path, stra
     assert [r.state for r in read_journal(tmp_path / "exp")] == ["complete"] * 8
 
 
-def test_the_leading_ones_are_confirmed_and_the_report_says_so(host, digits_yaml, tmp_path, capsys, monkeypatch):
-    from yolov5_nas.run import pipeline
-
-    monkeypatch.setattr(pipeline, "run_trial", fake_trials.quick)
-    flags = ["--data", digits_yaml, "--project", tmp_path, *FLAGS, "--trials", "5", "--confirm", "2"]
-    with inline():
-        assert main(["search", *map(str, flags)]) == 0
-        assert "2 of the leading architectures were trained again" in capsys.readouterr().out
-        assert main(["search", "--resume", str(tmp_path / "exp"), "--confirm", "3"]) == 0
-    records = read_journal(tmp_path / "exp")
-    assert [r.seed for r in records] == [0] * 5 + [1] * 3
-    assert "3 of the leading architectures" in (tmp_path / "exp/report.html").read_text()
-
-
 def test_a_search_whose_stock_trial_failed_is_not_called_done(host, digits_yaml, tmp_path, capsys, monkeypatch):
     from yolov5_nas.run import pipeline
 

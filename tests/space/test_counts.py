@@ -35,6 +35,29 @@ def test_a_layer_that_is_not_known_is_named():
         count(space, space.default(), 64)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        [-1, 1, "Conv", [128, [3, 3], 2]],
+        [-1, 1, "nn.Upsample", [None, [2, 2], "nearest"]],
+        [-1, 1, "nn.Upsample", [8, None, "nearest"]],
+    ],
+    ids=str,
+)
+def test_a_form_that_is_rare_is_not_known(row):
+    yaml = dict(Space.from_yaml("yolov5n_nas.yaml").yaml)
+    space = Space.from_dict({**yaml, "head": [*yaml["head"][:-1], row, yaml["head"][-1]]})
+    with pytest.raises(KeyError, match=row[2]):
+        count(space, space.default(), 64)
+
+
+def test_none_may_be_a_word():
+    yaml = dict(Space.from_yaml("yolov5n_nas.yaml").yaml)
+    rows = [row if i else [-1, 1, "Conv", [64, 6, 2, "None"]] for i, row in enumerate(yaml["backbone"])]
+    space = Space.from_dict({**yaml, "backbone": rows})
+    assert count(space, space.default(), 64)["params"] > 1e6
+
+
 def test_it_takes_no_time():
     space, rng = Space.from_yaml("yolov5n_elastic.yaml"), random.Random(0)
     drawn = [space.sample(rng) for _ in range(200)]

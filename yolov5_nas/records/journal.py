@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 VERSION = 2  # 1 had no budget, and what a proof trains among the labels
 STATES = ("started", "complete", "failed", "infeasible", "pruned")
-LEAST_REAL = 0.1  # of the variance over architectures, what is real at least
 REASONS = ("oom", "nan", "crash", "killed", "timeout", "latency", "hook", "machine")  # why a trial failed
 
 
@@ -264,48 +262,8 @@ def eligible(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 
 
 def best(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The eligible trial with the highest reward (of equal ones the earliest), or None.
-
-    Where some architectures were trained again, the one of which most is to be expected (see `expected`), and of its
-    trials the last: the first was among those that led, and may have done so by luck.
-    """
-    found = eligible(records)
-    worth, last = expected(found), {r.id: r for r in sorted(found, key=lambda r: r.number)}
-    return max(last.values(), key=lambda r: (worth.get(r.id, _reward(r)), -r.number), default=None)
-
-
-def expected(records: Iterable[TrialRecord], metric: str = "") -> dict[str, float]:
-    """What is to be expected of each architecture of a search, by id; {} where none was trained twice.
-
-    Its mean over seeds, drawn towards the mean of all by the share of the variance that is the seeds' (Efron and Morris
-    1975): noise is the variance of the differences between first and second trainings, halved. Their mean difference is
-    left out of it, since what is trained again led.
-
-    Args:
-        metric: by default the reward.
-    """
-    by: dict[str, list[float]] = {}
-    for record in sorted(complete(records), key=lambda r: r.number):
-        value = record.metrics.get(metric) if metric else record.reward
-        if value is not None:
-            by.setdefault(record.id, []).append(value)
-    noise, spread = seed_variance(by.values()), [values[0] for values in by.values()]
-    if noise is None:
-        return {}
-    middle, variance = statistics.mean(spread), statistics.variance(spread) if len(spread) > 1 else 0.0
-    real = max(variance - noise, LEAST_REAL * variance)
-    return {
-        name: middle + real / (real + noise / len(values)) * (statistics.mean(values) - middle) if real else middle
-        for name, values in by.items()
-    }
-
-
-def seed_variance(trainings: Iterable[Sequence[float]]) -> float | None:
-    """The variance that seeds make, from numbers of several trainings each; None where none has two."""
-    apart = [values[1] - values[0] for values in trainings if len(values) > 1]
-    if len(apart) < 2:
-        return apart[0] ** 2 / 2 if apart else None
-    return statistics.variance(apart) / 2
+    """The eligible trial with the highest reward (of equal ones the earliest), or None."""
+    return max(eligible(records), key=lambda r: (_reward(r), -r.number), default=None)
 
 
 def front(records: Iterable[TrialRecord], *objectives: str) -> list[TrialRecord]:

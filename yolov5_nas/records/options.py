@@ -103,13 +103,6 @@ class Options:
         least=0,
         may_change=True,
     )
-    confirm: int = searched(
-        0,
-        "train so many of the leading architectures again, with another seed: the best of many single trainings was"
-        " lucky too",
-        least=0,
-        may_change=True,
-    )
     rivals: str = searched(
         "all",
         "with --method replace, train beside the winners what users try first: the parent at other widths and at a"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
@@ -77,15 +76,12 @@ def load_space(run: Path) -> Space:
 def keep_weights(
     run: Path, records: list[TrialRecord], objectives: tuple[str, ...], others: Collection[int] = ()
 ) -> list[TrialRecord]:
-    """Delete the weights of trials that are not the best, trained again, on the front of the objectives or among the
-    others.
+    """Delete the weights of trials that are not the best, on the front of the objectives or among the others.
 
     Returns:
         Those whose weights are kept.
     """
     kept = {r.number: r for r in [*front(records, *objectives), *(r for r in records if r.number in others)]}
-    times = Counter(r.id for r in records)
-    kept |= {r.number: r for r in records if times[r.id] > 1}  # one of them may prove the best
     if (winner := best(records)) is not None:
         kept[winner.number] = winner
     for record in complete(records):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..records.journal import TrialRecord, best, complete, expected, read_journal, reference, seed_variance, to_dict
+from ..records.journal import TrialRecord, best, complete, read_journal, reference, to_dict
 from ..records.metrics import LATENCIES, is_maximised
 from ..records.options import Options, load_options
 from ..records.run_folder import RunFolder
@@ -97,24 +97,9 @@ def summary(records: Sequence[TrialRecord], stock_leads: bool = False) -> str:
     if winner.number == stock.number:
         return ended + (STOCK_LEADS if stock_leads else FOUND_NOTHING)
     broken = "The stock architecture itself breaks a constraint. " if stock.error else ""
-    return f"{ended}Best is trial {winner.number}: {_against(winner, stock)}. {broken}{_how_sure(records, winner)}"
-
-
-def _how_sure(records: Sequence[TrialRecord], winner: TrialRecord) -> str:
-    """What another seed may change, in words."""
-    again = "another seed moves mAP too, so train both a few times before you rely on a small gain."
-    by: dict[str, list[float]] = {}
-    for record in sorted(complete(records), key=lambda r: r.number):
-        by.setdefault(record.id, []).append(record.metrics.get("map50_95", 0.0))
-    variance, own = seed_variance(by.values()), by[winner.id]
-    if variance is None or len(own) < 2:
-        return f"Each was trained once; {again}"
-    likely = expected(records, "map50_95")[winner.id]
-    count = sum(len(values) > 1 for values in by.values())
     return (
-        f"{count} of the leading architectures were trained again with another seed, which moved mAP50-95 by"
-        f" {variance**0.5:.3f} (one standard deviation). The best had {own[0]:.3f}, then {own[-1]:.3f};"
-        f" {likely:.3f} is to be expected of it. The stock architecture was trained once: {again}"
+        f"{ended}Best is trial {winner.number}: {_against(winner, stock)}. {broken}"
+        "Each was trained once; another seed moves mAP too, so train both a few times before you rely on a small gain."
     )
 
 

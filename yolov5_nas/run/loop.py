@@ -45,8 +45,8 @@ class Loop:
         journal: gets a line when a trial starts and one when it ends.
         reward: metrics to the number to maximise.
         trials: how many to train in all, those in the journal included; what a constraint refuses does not count.
-        seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone;
-            what is trained again has the next one. Or of each, by its number.
+        seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone. Or
+            of each, by its number.
         has_base: all trials start from the weights of the first; nothing else starts until that is complete.
         curves: with it trials are ended early.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
@@ -119,12 +119,8 @@ class Loop:
             return None
         self.counted += 1
         parent = 0 if self.has_base and number else None
-        return TrialRecord(number, dict(architecture), "started", seed=self._seed(number, architecture), parent=parent)
-
-    def _seed(self, number: int, architecture: Architecture) -> int:
-        if not isinstance(self.seed, int):
-            return self.seed(number)
-        return self.seed + sum(record.id == architecture.id for record in self.journal.trials.values())
+        seed = self.seed if isinstance(self.seed, int) else self.seed(number)
+        return TrialRecord(number, dict(architecture), "started", seed=seed, parent=parent)
 
     def _replay_curves(self, curves: Curves, cut: Collection[int]) -> None:
         """Learn the curves of the journal. Trials that were cut off get the pruner again that they had."""
@@ -213,8 +209,11 @@ def replay(records: Iterable[TrialRecord], strategy: AskTell) -> list[TrialRecor
             strategy.tell(record)
         elif record.number not in latest:
             recall = getattr(strategy, "recall", None)  # a user's own may only ask and tell
-            asked = recall(Architecture(record.architecture)) if recall else strategy.ask()
-            if asked.id != record.id:
+            try:
+                asked = recall(Architecture(record.architecture)).id if recall else strategy.ask().id
+            except SpaceExhausted:  # it has changed since, and proposed some that are still to come
+                asked = ""
+            if asked != record.id:
                 print(f"trial {record.number}: the strategy now proposes another architecture than the journal holds")
         latest[record.number] = record
     return [r.again() for _, r in sorted(latest.items()) if r.is_tried_again]

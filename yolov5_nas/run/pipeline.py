@@ -22,7 +22,6 @@ from ..results.replacement import first_winner, winners
 from ..results.report import closing_table, options_of, report, winner_of
 from ..results.tensorboard import TensorBoardLogger
 from ..space.space import Space
-from ..strategies.confirming import Confirming
 from ..strategies.early_stopping import Curves
 from ..strategies.given import GivenArchitectures
 from ..strategies.named import make_strategy
@@ -38,8 +37,6 @@ from .prepare import engine_of, reward_of
 from .replace import Replacement, to_train
 from .rivals import Rivals
 from .stages import StageError, asked_before, finalists, from_scratch, full_trainings, scores, trained_supernet
-
-ENDLESS = 10**9  # trials
 
 
 @dataclass(frozen=True)
@@ -272,16 +269,13 @@ class Pipeline:
         """
         folder, journal = self.folder, Journal(RunFolder(self.folder).journal)
         asked = asked_of(strategy or strategy_of(o, settings), settings.space)
-        most = count
-        if o.confirm:
-            asked, most = Confirming(asked, count, o.confirm), ENDLESS  # it says when all is done
         engine = self._engine(o)
         has_base = bool(o.base_epochs)
         choose = (lambda records: first_winner(folder, records, o)) if o.replaces else None
         keeper = Checkpoints(folder, journal, o.front, has_base or bool(o.deploy), engine.fetch, choose)
         logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         engine.reward = engine.reward or self.reward
-        with Progress(count + o.confirm, journal, reference=o.reference) as progress:
+        with Progress(count, journal, reference=o.reference) as progress:
 
             def started(record: TrialRecord) -> None:
                 progress.started(record)
@@ -296,7 +290,7 @@ class Pipeline:
                     engine,
                     journal,
                     self.reward,
-                    most,
+                    count,
                     has_base=has_base,
                     curves=Curves(self.reward, o.objectives, o.inherits) if o.prune else None,
                     listeners=(keeper, logger, progress, estimate, self.hooks.ended),

@@ -178,7 +178,7 @@ def _candidates(run: Path, records: list[TrialRecord], o: Options, top: int) -> 
         likely = [w.record for w in winners(run, records, o) if w.record]
     elif o.inherits:  # stock leads there, and keeps good ones off the front
         likely = eligible(records)
-    found = {r.id: r for r in likely if not r.is_reference}
+    found = {r.number: r for r in likely if not r.is_reference}
     if not found:
         raise UserError(f"there is nothing to prove: the search found nothing better than {_named(o)}")
     order = found.values() if o.replaces else sorted(found.values(), key=lambda r: -(r.reward or 0.0))

@@ -77,8 +77,12 @@ def count(space: Space, architecture: Mapping[str, Value], imgsz: int) -> dict[s
     total, found = Count(), list[Map]()
     image = Map(3, int(architecture.get("imgsz", imgsz)))
     for i, (_, _, (f, n, module, args)) in enumerate(stock_lines(space, architecture)):
+        args = [{"None": None, "True": True, "False": False}.get(a, a) if isinstance(a, str) else a for a in args]
         read = [found[j] if j >= 0 else found[i + j] if i else image for j in (f if isinstance(f, list) else [f])]
-        found.append(_layer(total, space, module, n, args, read))
+        try:
+            found.append(_layer(total, space, module, n, args, read))
+        except (TypeError, ValueError):  # of a form that is rare, such as a kernel that is no square
+            raise KeyError(module) from None
     return total.costs
 
 

@@ -12,13 +12,14 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..records.journal import TrialRecord
 from ..records.reward import Constraint
 from ..space.architecture import Architecture, Value
 from ..space.counts import count
 from ..space.space import Space
+from .knapsack import best_options
 from .regression import posterior
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 COUNTED = ("gflops", "params")
 OF_GFLOPS = 0.7  # prior: this much of a share of the GFLOPs is the share of a latency
 SURE = 0.3  # prior: how sure that is
-OPTION, ACT = 0.02, 0.005  # prior: how far options cost more or less than that; activations
+OPTION, ACT, WHOLE = 0.02, 0.005, 0.1  # prior: how far options cost more or less than that; activations; forms
 MISFITS = (0.002, 0.01, 0.03)  # of sums of costs
 UNSURE = 0.01  # half the 95 % interval of a measured share, where it is not known
 NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations
-TRIES = 100
+TRIES = 15
+SURELY = 2.0  # standard errors
 STEEPEST = 1e5  # tilt of a draw
 
 Labelled = tuple[str, Value]
@@ -82,6 +84,7 @@ class Form:
                 labels = [c.label for c in choices]
                 first = tuple(self.default[label] for label in labels)
                 options = [first, *(o for o in itertools.product(*(c.options for c in choices)) if o != first)]
+                options = [o for o in options if self._is_of_whole(labels, o)]
                 self.groups.append(Group(labels, options, len(counted)))
                 changes = ({} if choices is not shape else dict(zip(labels, option)) for option in options)
                 counted += [self._counted(change) - self.base for change in changes]
@@ -106,6 +109,11 @@ class Form:
     def _inner(self) -> list[dict[str, Value]]:
         return [dict(zip(group.labels, option)) for group in self.groups for option in group.options]
 
+    def _is_of_whole(self, labels: Sequence[str], option: Sequence[Value]) -> bool:
+        """Whether the whole space has an option: a form can make two of one, of which a layer had one."""
+        values = self.whole.outer(dict(zip(labels, option)), self.form)
+        return all(values[label] in self.whole.choices[label].options for label in labels)
+
     def _counted(self, change: Mapping[str, Value]) -> np.ndarray:
         import numpy as np
 
@@ -113,6 +121,18 @@ class Form:
             return np.zeros(len(COUNTED))
         found = count(self.space, {**self.default, **change}, self.imgsz)
         return np.array([found[metric] / self.unit[metric] for metric in COUNTED])
+
+
+class Learned(NamedTuple):
+    """What is learned of a metric that is measured.
+
+    Args:
+        adds: of the GFLOPs' share, and of each option that is not the default one.
+        covariance: of these.
+    """
+
+    adds: dict[Labelled, float]
+    covariance: np.ndarray
 
 
 class Costs:
@@ -129,7 +149,7 @@ class Costs:
         self.metrics = tuple(dict.fromkeys([*(c.metric for c in constraints), *metrics]))
         self.measured: list[TrialRecord] = []
         self.reference: TrialRecord | None = None
-        self.fits: dict[str, dict[Labelled, float]] = {}
+        self.fits: dict[str, Learned] = {}
         self.forms: dict[str, Form] = {}
         try:
             self.own: dict[str, float] | None = count(space, space.default(), imgsz)
@@ -166,13 +186,25 @@ class Costs:
         base, adds = self.terms(form, metric)
         return base + float(adds[form.places(inner)].sum())
 
-    def allows(self, architecture: Mapping[str, Value]) -> bool:
-        """Whether an architecture keeps to the constraints, as far as is known."""
+    def allows(self, architecture: Mapping[str, Value], sure: float = SURELY) -> bool:
+        """Whether an architecture is not known to break a constraint.
+
+        Args:
+            sure: standard errors of what is learned by which it would have to be broken.
+        """
         for c in self.constraints:
-            unit = self.unit(c.metric)
-            if unit and c.excess({c.metric: self.share(architecture, c.metric) * unit}) > 1e-9:
-                return False
+            if unit := self.unit(c.metric):
+                error = sure * self.unsure(architecture, c.metric) * (-1 if c.at_most else 1)
+                if c.excess({c.metric: (self.share(architecture, c.metric) + error) * unit}) > 1e-9:
+                    return False
         return True
+
+    def unsure(self, architecture: Mapping[str, Value], metric: str) -> float:
+        """The standard error of a share; 0 where it is counted."""
+        if self.own and metric in COUNTED:
+            return 0.0
+        row = self._row(architecture)
+        return float(row @ self._fit(metric).covariance @ row) ** 0.5
 
     def form_of(self, form: Mapping[str, Value]) -> Form:
         """The sums of a form."""
@@ -188,15 +220,16 @@ class Costs:
             return float(form.base[column]), form.counted[:, column]
         import numpy as np
 
-        known = self._fit(metric)
+        known = self._fit(metric).adds
 
         def adds(entries: Iterable[Labelled]) -> float:
             return sum(known.get(entry, 0.0) for entry in entries)
 
         base = 1.0 + adds(form.form.items()) + (known[GFLOPS] * (float(form.base[0]) - 1.0) if self.own else 0.0)
         own = np.array([adds(option) for option in form.options])
-        firsts = np.repeat(own[form.starts], np.diff([*form.starts, len(own)]))  # a form's default may be an option
-        return base, known[GFLOPS] * form.counted[:, 0] + own - firsts
+        firsts = own[form.starts]  # a form's default may be an option
+        adds_more = own - np.repeat(firsts, np.diff([*form.starts, len(own)]))
+        return base + float(firsts.sum()), known[GFLOPS] * form.counted[:, 0] + adds_more
 
     def limits(self, form: Form) -> list[tuple[np.ndarray, float]]:
         """The constraints in a form: sums of what options add that are at most a number."""
@@ -211,39 +244,49 @@ class Costs:
     def _formed(self, architecture: Mapping[str, Value]) -> tuple[Form, Architecture]:
         return self.form_of(self.space.form_of(architecture)), self.space.inner(architecture)
 
-    def _fit(self, metric: str) -> dict[Labelled, float]:
-        """What is learned of a metric: of the GFLOPs, and of each option that is not the default one."""
+    def _fit(self, metric: str) -> Learned:
         if metric not in self.fits:
             self.fits[metric] = self._fitted(metric)
         return self.fits[metric]
 
-    def _fitted(self, metric: str) -> dict[Labelled, float]:
+    @cached_property
+    def _entries(self) -> dict[Labelled, int]:
+        """The columns of what is learned: the GFLOPs, and each option that is not the default one."""
+        choices = self.space.choices.values()
+        entries = [GFLOPS, *((c.label, option) for c in choices for option in c.options if option != c.default)]
+        return {entry: j for j, entry in enumerate(entries)}
+
+    def _row(self, architecture: Mapping[str, Value]) -> np.ndarray:
+        """What an architecture has of each column."""
         import numpy as np
 
-        unit = self.unit(metric)
+        row = np.zeros(len(self._entries))
+        if self.own:
+            form, inner = self._formed(architecture)
+            row[0] = form.base[0] - 1 + form.counted[form.places(inner), 0].sum()
+        row[[self._entries[entry] for entry in architecture.items() if entry in self._entries]] = 1.0
+        return row
+
+    def _fitted(self, metric: str) -> Learned:
+        import numpy as np
+
+        unit, entries = self.unit(metric), self._entries
         having = [r for r in self.measured if metric in r.metrics] if unit else []
-        known: dict[Labelled, float] = {GFLOPS: OF_GFLOPS if self.own else 0.0}
-        if not having or not unit:
-            return known
         kinds = {choice.label: choice.kind for choice in self.space.choices.values()}
-        entries = [
-            (c.label, option) for c in self.space.choices.values() for option in c.options if option != c.default
-        ]
-        column = {entry: j for j, entry in enumerate(entries, 1)}
         wide = 1.0 if self.own else 5.0
-        prior = np.array([SURE, *(wide * (ACT if kinds[label] == "act" else OPTION) for label, _ in entries)])
-        x = np.zeros((len(having), len(prior)))
-        for row, record in zip(x, having):
-            form, inner = self._formed(record.architecture)
-            row[0] = form.base[0] - 1 + form.counted[form.places(inner), 0].sum() if self.own else 0.0
-            for entry in record.architecture.items():
-                if entry in column:
-                    row[column[entry]] = 1.0
-        y = np.array([r.metrics[metric] / unit - 1.0 for r in having]) - x[:, 0] * known[GFLOPS]
+        forms = {choice.label for choice in self.space.whole}
+        own = {label: WHOLE if label in forms else ACT if kind == "act" else OPTION for label, kind in kinds.items()}
+        errors = (wide * own[label] for label, _ in list(entries)[1:])
+        prior, mean = np.array([SURE, *errors]), np.zeros(len(entries))
+        mean[0] = OF_GFLOPS if self.own else 0.0
+        if not having or not unit:
+            return Learned(dict(zip(entries, mean.tolist())), np.diag(prior**2))
+        x = np.array([self._row(record.architecture) for record in having])
+        y = np.array([r.metrics[metric] / unit - 1.0 for r in having]) - x @ mean
         error = np.array([r.metrics.get("latency_error", UNSURE) / NORMAL_95 for r in having])
         fits = [posterior(x, y, prior, np.sqrt(error**2 + misfit**2)) for misfit in MISFITS]
-        _, found, _ = max(fits, key=lambda one: one[0])
-        return {GFLOPS: known[GFLOPS] + float(found[0]), **{e: float(found[j]) for e, j in column.items()}}
+        _, found, covariance = max(fits, key=lambda one: one[0])
+        return Learned(dict(zip(entries, (mean + found).tolist())), covariance)
 
     # Draws --------------------------------------------------------------------------------------------------------
 
@@ -258,10 +301,20 @@ class Costs:
         found = self.space.default()
         for tried in range(TRIES):
             form = self.form_of(rng.choice(self.space.forms))
-            found = self._drawn(form, rng, 0.97**tried)  # nearer and nearer to the cheapest
-            if self.allows(found):
-                break
-        return found
+            found = self._drawn(form, rng, 0.9**tried)  # nearer and nearer to the cheapest
+            if self.allows(found, 0.0):
+                return found
+        return self._picked(rng) or found
+
+    def _picked(self, rng: random.Random) -> Architecture | None:
+        """One that keeps to all constraints, which few do: the best by drawn values; None where there is none."""
+        import numpy as np
+
+        for form in map(self.form_of, rng.sample(self.space.forms, len(self.space.forms))):
+            values = np.array([rng.gauss(0, 1) for _ in form.options])
+            if (places := best_options(values, form.starts, self.limits(form))) is not None:
+                return form.architecture(places)
+        return None
 
     def _drawn(self, form: Form, rng: random.Random, top: float) -> Architecture:
         """One of a form, of a cost in the lower share `top` of what is allowed."""

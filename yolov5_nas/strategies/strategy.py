@@ -11,7 +11,7 @@ from ..space.space import Space
 from .costs import Costs
 
 TRIES = 1000
-HOPELESS = 200  # candidates in a row that break a constraint, as far as is known: then one is drawn among those allowed
+HOPELESS = 10  # candidates in a row that are known, or known to break a constraint: then what is drawn is taken
 SCANNED = 100_000  # spaces up to this size are searched to the last architecture
 
 
@@ -76,8 +76,10 @@ class Strategy:
 
     def _new(self) -> Architecture:
         for tried in range(TRIES):
-            architecture = self.propose() if tried < HOPELESS else self.draw()
-            if architecture.id not in self.seen and self.allows(architecture):
+            hopeless = tried >= HOPELESS
+            architecture = self.draw() if hopeless else self.propose()
+            # Where no draw is allowed, one is refused all the same: a hundred of them end a search, and say why.
+            if architecture.id not in self.seen and (hopeless or self.allows(architecture)):
                 return architecture
         for architecture in self._scan():
             if architecture.id not in self.seen:

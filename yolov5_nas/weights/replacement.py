@@ -89,7 +89,9 @@ class Parent:
         """As `child`, for a training to start from: batches normalise it as it was solved."""
         model = self.child(architecture)
         first = self._first(architecture) if self.reference is self.model else 0
-        with torch.no_grad(), normalising(list(model.model)[first:]):
+        lines = enumerate(stock_lines(self.space, architecture))
+        ours = [model.model[j] for j, line in lines if j >= first and line.origin not in self.frozen]
+        with torch.no_grad(), normalising(ours):
             run_layers(model, self.images, 0, len(model.model), [])
         return model
 
