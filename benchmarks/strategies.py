@@ -202,12 +202,27 @@ def main() -> None:
 
 
 def table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Mean regrets with their standard errors, a row for each kind of search."""
+    """Mean regrets with their standard errors, a row for each kind of search; and means over kinds."""
     found: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for line in lines:
         for trials, regret in line["regrets"].items():
             key = int(trials), line["options"], line["additive"], line["noise"]
             found.setdefault(key, {}).setdefault(line["strategy"], []).append(regret)
+    return f"{_by_kind(found, names)}\n\n{_by_trials(found, names)}"
+
+
+def _by_trials(found: Mapping[tuple[Any, ...], Mapping[str, Sequence[float]]], names: Sequence[str]) -> str:
+    """Means over the kinds of which all strategies have some."""
+    rows = ["| trials | noise | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    whole = {key: own for key, own in found.items() if set(names) <= set(own)}
+    for trials, noise in sorted({(key[0], key[3]) for key in whole}):
+        kinds = [own for key, own in whole.items() if (key[0], key[3]) == (trials, noise)]
+        means = (statistics.mean(statistics.mean(own[name]) for own in kinds) for name in names)
+        rows.append(f"| {trials} | {noise:g} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
+    return "\n".join(rows)
+
+
+def _by_kind(found: Mapping[tuple[Any, ...], Mapping[str, Sequence[float]]], names: Sequence[str]) -> str:
     rows = ["| trials | options | additive | noise | " + " | ".join(names) + " |", "|---" * (4 + len(names)) + "|"]
     for key, own in sorted(found.items()):
         shown = [_shown(own.get(name, [])) for name in names]

@@ -68,7 +68,7 @@ def test_a_parent_is_validated_as_it_is(settings, tmp_path):
 
 def test_a_trial_starts_from_the_network_that_was_scored(settings, host, tmp_path):
     architecture = with_values(settings, c3_4=0.5)
-    child = read_parent(host, settings, 64, 0).child(architecture).state_dict()
+    child = read_parent(host, settings, 64, 0).start(architecture).state_dict()
     from yolov5_nas.space.compile import derive
 
     model = host.build(derive(settings.space, architecture))

@@ -6,7 +6,6 @@ others. Where options' effects nearly add up, all trials together say far more o
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,26 +39,21 @@ class Additive(Strategy):
         objectives: metrics; by default the reward alone.
     """
 
+    is_placed = True
+
     def __init__(self, space: Space, seed: int = 0, costs: Costs | None = None, objectives: Sequence[str] = ()):
         super().__init__(space, seed, costs or Costs(space, 640))
         self.accuracies = [metric for metric in objectives if is_maximised(metric)]
         self.limited = [metric for metric in objectives if not is_maximised(metric)]
         self.complete: list[TrialRecord] = []
-        self.asked = self.tried = self.refused = 0
+        self.tried = self.refused = 0
         self.fits: dict[str, Fit] = {}
         options = [(c.label, option) for c in space.choices.values() for option in c.options]
         self.column = {option: j for j, option in enumerate(options)}
 
     def ask(self) -> Architecture:
-        # Random numbers are of the place in the sequence, so that a journal is played back without proposing anything.
-        self.rng, self.tried = random.Random(f"{self.seed} {self.asked}"), 0
-        self.asked += 1
+        self.tried = 0
         return super().ask()
-
-    def recall(self, architecture: Architecture) -> Architecture:
-        self.asked += 1
-        self.seen.add(architecture.id)
-        return architecture
 
     def propose(self) -> Architecture:
         self.tried += 1

@@ -19,6 +19,8 @@ class Evolution(Strategy):
     random, with one label changed. Until the population is full, proposals are random.
     """
 
+    is_placed = True
+
     def __init__(self, space: Space, seed: int = 0, population: int = 16, sample: int = 4, costs: Costs | None = None):
         super().__init__(space, seed, costs)
         if not 1 <= sample <= population:

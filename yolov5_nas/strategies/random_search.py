@@ -9,5 +9,7 @@ from .strategy import Strategy
 class RandomSearch(Strategy):
     """Architectures drawn uniformly."""
 
+    is_placed = True
+
     def propose(self) -> Architecture:
         return self.space.sample(self.rng)

@@ -32,11 +32,17 @@ class Strategy:
         space: what to search.
         seed: of the strategy's own random numbers.
         costs: what architectures cost, as far as that matters; what is known to break a constraint is not proposed.
+    Attributes:
+        is_placed: what is proposed depends on the seed, on how often it was asked, and on what it was told, and on
+            nothing else. A journal is then played back without proposing anything.
     """
+
+    is_placed = False
 
     def __init__(self, space: Space, seed: int = 0, costs: Costs | None = None):
         self.space, self.seed, self.rng, self.costs = space, seed, random.Random(seed), costs
         self.seen: set[str] = set()
+        self.place = 0
 
     def ask(self) -> Architecture:
         """The next architecture to try.
@@ -44,13 +50,20 @@ class Strategy:
         Raises:
             SpaceExhausted: every architecture was proposed, or no new one was found in 1000 tries.
         """
+        if self.is_placed:
+            self.rng = random.Random(f"{self.seed} {self.place}")
+        self.place += 1
         architecture = self._new() if self.seen else self.space.default()
         self.seen.add(architecture.id)
         return architecture
 
     def recall(self, architecture: Architecture) -> Architecture:
         """Ask again for what was asked for before a resume, in the same order; what is proposed now."""
-        return self.ask()
+        if not self.is_placed:
+            return self.ask()
+        self.place += 1
+        self.seen.add(architecture.id)
+        return architecture
 
     def tell(self, record: TrialRecord) -> None:
         """Learn how a trial ended."""
