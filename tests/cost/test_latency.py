@@ -1,5 +1,7 @@
 """Latency on real runtimes."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 from yolov5_nas.cost.latency import Runtime, latency, prepare
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
+from yolov5_nas.host.yolov5 import load
 from yolov5_nas.records.metrics import PACKAGES, QUANTISERS
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
@@ -97,12 +100,22 @@ def test_a_runtime_that_this_machine_has_not(runtime, message):
         runtime.check()
 
 
-@pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_a_quantised_model_is_timed_as_such(host, backend):
-    if missing := [name for name in (*PACKAGES[backend], QUANTISERS[backend]) if not find_spec(name)]:
-        pytest.skip(f"not installed: {missing}")
+def int8_latency(backend):
+    host = load()
     rows = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C3", [16]], [-1, 1, "Conv", [16, 3, 2]]]
     model = {"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30]], "backbone": rows}
     tiny = host.build({**model, "head": [[[3], 1, "Detect", ["nc", "anchors"]]]})
-    metrics, conditions = latency(tiny, tiny, (64, 64), Runtime(backend, precision="int8"), host)
+    return latency(tiny, tiny, (64, 64), Runtime(backend, precision="int8"), host)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_a_quantised_model_is_timed_as_such(host, backend):
+    """NNCF in a process of its own: it has left behind one that fell over in a later test."""
+    if missing := [name for name in (*PACKAGES[backend], QUANTISERS[backend]) if not find_spec(name)]:
+        pytest.skip(f"not installed: {missing}")
+    if backend == "openvino":
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            metrics, conditions = pool.submit(int8_latency, backend).result()
+    else:
+        metrics, conditions = int8_latency(backend)
     assert metrics["latency_ms"] > 0 and conditions["dtype"] == "int8" and conditions["vnni"] in (True, False)

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
 import onnx
 import pytest
@@ -30,7 +32,8 @@ def found_in(run):
     return {(row.number, row.form): row for row in read(run).rows}
 
 
-def test_an_exported_network_has_its_checkpoints_map_and_int8_most_of_it(run, host, trained_n, capsys):
+def test_an_exported_network_has_its_checkpoints_map_and_int8_most_of_it(run, host, trained_n):
+    """In a process of its own, as users have it: NNCF has left behind one that fell over in a later test."""
     shutil.copy(trained_n, run / "trials/0/weights.pt")
     words = (
         "--trial",
@@ -46,8 +49,10 @@ def test_an_exported_network_has_its_checkpoints_map_and_int8_most_of_it(run, ho
         "--margin",
         0.5,
     )
-    assert call("export", run, *words) == 0
-    out, found = capsys.readouterr().out, found_in(run)
+    command = [sys.executable, "-m", "yolov5_nas", "export", run, *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out, found = done.stdout, found_in(run)
     assert set(found) == {(0, PLAIN), *((0, Form(b, p)) for b in ("onnx", "openvino") for p in ("fp32", "int8"))}
     whole = found[0, PLAIN].metrics
     assert whole["map50_95"] > 0.02  # it has begun to detect
