@@ -21,6 +21,7 @@ from ..space.counts import count
 from ..space.space import Space
 from .knapsack import best_options
 from .regression import posterior
+from .savings import measured_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +31,6 @@ OF_GFLOPS = 0.7  # prior: this much of a share of the GFLOPs is the share of a l
 SURE = 0.3  # prior: how sure that is
 OPTION, ACT, WHOLE = 0.02, 0.005, 0.1  # prior: how far options cost more or less than that; activations; forms
 MISFITS = (0.002, 0.01, 0.03)  # of sums of costs
-UNSURE = 0.01  # half the 95 % interval of a measured share, where it is not known
-NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations
 TRIES = 15
 SURELY = 2.0  # standard errors
 STEEPEST = 1e5  # tilt of a draw
@@ -283,7 +282,7 @@ class Costs:
             return Learned(dict(zip(entries, mean.tolist())), np.diag(prior**2))
         x = np.array([self._row(record.architecture) for record in having])
         y = np.array([r.metrics[metric] / unit - 1.0 for r in having]) - x @ mean
-        error = np.array([r.metrics.get("latency_error", UNSURE) / NORMAL_95 for r in having])
+        error = np.array([measured_error(r) for r in having])
         fits = [posterior(x, y, prior, np.sqrt(error**2 + misfit**2)) for misfit in MISFITS]
         _, found, covariance = max(fits, key=lambda one: one[0])
         return Learned(dict(zip(entries, (mean + found).tolist())), covariance)

@@ -67,13 +67,13 @@ def fitted(table: Table, measured: Iterable[TrialRecord], metrics: Iterable[str]
         unsure = 0.0
         if zero and metric in zero.metrics:
             table = replace(table, costs={**table.costs, metric: share(zero, metric, parent)})
-            unsure = _error(zero)
-        known = [(r.architecture, share(r, metric, parent), _error(r)) for r in having]
+            unsure = measured_error(zero)
+        known = [(r.architecture, share(r, metric, parent), measured_error(r)) for r in having]
         table = with_savings(table, metric, known, unsure)
     return table
 
 
-def _error(record: TrialRecord) -> float:
+def measured_error(record: TrialRecord) -> float:
     """The standard error of a measured share."""
     return record.metrics.get("latency_error", UNSURE) / NORMAL_95
 
