@@ -367,9 +367,9 @@ def has_onnx_on_cuda():
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_torchscript_on_the_gpu_predicts_what_the_model_does_and_is_timed(host, half, in_earnest, tmp_path):
-    predicts_and_is_timed(host, Runtime("torchscript", half=half, device=DEVICE), tmp_path)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_torchscript_on_the_gpu_predicts_what_the_model_does_and_is_timed(host, precision, in_earnest, tmp_path):
+    predicts_and_is_timed(host, Runtime("torchscript", precision=precision, device=DEVICE), tmp_path)
 
 
 def test_onnx_on_the_gpu_predicts_what_the_model_does_and_is_timed(host, in_earnest, tmp_path):
@@ -381,13 +381,13 @@ def test_onnx_on_the_gpu_predicts_what_the_model_does_and_is_timed(host, in_earn
     assert loaded.session.get_providers()[0] == "CUDAExecutionProvider"
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_tensorrt_predicts_what_the_model_does_and_is_timed(host, half, in_earnest, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tensorrt_predicts_what_the_model_does_and_is_timed(host, precision, in_earnest, tmp_path):
     pytest.importorskip("onnx")
     version = pytest.importorskip("tensorrt").__version__
     if int(version.split(".")[0]) >= 10 and "trt10" not in inspect.getsource(host.module("export")):
         pytest.skip(f"this YOLOv5 {host.location.kind} exports for TensorRT before 10; {version} is installed")
-    predicts_and_is_timed(host, Runtime("engine", half=half, device=DEVICE), tmp_path)
+    predicts_and_is_timed(host, Runtime("engine", precision=precision, device=DEVICE), tmp_path)
 
 
 def predicts_and_is_timed(host, runtime, folder):
@@ -396,7 +396,7 @@ def predicts_and_is_timed(host, runtime, folder):
     device, dtype = torch.device(DEVICE), torch.float16 if runtime.half else torch.float32
     exported = host.export(model, folder / "m.pt", runtime.backend, 64, 1, runtime.half, device)
     try:
-        loaded = host.load_exported(exported, runtime.half, device)
+        loaded = host.load_exported(exported, runtime.precision, device)
     except ModuleNotFoundError as e:
         pytest.skip(f"this YOLOv5 {host.location.kind} can't load what it exported: {e}")
     image = torch.rand(1, 3, 64, 64)
@@ -462,7 +462,7 @@ def outcomes(engine, jobs):
     """Run jobs side by side, and return how they ended, by number."""
     for job in jobs:
         engine.submit(job)
-    ended = []
+    ended: list = []
     while len(ended) < len(jobs):
         ended += engine.wait(60)
     return sorted(ended, key=lambda outcome: outcome.number)
@@ -579,7 +579,7 @@ def test_a_search_by_the_command_line_finds_a_winner_that_validates_on_the_cpu(h
     records = read_journal(run)
     assert [record.state for record in records] == ["complete", "complete"]
     assert all(record.conditions["device"] == torch.cuda.get_device_name(DEVICE) for record in records)
-    best = max(records, key=lambda record: record.reward)
+    best = max(records, key=lambda record: record.reward or 0.0)
     assert best.metrics["map50_95"] > 0.02
     env = {"CUDA_VISIBLE_DEVICES": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # what a checkpoint holds is a pickle
     printed = python(["-c", VALIDATE], digits_yaml, run / "best/weights/best.pt", tmp_path, **env)
