@@ -145,7 +145,8 @@ def _space(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from .results.report import closing_table, options_of, report, trials_of
+    from .results.report import closing_table, report, trials_of
+    from .results.winner import options_of
 
     if args.remeasure:
         from .run.remeasure import remeasure
@@ -170,7 +171,8 @@ def _export(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from .results.export import export
-    from .results.report import options_of, trials_of, winner_of
+    from .results.report import trials_of
+    from .results.winner import options_of, winner_of
 
     number, run = args.trial, Path(args.run)
     if number is None:

@@ -14,7 +14,8 @@ from yolov5_nas.records.options import Options
 from yolov5_nas.results.effects import MIN_TRIALS, effects
 from yolov5_nas.results.page import _failures, figures
 from yolov5_nas.results.plots import axes_of, pareto
-from yolov5_nas.results.report import closing_table, options_of, report, summary, usage
+from yolov5_nas.results.report import closing_table, report, summary, usage
+from yolov5_nas.results.winner import options_of
 from yolov5_nas.strategies.regression import fence
 
 PICTURES = ("pareto.png", "progress.png", "choices.png")

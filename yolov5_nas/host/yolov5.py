@@ -7,6 +7,7 @@ per process, since a clone's checkpoints name its top-level packages (`models.yo
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -310,6 +311,7 @@ def load(location: Location | None = None) -> Host:
         with _no_collections():
             _loaded = Host(location)
         gc.freeze()  # what was imported is no garbage: looking through it took a fifth of a search without trainings
+        atexit.register(gc.unfreeze)  # or triton, never freed, says at the end that it leaks
     elif _loaded.location.root != location.root:
         raise UserError("one YOLOv5 per process", got=str(location), accepted=[_loaded.location])
     return _loaded

@@ -84,7 +84,7 @@ def _check_replace(o: Options) -> None:
     }.items():
         if value not in (None, ()):
             raise UserError(f"{flag(name)} is not for --method replace", got=value)
-    for name in ("inherit", "prune", "audit", "audit_epochs"):
+    for name in ("inherit", "prune", "audit", "audit_epochs", "confirm"):
         if getattr(o, name) not in (None, False, "base", 0):
             raise UserError(f"{flag(name)} is not for --method replace", got=getattr(o, name))
     _ = o.plans

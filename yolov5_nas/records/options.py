@@ -103,6 +103,13 @@ class Options:
         least=0,
         may_change=True,
     )
+    confirm: int = searched(
+        0,
+        "train so many of the leading architectures, and the stock one, once more with another seed: the best of many"
+        " single trainings was lucky too",
+        least=0,
+        may_change=True,
+    )
     rivals: str = searched(
         "all",
         "with --method replace, train beside the winners what users try first: the parent at other widths and at a"

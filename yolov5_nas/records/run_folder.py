@@ -103,6 +103,11 @@ class RunFolder:
         return RunFolder(self.path / "audit")
 
     @property
+    def confirmed(self) -> RunFolder:
+        """The stage that trains leading architectures once more, with another seed."""
+        return RunFolder(self.path / "confirmed")
+
+    @property
     def proof(self) -> RunFolder:
         """The trainings of `yolov5-nas prove`."""
         return RunFolder(self.path / "prove")

@@ -14,6 +14,8 @@ from ..space.architecture import Architecture
 from ..space.compile import derive, dump_model
 from ..space.model_yaml import load_yaml
 from ..space.space import Space
+from .confirmed import leading
+from .winner import options_of, winner_of
 
 
 def export(run: str | Path, number: int | None = None, out: str | Path | None = None) -> Path:
@@ -37,7 +39,11 @@ def export(run: str | Path, number: int | None = None, out: str | Path | None = 
     """
     run = Path(run)
     records = read_journal(run)
-    record = best(records) if number is None else next((r for r in records if r.number == number), None)
+    record = (
+        winner_of(run, records, options_of(run))
+        if number is None
+        else next((r for r in records if r.number == number), None)
+    )
     if record is None:
         raise UserError("no such trial in the run", got=number, accepted=[r.number for r in records], file=run)
     folder = Path(out) if out else RunFolder(run).exported / str(record.number)
@@ -74,9 +80,10 @@ def load_space(run: Path) -> Space:
 
 
 def keep_weights(
-    run: Path, records: list[TrialRecord], objectives: tuple[str, ...], others: Collection[int] = ()
+    run: Path, records: list[TrialRecord], objectives: tuple[str, ...], others: Collection[int] = (), first: int = 0
 ) -> list[TrialRecord]:
-    """Delete the weights of trials that are not the best, on the front of the objectives or among the others.
+    """Delete the weights of trials that are not the best, among the `first` that lead, on the front of the objectives
+    or among the others.
 
     Returns:
         Those whose weights are kept.
@@ -84,6 +91,7 @@ def keep_weights(
     kept = {r.number: r for r in [*front(records, *objectives), *(r for r in records if r.number in others)]}
     if (winner := best(records)) is not None:
         kept[winner.number] = winner
+    kept |= {r.number: r for r in leading(records, first)}
     for record in complete(records):
         if record.number not in kept:
             RunFolder(run).trial(record.number).weights.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from ..strategies.savings import measured_costs
 from .effects import MIN_TRIALS, Effect, effects
 from .plots import axes_of, choices, pareto, progress, replacements, trusted
 from .replacement import planned, read_table, singles
+from .winner import winner_of
 
 COLUMNS = tuple((metric, shown.heading, shown.number) for metric, shown in SHOWN.items())
 # On a shared machine milliseconds of two moments can't be compared; the ratio to stock YOLOv5, timed alternately, can.
@@ -104,8 +105,8 @@ def _named(heading: str, options: Options) -> str:
 def figures(run: Path, records: Sequence[TrialRecord], options: Options) -> list[Figure]:
     """Accuracy against cost, progress, and what each choice does; of a replacement search its table."""
     if options.replaces:
-        return [_replacements(run, options), _trade_off(records, options)]
-    return [_trade_off(records, options), _progress(records), _choices(records, options)]
+        return [_replacements(run, options), _trade_off(run, records, options)]
+    return [_trade_off(run, records, options), _progress(records), _choices(records, options)]
 
 
 def _replacements(run: Path, options: Options) -> Figure:
@@ -124,10 +125,11 @@ def _replacements(run: Path, options: Options) -> Figure:
     return Figure(file, title, replacements(items, metric, plans, table.parent), text)
 
 
-def _trade_off(records: Sequence[TrialRecord], options: Options) -> Figure:
+def _trade_off(run: Path, records: Sequence[TrialRecord], options: Options) -> Figure:
     x, y = axes_of(options.front, records)
     title = "Accuracy against cost" if is_maximised(y) and not is_maximised(x) else "Trade-off"
-    png = pareto(records, x, y, options.constraints, "parent" if options.replaces else "stock YOLOv5")
+    reference_name = "parent" if options.replaces else "stock YOLOv5"
+    png = pareto(records, x, y, options.constraints, reference_name, winner_of(run, records, options))
     if not png:
         return Figure("pareto.png", title, None, (f"No complete trial has both {x} and {y}.",))
     text = [

@@ -47,19 +47,25 @@ def pareto(
     y: str,
     constraints: Iterable[Constraint] = (),
     reference_name: str = "stock YOLOv5",
+    winner: TrialRecord | None = None,
 ) -> bytes | None:
-    """Two metrics of all trials, with the front, the reference and the winner; None where none has both."""
+    """Two metrics of all trials, with the front, the reference and the winner; None where none has both.
+
+    Args:
+        winner: by default that with the best reward.
+    """
     shown = [r for r in complete(records) if x in r.metrics and y in r.metrics]
     if not shown:
         return None
     figure, (axes,) = _axes(8.5, 5.2)
-    best_ones, stock, winner = front(shown, x, y), reference(shown), best(shown)
+    best_ones, stock, leads = front(shown, x, y), reference(shown), best(shown)
+    winner = winner if winner in shown else leads
     own = {r.number for r in (*best_ones, stock, winner) if r}  # which have marks of their own
     _scatter(axes, [r for r in shown if r.number not in own], x, y, GREY, alpha=0.75, label="trial")
     _steps(axes, best_ones, x, y)
     _scatter(axes, best_ones, x, y, BLUE, zorder=3, label="Pareto front")
     _scatter(axes, [stock], x, y, ORANGE, marker="s", s=90, zorder=4, label=reference_name)
-    name = f"best reward (trial {winner.number})" if winner else ""
+    name = f"{'best reward' if winner is leads else 'winner'} (trial {winner.number})" if winner else ""
     _scatter(axes, [winner], x, y, GREEN, marker="*", s=260, zorder=5, label=name)
     if any(_is_doubtful(r, x, y) for r in shown):
         axes.scatter([], [], s=36, facecolor="white", edgecolor=GREY, label="hollow: latency not to be trusted")

@@ -12,14 +12,17 @@ from pathlib import Path
 
 from ..records.journal import TrialRecord, best, complete, read_journal, reference, to_dict
 from ..records.metrics import LATENCIES, is_maximised
-from ..records.options import Options, load_options
+from ..records.options import Options
 from ..records.run_folder import RunFolder
-from . import audit, comparison, deployed, judged, ranking, replacement, rivals
+from . import audit, comparison, confirmed, deployed, judged, ranking, replacement, rivals
+from .confirmed import Confirmed
 from .page import COMPARED, Row, figures, page
 from .plots import trusted
+from .winner import options_of, winner_of
 
 LEARNT = 0.01  # mAP50-95 below which a model detects nothing to speak of
 FOUND_NOTHING = "The search found nothing better than the stock architecture."
+ONCE = "Each was trained once; another seed moves mAP too, so train both a few times before you rely on a small gain."
 STOCK_LEADS = (
     "The stock architecture has the best score. It takes inherited weights whole and others have to adapt them, so that"
     " does not show that none is better: yolov5-nas prove trains the best of the others from scratch beside it."
@@ -68,19 +71,14 @@ def trials_of(run: Path, options: Options) -> list[TrialRecord]:
     return [] if is_planned and not files.journal.exists() else read_journal(run)
 
 
-def options_of(run: Path) -> Options:
-    """The options of a run, the defaults where it has no `search.yaml`.
+def summary(records: Sequence[TrialRecord], stock_leads: bool = False, again: Confirmed | None = None) -> str:
+    """In words: what the search found, or that it found nothing better than stock YOLOv5, or could not tell.
 
-    Raises:
-        UserError: the file can't be read.
+    Args:
+        stock_leads: stock YOLOv5 took inherited weights whole.
+        again: what was trained with another seed.
     """
-    path = RunFolder(run).options
-    return Options().with_given(load_options(path)) if path.exists() else Options()
-
-
-def summary(records: Sequence[TrialRecord], stock_leads: bool = False) -> str:
-    """In words: what the search found, or that it found nothing better than stock YOLOv5, or could not tell."""
-    winner, stock = best(records), reference(records)
+    winner, stock = again.winner if again else best(records), reference(records)
     count = Counter(r.state for r in records)
     others = "".join(f", {count[state]} {state}" for state in ("failed", "infeasible", "pruned") if count[state])
     ended = f"{count['complete']} trials complete{others}. "
@@ -95,17 +93,16 @@ def summary(records: Sequence[TrialRecord], stock_leads: bool = False) -> str:
     if stock is None:
         return ended + f"Best is trial {winner.number}; the stock architecture has no result to compare with."
     if winner.number == stock.number:
-        return ended + (STOCK_LEADS if stock_leads else FOUND_NOTHING)
+        sure = f" {again.words(winner)}" if again else ""
+        return ended + (STOCK_LEADS if stock_leads else FOUND_NOTHING) + sure
     broken = "The stock architecture itself breaks a constraint. " if stock.error else ""
-    return (
-        f"{ended}Best is trial {winner.number}: {_against(winner, stock)}. {broken}"
-        "Each was trained once; another seed moves mAP too, so train both a few times before you rely on a small gain."
-    )
+    sure = again.words(winner) if again else ONCE
+    return f"{ended}Best is trial {winner.number}: {_against(winner, stock)}. {broken}{sure}"
 
 
 def _said(run: Path, records: Sequence[TrialRecord], options: Options) -> str:
     if not options.replaces:
-        return summary(records, options.inherits)
+        return summary(records, options.inherits, confirmed.read(run, records, options))
     found = replacement.winners(run, records, options)
     parts = [replacement.words(run, records, options), rivals.words(run, found, options), judged.words(run, found)]
     return "\n".join(filter(None, parts))
@@ -113,7 +110,7 @@ def _said(run: Path, records: Sequence[TrialRecord], options: Options) -> str:
 
 def _rows(run: Path, records: Sequence[TrialRecord], options: Options) -> list[Row]:
     if not options.replaces:
-        return _compared(records)
+        return _compared(records, confirmed.read(run, records, options))
     parent = reference(records)
     found: list[tuple[str, str, TrialRecord]] = [("stock", "parent (trial 0)", parent)] if parent else []
     for winner in replacement.winners(run, records, options):
@@ -131,13 +128,9 @@ def _rows(run: Path, records: Sequence[TrialRecord], options: Options) -> list[R
 def _headings(run: Path, options: Options) -> list[str]:
     """Of the cells of `_rows`."""
     found = ["reward", *(heading.replace("stock", options.reference) for _, heading, _ in COMPARED)]
-    by_split = judged.read(run)
-    return [*found, "mAP50-95 test"] if by_split.has_test else found
-
-
-def winner_of(run: Path, records: Sequence[TrialRecord], options: Options) -> TrialRecord | None:
-    """The trial in `best/`: the best one, or in a replacement search that of the first target that has one."""
-    return replacement.first_winner(run, records, options) if options.replaces else best(records)
+    if confirmed.read(run, trials_of(run, options), options):
+        found.append("expected")
+    return [*found, "mAP50-95 test"] if judged.read(run).has_test else found
 
 
 def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
@@ -186,15 +179,19 @@ def _against(winner: TrialRecord, stock: TrialRecord) -> str:
     return text
 
 
-def _compared(records: Sequence[TrialRecord]) -> list[Row]:
+def _compared(records: Sequence[TrialRecord], again: Confirmed | None) -> list[Row]:
     """The rows that compare the winner with the stock architecture."""
-    winner, stock = best(records), reference(records)
+    winner, stock = again.winner if again else best(records), reference(records)
+    likely = again.accuracy if again else {}
     rows = []
     for kind, record in (("stock", stock), ("best", winner)):
         if record is not None:
-            rows.append((kind, f"{kind} (trial {record.number})", _cells(record)))
+            last = [f"{likely[record.id]:.3f}" if record.id in likely else "-"] if again else []
+            rows.append((kind, f"{kind} (trial {record.number})", [*_cells(record), *last]))
     if winner and stock and winner is not stock:
-        rows.append(("gain", "gain", _gain(winner, stock)))
+        known = winner.id in likely and stock.id in likely
+        last = [f"{likely[winner.id] - likely[stock.id]:+.3f}" if known else "-"] if again else []
+        rows.append(("gain", "gain", [*_gain(winner, stock), *last]))
     return rows
 
 

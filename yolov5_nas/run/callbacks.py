@@ -24,6 +24,7 @@ class Checkpoints:
         has_base: the others start from trial 0.
         fetch: brings the weights of a trial that ran elsewhere.
         choose: which of all trials is the best; with it the weights of all are kept.
+        leading: of how many of those that lead weights are kept too.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Checkpoints:
         has_base: bool = False,
         fetch: Callable[[int], None] | None = None,
         choose: Callable[[list[TrialRecord]], TrialRecord | None] | None = None,
+        leading: int = 0,
     ):
-        self.choose = choose
+        self.choose, self.leading = choose, leading
         self.folder, self.journal, self.objectives = folder, journal, objectives
         self.others, self.fetch = {0} if has_base else set(), fetch  # those that more may start from
         self.kept: list[TrialRecord] = []
@@ -51,7 +53,8 @@ class Checkpoints:
         if self.choose:
             self.kept += records
         else:
-            self.kept = keep_weights(self.folder, [*self.kept, *records], self.objectives, self.others)
+            found = [*self.kept, *records]
+            self.kept = keep_weights(self.folder, found, self.objectives, self.others, self.leading)
         for record in records:
             if self.fetch and record in self.kept:
                 self.fetch(record.number)

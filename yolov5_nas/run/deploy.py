@@ -27,7 +27,8 @@ from ..records.options import Options, load_options
 from ..records.run_folder import REFERENCE, RunFolder
 from ..results.deployed import PLAIN, RECTANGULAR, Deployed, Deployment, Form, read, readme, write
 from ..results.export import export
-from ..results.report import report, winner_of
+from ..results.report import report
+from ..results.winner import winner_of
 from ..training.detections import detect
 from ..training.process import global_state_kept
 from ..training.settings import Settings

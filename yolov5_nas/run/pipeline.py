@@ -12,15 +12,16 @@ from typing import Any
 from ..engines.contract import Engine, EngineError, MachineError
 from ..errors import UserError, machine_fault
 from ..records.hooks import Hooks
-from ..records.journal import Journal, TrialRecord, best, read_journal, read_lines, reference
+from ..records.journal import Journal, TrialRecord, read_journal, read_lines, reference
 from ..records.options import Options
 from ..records.reward import REWARDS, Reward
 from ..records.run_folder import REFERENCE, RunFolder
 from ..results import audit, deployed
 from ..results.export import write_trial
 from ..results.replacement import first_winner, winners
-from ..results.report import closing_table, options_of, report, winner_of
+from ..results.report import closing_table, report
 from ..results.tensorboard import TensorBoardLogger
+from ..results.winner import options_of, winner_of
 from ..space.space import Space
 from ..strategies.early_stopping import Curves
 from ..strategies.given import GivenArchitectures
@@ -29,6 +30,7 @@ from ..strategies.strategy import Strategy
 from ..training.settings import Settings
 from ..training.trial import run_trial, run_trial_with_onnx
 from .callbacks import Checkpoints, Estimate, Progress
+from .confirm import confirm
 from .deploy import Deploying
 from .exported import how_of
 from .judge import judge
@@ -166,7 +168,9 @@ class Pipeline:
         if o.replaces:
             return self._replacement()
         ending = self._trials(o, settings, strategy, o.trials or 0)
-        self._deploy(settings, [best(read_journal(self.folder))])
+        if o.confirm:
+            confirm(self.folder, o, settings, self.reward, self._engine, self.loop)
+        self._deploy(settings, [winner_of(self.folder, read_journal(self.folder), o)])
         if self._audit():
             print(audit.verdict(audit.read(self.folder, self.options)))
             if o.keep_portal:
@@ -272,7 +276,7 @@ class Pipeline:
         engine = self._engine(o)
         has_base = bool(o.base_epochs)
         choose = (lambda records: first_winner(folder, records, o)) if o.replaces else None
-        keeper = Checkpoints(folder, journal, o.front, has_base or bool(o.deploy), engine.fetch, choose)
+        keeper = Checkpoints(folder, journal, o.front, has_base or bool(o.deploy), engine.fetch, choose, o.confirm)
         logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         engine.reward = engine.reward or self.reward
         with Progress(count, journal, reference=o.reference) as progress:

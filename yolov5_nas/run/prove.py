@@ -14,7 +14,7 @@ import yaml
 from ..engines.contract import Engine
 from ..errors import UserError
 from ..files import write_whole
-from ..records.journal import Journal, TrialRecord, TrialResult, best, eligible, front, read_journal, read_lines
+from ..records.journal import Journal, TrialRecord, TrialResult, eligible, front, read_journal, read_lines
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
 from ..records.run_folder import REFERENCE, RunFolder
@@ -24,6 +24,7 @@ from ..results.race import Race
 from ..results.replacement import winners
 from ..results.report import report
 from ..results.rivals import rivals
+from ..results.winner import winner_of
 from ..space.architecture import Architecture, Value
 from ..space.choices import ConvLayer, Layer
 from ..training.settings import Settings
@@ -172,7 +173,7 @@ def _stock_args(args: list[Any], layer: Layer | None) -> list[Any]:
 
 
 def _candidates(run: Path, records: list[TrialRecord], o: Options, top: int) -> list[TrialRecord]:
-    winner = best(records)
+    winner = winner_of(run, records, o)
     likely = [*([winner] if winner else []), *front(records, *o.front)]
     if o.replaces:
         likely = [w.record for w in winners(run, records, o) if w.record]
@@ -181,7 +182,10 @@ def _candidates(run: Path, records: list[TrialRecord], o: Options, top: int) -> 
     found = {r.number: r for r in likely if not r.is_reference}
     if not found:
         raise UserError(f"there is nothing to prove: the search found nothing better than {_named(o)}")
-    order = found.values() if o.replaces else sorted(found.values(), key=lambda r: -(r.reward or 0.0))
+    first = winner.number if winner else None
+    order = (
+        found.values() if o.replaces else sorted(found.values(), key=lambda r: (r.number != first, -(r.reward or 0.0)))
+    )
     return list(order)[:top]
 
 
