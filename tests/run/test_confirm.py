@@ -16,7 +16,7 @@ FLAGS = ["--epochs", "1", "--subset", "0.05", "--imgsz", "64", "--device", "cpu"
 
 
 @pytest.fixture
-def noisy(monkeypatch):
+def noisy():
     """Trials that train nothing; what they find depends on the seed too."""
 
     def train(architecture, settings, seed, *rest):
@@ -24,8 +24,8 @@ def noisy(monkeypatch):
         shift = random.Random(f"{sorted(architecture.items())} {seed}").gauss(0, 0.2)
         return replace(result, metrics={**result.metrics, "map50_95": result.metrics["map50_95"] + shift})
 
-    with inline(), untrained():
-        monkeypatch.setattr(trial, "_train", train)
+    with inline(), untrained(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "_train", train)
         yield
 
 

@@ -54,7 +54,7 @@ def report(run: str | Path) -> Path:
     if options.replaces:
         sections = [*replacement.sections(run, records, options), *sections]
     words = _said(run, records, options)
-    compared = _headings(run, options), _rows(run, records, options)
+    compared = _headings(run, records, options), _rows(run, records, options)
     html = page(run, records, options, drawn, sections, words, compared, model_files, winner)
     files.report.write_text(html, encoding="utf-8")
     return files.report
@@ -125,10 +125,10 @@ def _rows(run: Path, records: Sequence[TrialRecord], options: Options) -> list[R
     ]
 
 
-def _headings(run: Path, options: Options) -> list[str]:
+def _headings(run: Path, records: Sequence[TrialRecord], options: Options) -> list[str]:
     """Of the cells of `_rows`."""
     found = ["reward", *(heading.replace("stock", options.reference) for _, heading, _ in COMPARED)]
-    if confirmed.read(run, trials_of(run, options), options):
+    if confirmed.read(run, records, options):
         found.append("expected")
     return [*found, "mAP50-95 test"] if judged.read(run).has_test else found
 
@@ -141,7 +141,7 @@ def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
         return f"{_said(run, records, options)}\n\nreport      {RunFolder(run.resolve()).report}"
     rows = _rows(run, records, options)
     width = max([18, *(len(name) + 2 for _, name, _ in rows)])
-    lines = [_line("", _headings(run, options), width)]
+    lines = [_line("", _headings(run, records, options), width)]
     lines += [_line(name, cells, width) for _, name, cells in rows]
     files = usage(run, winner) if winner else f"Logs of the trials: {run}/trials"
     return "\n".join([*lines, "", _said(run, records, options), "", files])
