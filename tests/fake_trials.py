@@ -51,6 +51,9 @@ class Picky:
         return {"device": "the same"}
 
 
+SEEDS = 1000  # a lent engine's job has its own seed, and so many times the number of its test
+
+
 @dataclass
 class Overridable:
     """Settings that a job may override."""
@@ -64,7 +67,7 @@ class Overridable:
 
 def named(architecture: Mapping[str, Any], settings: Overridable, seed: int, folder: Path) -> TrialResult:
     """The trial of this file that the settings name."""
-    return globals()[settings.trial](architecture, settings, seed, folder)
+    return globals()[settings.trial](architecture, settings, seed % SEEDS, folder)
 
 
 EPOCHS = 10
@@ -101,6 +104,13 @@ def quick(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Pat
 
 def noop(architecture: Mapping[str, Any], *_: Any) -> TrialResult:
     return TrialResult({"map50_95": score(architecture), "latency_ratio": 1.0})
+
+
+def planted(architecture: Mapping[str, Any], settings: Any, seed: int, folder: Path) -> TrialResult:
+    """A training for a proof: the wider `c3_8` the worse and the dearer, and seeds matter little."""
+    width, noise = architecture["c3_8"], random.Random(f"{seed} {architecture['c3_8']}").gauss(0, 0.001)
+    accuracy = 0.5 + 0.05 * (1.0 - width) + noise
+    return TrialResult({"map50_95": accuracy, "latency_ratio": width, "latency_error": 0.01})
 
 
 def slow(architecture: Mapping[str, Any], *_: Any) -> TrialResult:

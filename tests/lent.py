@@ -25,8 +25,8 @@ class LentEngine:
 
     def submit(self, job: Job) -> None:
         # The seed tells this test's trials from another's, whose outcomes the engine may remember.
-        overrides = {**job.overrides, "trial": self.trial}
-        self.engine.submit(replace(job, number=job.number + self.first, seed=self.seed, overrides=overrides))
+        overrides, seed = {**job.overrides, "trial": self.trial}, fake_trials.SEEDS * self.seed + job.seed
+        self.engine.submit(replace(job, number=job.number + self.first, seed=seed, overrides=overrides))
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
         return [replace(o, number=o.number - self.first) for o in self.engine.wait(timeout)]

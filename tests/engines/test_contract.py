@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,10 +18,16 @@ from yolov5_nas.engines.ray.engine import RayEngine
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import REASONS, Journal
-from yolov5_nas.records.reward import SoftReward, Target
+from yolov5_nas.records.options import STRATEGIES
+from yolov5_nas.records.reward import SoftReward, Target, accuracy
+from yolov5_nas.results.claims import Claim
+from yolov5_nas.results.race import Race
 from yolov5_nas.run.loop import Loop
+from yolov5_nas.run.rounds import Rounds
+from yolov5_nas.space.architecture import Architecture
 from yolov5_nas.space.space import Space
 from yolov5_nas.strategies.early_stopping import MIN_COMPLETE, Curves
+from yolov5_nas.strategies.named import make_strategy
 from yolov5_nas.strategies.random_search import RandomSearch
 
 NEEDS_NNI = pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installed")
@@ -111,8 +118,8 @@ def _is_of(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def search(engine, folder: Path, trials: int, **kwargs):
-    loop = Loop(RandomSearch(SPACE), engine, Journal(folder / "trials.jsonl"), REWARD, trials, **kwargs)
+def search(engine, folder: Path, trials: int, strategy=None, **kwargs):
+    loop = Loop(strategy or RandomSearch(SPACE), engine, Journal(folder / "trials.jsonl"), REWARD, trials, **kwargs)
     loop.run()
     return [record for _, record in sorted(loop.journal.trials.items())]
 
@@ -164,6 +171,50 @@ def test_trials_are_ended_early_by_the_pruner_that_their_jobs_carry(lend, tmp_pa
     assert all(r.state == "complete" for r in records[:MIN_COMPLETE])
     best = max(records, key=lambda r: fake_trials.score(r.architecture))
     assert best.state == "complete"
+
+
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"grid"}))
+def test_every_strategy_goes_on_where_it_was_cut_off(lend, tmp_path, name):
+    def asked():
+        return make_strategy(name, SPACE, seed=3, population=4)
+
+    first = search(lend(fake_trials.noop), tmp_path, 8, asked())
+    journal = tmp_path / "trials.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:9]))
+    records = search(lend(fake_trials.noop), tmp_path, 12, asked())
+    assert journal.read_text().startswith("".join(lines[:9]))
+    assert [r.state for r in records] == ["complete"] * 12
+    assert len({r.id for r in records}) == 12 and records[0].id == first[0].id
+
+
+def test_a_proof_comes_to_the_same_verdict_on_every_engine(lend, tmp_path):
+    """The scores are planted: trials 1 and 2 are better and cheaper, trial 3 is worse."""
+    widths = {"stock": 1.0, "trial 1": 0.5, "trial 2": 0.97, "trial 3": 1.5}
+    known = {name: Architecture({**SPACE.default(), "c3_8": width}) for name, width in widths.items()}
+    race = Race(["stock"], ["trial 1", "trial 2", "trial 3"], 6, 0.005)
+    rounds = Rounds(race, known, {a.id: name for name, a in known.items()}, "latency_ratio")
+    journal = Journal(tmp_path / "trials.jsonl")
+    trial = fake_trials.planted
+    Loop(rounds, lend(trial), journal, accuracy, 24, seed=lambda number: rounds.seeds[number]).run()
+    assert verdict(race) == {
+        "trial 1": {Claim.BETTER, Claim.AS_GOOD},
+        "trial 2": {Claim.BETTER, Claim.AS_GOOD},
+        "trial 3": set(),
+    }
+    trained = Counter(names.name for names in race.contestants.values() for _ in names.scores)
+    assert trained["trial 3"] < 6  # it is hopeless
+    alone = Race(["stock"], ["trial 1", "trial 2", "trial 3"], 6, 0.005)
+    by = {a.id: name for name, a in known.items()}
+    for record in sorted(journal.records, key=lambda r: r.number):
+        if record.state == "complete":
+            metrics = trial(record.architecture, None, record.seed, tmp_path).metrics
+            alone.add(by[record.id], record.seed, metrics["map50_95"], metrics["latency_ratio"], 0.01 / 1.96)
+    assert [c.ps for c in alone.comparisons()] == [pytest.approx(c.ps, rel=1e-3) for c in race.comparisons()]
+
+
+def verdict(race):
+    return {c.candidate: {claim for claim in Claim if c.holds(claim)} for c in race.comparisons()}
 
 
 def test_a_trial_past_its_limit_is_stopped(lend, tmp_path):

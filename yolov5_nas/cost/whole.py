@@ -24,7 +24,6 @@ def detector(host: Host, network: Callable[[Any], Any], images: Sequence[np.ndar
     import torch
 
     letterbox = host.module("utils.augmentations").letterbox
-    suppress, scale = host.general.non_max_suppression, host.general.scale_boxes
     turn = itertools.cycle(images)
 
     def detect() -> Any:
@@ -32,8 +31,8 @@ def detector(host: Host, network: Callable[[Any], Any], images: Sequence[np.ndar
         square = letterbox(image, imgsz, auto=False)[0]
         planes = np.ascontiguousarray(square.transpose((2, 0, 1))[::-1])
         tensor = torch.from_numpy(planes).float()[None] / 255
-        (found,) = suppress(network(tensor), CONFIDENCE, IOU, max_det=MOST)
-        found[:, :4] = scale(tensor.shape[2:], found[:, :4], image.shape).round()
+        (found,) = host.suppressed(network(tensor), CONFIDENCE, IOU, MOST)
+        found[:, :4] = host.general.scale_boxes(tensor.shape[2:], found[:, :4], image.shape).round()
         return found
 
     return detect

@@ -87,6 +87,14 @@ class Host:
         """`create_dataloader`, with the arguments of the newest version."""
         return of_version(self.dataloaders.create_dataloader)(*args, **kwargs)
 
+    def optimizer(self, model: Any, name: str, lr: float, momentum: float, decay: float) -> Any:
+        """`smart_optimizer`: YOLOv5's groups of parameters, of which batch norms and biases do not decay."""
+        return self.torch_utils.smart_optimizer(model, name, lr, momentum, decay)
+
+    def suppressed(self, predictions: Any, confidence: float, iou: float, most: int) -> list[Any]:
+        """`non_max_suppression` of (B, N, 5 + classes): of each image (n, 6), box in pixels, confidence and class."""
+        return self.general.non_max_suppression(predictions, confidence, iou, max_det=most)
+
     def validate(self, by_image: dict[str, Any] | None = None, **kwargs: Any) -> tuple[tuple[float, ...], list[float]]:
         """`val.run`: precision, recall, mAP50, mAP50-95, box, objectness and class loss; and mAP50-95 of each class,
         which is that of all for one that the images don't have.

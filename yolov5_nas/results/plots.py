@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -166,9 +167,9 @@ def _is_whole(item: Item, architecture: Mapping[str, Value], default: Mapping[st
     """Whether a plan has exactly this of the layer's shape; an activation stands for itself."""
     if item.change[0][0].endswith("_act"):
         return True
-    prefix = tuple(f"{kind}_{item.layer}{end}" for kind in ("c3", "nasconv") for end in ("", "_depth", "-1", "-2"))
-    own = {k: v for k, v in architecture.items() if k in prefix and v != default.get(k)}
-    return own == dict(item.change)
+    of_layer = re.compile(rf"[a-z0-9]+_{item.layer}(?!\d)")
+    own = {k: v for k, v in architecture.items() if of_layer.match(k) and not k.endswith("_act")}
+    return {k: v for k, v in own.items() if v != default.get(k)} == dict(item.change)
 
 
 def _axes(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Any, Any]:

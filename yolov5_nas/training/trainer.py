@@ -146,9 +146,8 @@ class Training:
         self.nominal_batch = int(hyp.get("nominal_batch", NOMINAL_BATCH))
         self.accumulate = max(round(self.nominal_batch / self.batch_size), 1)
         hyp["weight_decay"] *= self.batch_size * self.accumulate / self.nominal_batch
-        self.optimizer = host.torch_utils.smart_optimizer(
-            model, self.optimizer_name, hyp["lr0"], hyp["momentum"], hyp["weight_decay"]
-        )
+        how = self.optimizer_name, hyp["lr0"], hyp["momentum"], hyp["weight_decay"]
+        self.optimizer = host.optimizer(model, *how)
         self.scheduler = lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self._schedule)
         self.ema = host.torch_utils.ModelEMA(model)
         stride = int(model.stride.max())
