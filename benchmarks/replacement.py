@@ -7,7 +7,7 @@ From the parent's weights the plan, the parent itself and three random architect
 for the same further epochs, with seeds that the search did not use; the mAP50-95 of the last epoch counts. Random ones
 are those that the search measured, the nearest to the plan's latency, refitted like the plan. `--scratch EPOCHS` trains
 the plan once more from nothing; `--rivals` trains those of the plan too, where a search has measured them. Lines go to
-RUN/replacement.jsonl, where a later call goes on.
+RUN/replacement.jsonl (with `--distill` RUN/replacement_taught.jsonl), where a later call goes on.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Run:
 def options_of(args: argparse.Namespace) -> Options:
     """The run's options, with files where they lie now."""
     o = Options().with_given(load_options(RunFolder(args.run).options))
-    given = {"data": args.data, "yolov5": args.yolov5, "device": args.device}
+    given = {"data": args.data, "yolov5": args.yolov5, "device": args.device, "distill": args.distill}
     weights = args.weights or (RunFolder(args.run).parent.trial(0).weights if o.base_epochs else o.weights)
     return replace(o, base_epochs=None, weights=str(weights), **{k: v for k, v in given.items() if v})
 
@@ -59,6 +59,7 @@ def add_options(parser: argparse.ArgumentParser, epochs: int) -> None:
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--distill", help="teach all: `parent`, or a checkpoint, as a search takes it")
     parser.add_argument("--data", help="the data YAML, where it is not where the search found it")
     parser.add_argument("--weights", help="the parent, likewise")
     parser.add_argument("--yolov5", help="a clone of YOLOv5, likewise")
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=int, help="epochs of the plan's training from nothing")
     add_options(parser, epochs=20)
     args = parser.parse_args()
-    o, file = options_of(args), args.run / "replacement.jsonl"
+    o, file = options_of(args), args.run / ("replacement_taught.jsonl" if args.distill else "replacement.jsonl")
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     known = {(line["name"], line["seed"], line["epochs"]) for line in done}
     runs = [run for run in wanted(args, o) if (run.name, run.seed, run.epochs) not in known]

@@ -122,6 +122,22 @@ def test_a_proxy_must_rank_better_than_gflops(tmp_path, scores, gflops, loses, w
     assert words in html
 
 
+def test_who_has_weights_trains_in_full_from_them(tmp_path):
+    own = replace(INHERITED, weights="best.pt", base_epochs=None)
+    write(tmp_path, [record(0, 0.5), *(record(n, n / 10, n) for n in range(1, 4))])
+    assert audit.is_from_weights(tmp_path, own) and not audit.is_from_weights(tmp_path, INHERITED)
+    full(tmp_path, {1: 0.1, 2: 0.2, 3: 0.3})  # as earlier versions began it
+    assert not audit.is_from_weights(tmp_path, own)
+    (tmp_path / "audit/trials.jsonl").unlink()
+    budget = {"epochs": 36, "weights": "best.pt"}
+    lines = [
+        TrialRecord(i, {"a": i + 1}, "complete", s, {"map50_95": s}, budget=budget) for i, s in enumerate((0.1, 0.2))
+    ]
+    write(tmp_path / "audit", lines)
+    assert audit.is_from_weights(tmp_path, own)
+    assert "from the same weights, over 2 architectures" in audit.verdict(audit.read(tmp_path, own))
+
+
 def test_nothing_is_said_of_fewer_than_two(tmp_path):
     write(tmp_path, [record(0, 0.5), record(1, 0.4)])
     full(tmp_path, {1: 0.4})

@@ -8,6 +8,7 @@ import pytest
 from inline import inline, untrained
 
 from yolov5_nas.cli import main
+from yolov5_nas.errors import TrialError
 from yolov5_nas.records.journal import read_journal
 from yolov5_nas.records.run_folder import RunFolder
 from yolov5_nas.training import trial
@@ -67,3 +68,37 @@ def test_a_search_that_is_interrupted_confirms_the_same(noisy, host, digits_yaml
         assert lines(tmp_path / "cut" / folder) == lines(tmp_path / "whole" / folder)
     whole, cut = ((tmp_path / name / "exp/best/architecture.json").read_text() for name in ("whole", "cut"))
     assert whole == cut
+    assert (tmp_path / "cut/exp/best/weights/best.pt").exists()
+
+
+def test_stock_keeps_its_weights_and_a_trial_0_that_failed_is_left_out(noisy, host, digits_yaml, tmp_path):
+    flags = [*FLAGS, "--trials", 4, "--confirm", 2, "--data", digits_yaml]
+    assert search(*flags, "--project", tmp_path) == 0
+    assert RunFolder(tmp_path / "exp").trial(0).weights.exists()
+    own = trial._train
+
+    def train(architecture, settings, seed, folder, *rest):
+        if folder.name == "0" and folder.parents[1].name == "exp":
+            raise TrialError("crash", "broken on purpose")
+        return own(architecture, settings, seed, folder, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "_train", train)
+        assert search(*flags, "--project", tmp_path / "failed") == 1
+    run = tmp_path / "failed/exp"
+    again = read_journal(RunFolder(run).confirmed.path)
+    assert [r.state for r in again] == ["complete"] * 2 and "to be expected" in RunFolder(run).report.read_text()
+
+
+def test_without_a_journal_of_its_own_or_cut_short_it_says_nothing(noisy, host, digits_yaml, tmp_path):
+    flags = [*FLAGS, "--trials", 5, "--confirm", 2, "--data", digits_yaml, "--project", tmp_path]
+    run = RunFolder(tmp_path / "exp")
+    with inline({("confirmed", 1)}):
+        assert search(*flags) == 130
+    assert "expected" not in run.report.read_text()
+    number = max(read_journal(run.path), key=lambda r: r.reward).number
+    assert f"Trial {number} of" in (run.best / "model.yaml").read_text()
+    assert search("--resume", run.path, "--confirm", 0) == 0
+    assert "expected" not in run.report.read_text()
+    assert search("--resume", run.path, "--confirm", 2) == 0
+    assert "to be expected" in run.report.read_text()

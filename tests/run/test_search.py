@@ -378,6 +378,27 @@ def test_a_front_is_searched_under_a_constraint(host, digits_yaml, tmp_path):
     assert read_journal(tmp_path / "exp")[: len(records)] == records
 
 
+def test_an_audit_of_given_weights_goes_on_from_them(host, digits_yaml, trained_n, tmp_path, capsys):
+    flags = [*FLAGS, "--cfg", "yolov5n_elastic.yaml", "--weights", trained_n, "--method", "trials", "--trials", "4"]
+    with untrained():
+        given = [
+            "--data",
+            digits_yaml,
+            "--project",
+            tmp_path,
+            "--engine",
+            "local",
+            "--audit",
+            "2",
+            "--audit-epochs",
+            "2",
+        ]
+        assert search(*flags, *given) == 0
+    audited = read_journal(tmp_path / "exp/audit")
+    assert [r.budget for r in audited] == [{"epochs": 2, "weights": str(trained_n)}] * 2
+    assert "from the same weights" in capsys.readouterr().out
+
+
 def test_trials_are_ended_early_and_what_was_is_audited(host, digits_yaml, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "run_trial", fake_trials.curved)
     monkeypatch.setattr(stages, "run_trial", fake_trials.curved)

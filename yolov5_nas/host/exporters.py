@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,3 +76,34 @@ def export_openvino(file: Path, metadata: Mapping[str, Any], half: bool, *_: Any
     openvino.save_model(openvino.convert_model(file.with_suffix(".onnx")), xml, compress_to_fp16=half)
     (folder / file.with_suffix(".yaml").name).write_text(yaml.safe_dump(dict(metadata)))
     return str(folder), None
+
+
+def exported(
+    host: Any, model: Any, path: Path, form: str, imgsz: int, batch: int, half: bool, device: Any, **options: Any
+) -> Path:
+    """See `Host.export`."""
+    import torch
+
+    exporter, fused = host.module("export"), host.fused(model, device)
+    exporting = {
+        "attempt_load": lambda *_, **__: fused,
+        "select_device": lambda *_: torch.device(device),  # the host's hides the GPUs from this process
+        "check_requirements": lambda *_, **__: None,
+    }
+    if "openvino.inference_engine" in inspect.getsource(exporter):  # gone since OpenVINO 2024
+        exporting["export_openvino"] = export_openvino
+    legacy: Any = torch.onnx.export
+    if "dynamo" in inspect.signature(legacy).parameters:  # the newer exporter needs a further package and opset 18
+        legacy = functools.partial(legacy, dynamo=False)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(host.compatible())
+        said = stack.enter_context(host.heard())
+        stack.enter_context(patched(exporter, **exporting))
+        stack.enter_context(patched(torch.onnx, export=legacy))
+        given = {"weights": path, "imgsz": (imgsz, imgsz), "batch_size": batch, "device": "", "half": half}
+        files = exporter.run(**given, include=(form,), **options)
+    found = [Path(file) for file in files if file]
+    wrong = failures(said)
+    if not found or wrong:
+        raise RuntimeError(wrong[-1] if wrong else f"{form} gave no file")
+    return found[-1]

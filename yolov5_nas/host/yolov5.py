@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import gc
 import importlib
 import importlib.util
@@ -38,7 +37,7 @@ from .compat import (
     on_cpu,
     patched,
 )
-from .exporters import export_openvino, failures, own_runtime
+from .exporters import exported, own_runtime
 from .locate import Location, find
 
 
@@ -152,31 +151,7 @@ class Host:
         Raises:
             RuntimeError: what YOLOv5 says that went wrong.
         """
-        import torch
-
-        exporter, fused = self.module("export"), self.fused(model, device)
-        exporting = {
-            "attempt_load": lambda *_, **__: fused,
-            "select_device": lambda *_: torch.device(device),  # the host's hides the GPUs from this process
-            "check_requirements": lambda *_, **__: None,
-        }
-        if "openvino.inference_engine" in inspect.getsource(exporter):  # gone since OpenVINO 2024
-            exporting["export_openvino"] = export_openvino
-        legacy: Any = torch.onnx.export
-        if "dynamo" in inspect.signature(legacy).parameters:  # the newer exporter needs a further package and opset 18
-            legacy = functools.partial(legacy, dynamo=False)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self.compatible())
-            said = stack.enter_context(self.heard())
-            stack.enter_context(patched(exporter, **exporting))
-            stack.enter_context(patched(torch.onnx, export=legacy))
-            given = {"weights": path, "imgsz": (imgsz, imgsz), "batch_size": batch, "device": "", "half": half}
-            files = exporter.run(**given, include=(form,), **options)
-        found = [Path(file) for file in files if file]
-        wrong = failures(said)
-        if not found or wrong:
-            raise RuntimeError(wrong[-1] if wrong else f"{form} gave no file")
-        return found[-1]
+        return exported(self, model, path, form, imgsz, batch, half, device, **options)
 
     def load_exported(self, path: Path, precision: str, device: Any) -> Any:
         """`DetectMultiBackend` of an exported model, as `detect.py` and `val.py` run it: images to predictions.

@@ -25,13 +25,18 @@ COSTS = {"GFLOPs": "gflops", "latency": "latency_ratio"}
 
 @dataclass(frozen=True)
 class Audit:
-    """Architectures with a cheap score, costs, and the mAP50-95 of full training, in equal order."""
+    """Architectures with a cheap score, costs, and the mAP50-95 of full training, in equal order.
+
+    Args:
+        from_weights: full training started from the weights that the trials started from.
+    """
 
     proxy: str
     epochs: int
     records: tuple[TrialRecord, ...]
     scores: tuple[float, ...]
     truths: tuple[float, ...]
+    from_weights: bool = False
 
     @property
     def taus(self) -> dict[str, Tau]:
@@ -68,7 +73,17 @@ def read(run: Path, o: Options) -> Audit | None:
     both = tuple(r for r in records if r.id in truths)
     if len(both) < 2 or (o.only_prunes and not _ended(both)):
         return None
-    return Audit(proxy, o.full_epochs, both, tuple(scores[r.id] for r in both), tuple(truths[r.id] for r in both))
+    found = tuple(scores[r.id] for r in both), tuple(truths[r.id] for r in both)
+    return Audit(proxy, o.full_epochs, both, *found, is_from_weights(run, o))
+
+
+def is_from_weights(run: Path, o: Options) -> bool:
+    """Whether a full training goes on from `--weights`, as its user would train.
+
+    Audits that earlier versions began are from scratch to their end.
+    """
+    begun = [r for r in _lines(RunFolder(run).audit) if r.state == "complete"]
+    return o.inherits and bool(o.weights) and all(r.budget.get("weights") for r in begun)
 
 
 def scored(run: Path, o: Options) -> list[TrialRecord]:
@@ -99,8 +114,9 @@ def verdict(found: Audit | None) -> str:
         )
     own, *others = found.taus.items()
     rivals = ", ".join(f"that of {name} is {value}" for name, value in others)
+    start = " from the same weights" if found.from_weights else ""
     text = (
-        f"{found.proxy[0].upper()}{found.proxy[1:]} against full training of {found.epochs} epochs, over"
+        f"{found.proxy[0].upper()}{found.proxy[1:]} against full training of {found.epochs} epochs{start}, over"
         f" {len(found.truths)} architectures: Kendall's tau {own[1]}{'; ' + rivals if rivals else ''}."
     )
     if found.is_tied:

@@ -1,9 +1,10 @@
-"""What is to be expected of a search's leading architectures: the best of many single trainings was lucky too.
+"""The leading architectures of a search, trained once more: the best of many single trainings was lucky too.
 
-`--confirm K` trains those that lead once more with another seed. What is expected of an architecture is then its mean
-over seeds, drawn towards the mean of all trials by the share of their variance that is the seeds' (Efron and Morris
-1975). Half the variance of the differences between first and second trainings is the seeds'; their mean is left out of
-it, since what is trained again led. The reference is no draw from the space, so that its mean is taken as it is.
+`--confirm K` trains the K trials with the highest rewards, and the reference, with another seed. The winner is the one
+with the highest mean reward of its two trainings. What mAP50-95 is to be expected of it is that mean, drawn towards the
+mean of all trials by the share of their variance that is the seeds' (Efron and Morris 1975). Half the variance of the
+differences between first and second trainings is the seeds'; their mean is left out of it, since what is trained again
+led. The reference is no draw from the space, so that its mean is taken as it is.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pathlib import Path
 from ..records.journal import TrialRecord, complete, eligible, latest, read_lines
 from ..records.options import Options
 from ..records.run_folder import RunFolder
+from ..strategies.regression import fence
 
+FEW = 8  # trials; below that, what they vary by says little
 LEAST_REAL = 0.1  # of the variance over architectures, what is real at least
-ACCURACY = "map50_95"
 
 
 @dataclass(frozen=True)
@@ -28,67 +30,60 @@ class Confirmed:
 
     Args:
         records: the search's trials.
-        again: complete second trainings by architecture; the metrics are of another seed.
-        leading: how many were to be trained again, the reference not counted.
+        again: complete second trainings by architecture.
+        leading: of the trials that lead those with a second training.
     """
 
     records: tuple[TrialRecord, ...]
     again: dict[str, TrialRecord]
-    leading: int
+    leading: tuple[TrialRecord, ...]
 
     @property
-    def winner(self) -> TrialRecord | None:
-        """Of the reference and the trials that led, that of which most is to be expected."""
-        expected, reference = self.expected, [r for r in eligible(self.records) if r.is_reference]
-        found = [*reference, *leading(self.records, self.leading)]
-        return max(found, key=lambda r: (expected[r.id], -r.number), default=None)
+    def winner(self) -> TrialRecord:
+        """Of the reference and the trials that lead, that with the highest mean reward."""
+        reference = [r for r in eligible(self.records) if r.is_reference]
+        return max([*reference, *self.leading], key=lambda r: (self._mean_reward(r), -r.number))
+
+    def _mean_reward(self, record: TrialRecord) -> float:
+        return sum(r.reward or 0.0 for r in self._trainings(record)) / len(self._trainings(record))
+
+    def _trainings(self, record: TrialRecord) -> list[TrialRecord]:
+        return [record, *([self.again[record.id]] if record.id in self.again else [])]
+
+    def accuracies(self, record: TrialRecord) -> list[float]:
+        """The mAP50-95 of each of its trainings."""
+        return [r.metrics.get("map50_95", 0.0) for r in self._trainings(record)]
 
     @cached_property
-    def expected(self) -> dict[str, float]:
-        """The reward to be expected of each architecture."""
-        return self._expected("")
-
-    @cached_property
-    def accuracy(self) -> dict[str, float]:
-        """The mAP50-95 to be expected of each."""
-        return self._expected(ACCURACY)
-
-    @property
-    def deviation(self) -> float:
-        """One standard deviation of mAP50-95 over seeds."""
-        return self._noise(ACCURACY) ** 0.5
-
-    def _noise(self, metric: str) -> float:
-        by = {r.id: _value(r, metric) for r in complete(self.records)}
-        apart = [_value(r, metric) - by[name] for name, r in self.again.items() if name in by]
+    def variance(self) -> float:
+        """Of mAP50-95, what seeds make."""
+        pairs = [self.accuracies(r) for r in complete(self.records) if r.id in self.again]
+        apart = [second - first for first, second in pairs]
         return (statistics.variance(apart) if len(apart) > 1 else apart[0] ** 2) / 2
 
-    def _expected(self, metric: str) -> dict[str, float]:
-        done = complete(self.records)
-        drawn = [_value(r, metric) for r in done if not r.is_reference]
-        middle = statistics.mean(drawn) if drawn else 0.0
-        variance, noise = statistics.variance(drawn) if len(drawn) > 1 else 0.0, self._noise(metric)
-        real = max(variance - noise, LEAST_REAL * variance)
-        found = {}
-        for record in done:
-            own = [_value(record, metric), *(_value(r, metric) for r in [self.again.get(record.id)] if r)]
-            share = real / (real + noise / len(own)) if real else 0.0
-            mean = statistics.mean(own)
-            found[record.id] = mean if record.is_reference else middle + share * (mean - middle)
-        return found
+    def expected(self, record: TrialRecord) -> float:
+        """The mAP50-95 that is to be expected of a trial."""
+        own = self.accuracies(record)
+        mean = statistics.fmean(own)
+        drawn = [r.metrics.get("map50_95", 0.0) for r in complete(self.records) if not r.is_reference]
+        if record.is_reference or len(drawn) < FEW:
+            return mean
+        drawn = [max(value, fence(drawn)) for value in drawn]  # without those that broke down
+        middle, variance = statistics.fmean(drawn), statistics.variance(drawn)
+        real = max(variance - self.variance, LEAST_REAL * variance)
+        return middle + (mean - middle) * real / (real + self.variance / len(own)) if real else mean
 
-    def words(self, winner: TrialRecord) -> str:
-        """How sure its mAP50-95 is."""
-        count = sum(r.id in self.again for r in leading(self.records, self.leading))
+    def words(self) -> str:
+        """How sure the winner's mAP50-95 is."""
         text = (
-            f"{count} of the leading architectures were trained again with another seed, which moved mAP50-95 by"
-            f" {self.deviation:.3f} (one standard deviation)."
+            f"{len(self.leading)} of the leading architectures were trained again with another seed, which moved"
+            f" mAP50-95 by {self.variance**0.5:.3f} (one standard deviation)."
         )
-        for record in (winner, *(r for r in self.records if r.is_reference and r is not winner)):
-            name = "The best" if record is winner else "The reference"
-            if (other := self.again.get(record.id)) and record.id in self.accuracy:
-                first, second = _value(record, ACCURACY), _value(other, ACCURACY)
-                text += f" {name} had {first:.3f}, then {second:.3f}; {self.accuracy[record.id]:.3f} is to be expected."
+        for record in dict.fromkeys((self.winner.number, *(r.number for r in self.records if r.is_reference))):
+            one = next(r for r in self.records if r.number == record)
+            if len(own := self.accuracies(one)) > 1:
+                name = "The stock architecture" if one.is_reference else "The best"
+                text += f" {name} had {own[0]:.3f}, then {own[1]:.3f}; {self.expected(one):.3f} is to be expected."
         return text
 
 
@@ -98,13 +93,20 @@ def leading(records: Iterable[TrialRecord], count: int) -> list[TrialRecord]:
     return sorted(found, key=lambda r: (-(r.reward or 0.0), r.number))[:count]
 
 
+def to_confirm(run: Path, records: Sequence[TrialRecord], o: Options) -> list[TrialRecord]:
+    """What is to be trained once more: the reference, unless it is the base of the others, and those that lead and
+    whose weights were kept."""
+    reference = [r for r in complete(records) if r.is_reference and not o.base_epochs]
+    first = leading(records, o.confirm)
+    return [*reference, *(r for r in first if RunFolder(run).trial(r.number).weights.exists())]
+
+
 def read(run: Path, records: Sequence[TrialRecord], o: Options) -> Confirmed | None:
-    """What was confirmed of a run; None where nothing was trained again."""
-    known = {r.id for r in complete(records)}
-    lines = latest(read_lines(RunFolder(run).confirmed.journal)).values()
-    again = {r.id: r for r in lines if r.state == "complete" and r.id in known}
-    return Confirmed(tuple(records), again, o.confirm) if again and o.confirm else None
-
-
-def _value(record: TrialRecord, metric: str) -> float:
-    return (record.metrics.get(metric) if metric else record.reward) or 0.0
+    """What was confirmed of a run; None where nothing was, or not all that leads."""
+    lines = latest(read_lines(RunFolder(run).confirmed.journal)).values() if o.confirm else ()
+    done = {r.id: r for r in lines if r.done}
+    if any(r.id not in done for r in to_confirm(run, records, o)):
+        return None
+    again = {name: r for name, r in done.items() if r.state == "complete"}
+    first = tuple(r for r in leading(records, o.confirm) if r.id in again)
+    return Confirmed(tuple(records), again, first) if first else None

@@ -88,16 +88,16 @@ def summary(records: Sequence[TrialRecord], stock_leads: bool = False, again: Co
             f"None has learnt to detect (best mAP50-95 {most:.4f}), so there is nothing to compare: give more --epochs,"
             " or --weights to start from."
         )
+    sure = again.words() if again else ONCE
     if winner is None:
         return ended + "No trial has a result" + (" that meets the constraints." if complete(records) else ".")
     if stock is None:
-        return ended + f"Best is trial {winner.number}; the stock architecture has no result to compare with."
+        lone = f"Best is trial {winner.number}; the stock architecture has no result to compare with."
+        return ended + lone + (f" {sure}" if again else "")
     if winner.number == stock.number:
-        sure = f" {again.words(winner)}" if again else ""
-        return ended + (STOCK_LEADS if stock_leads else FOUND_NOTHING) + sure
+        return ended + (STOCK_LEADS if stock_leads else FOUND_NOTHING) + (f" {sure}" if again else "")
     broken = "The stock architecture itself breaks a constraint. " if stock.error else ""
-    sure = again.words(winner) if again else ONCE
-    return f"{ended}Best is trial {winner.number}: {_against(winner, stock)}. {broken}{sure}"
+    return f"{ended}Best is trial {winner.number}: {_against(winner, stock, again)}. {broken}{sure}"
 
 
 def _said(run: Path, records: Sequence[TrialRecord], options: Options) -> str:
@@ -166,9 +166,11 @@ def usage(run: Path, winner: TrialRecord) -> str:
     )
 
 
-def _against(winner: TrialRecord, stock: TrialRecord) -> str:
+def _against(winner: TrialRecord, stock: TrialRecord, again: Confirmed | None) -> str:
     parts = []
-    if {"map50_95"} <= set(winner.metrics) & set(stock.metrics):
+    if again:
+        parts.append(f"mAP50-95 {again.expected(winner) - again.expected(stock):+.3f} to be expected")
+    elif {"map50_95"} <= set(winner.metrics) & set(stock.metrics):
         parts.append(f"mAP50-95 {winner.metrics['map50_95'] - stock.metrics['map50_95']:+.3f}")
     text = " ".join([*parts, "against the stock architecture"])
     if {"latency_ratio"} <= set(winner.metrics) & set(stock.metrics):
@@ -182,15 +184,13 @@ def _against(winner: TrialRecord, stock: TrialRecord) -> str:
 def _compared(records: Sequence[TrialRecord], again: Confirmed | None) -> list[Row]:
     """The rows that compare the winner with the stock architecture."""
     winner, stock = again.winner if again else best(records), reference(records)
-    likely = again.accuracy if again else {}
     rows = []
     for kind, record in (("stock", stock), ("best", winner)):
         if record is not None:
-            last = [f"{likely[record.id]:.3f}" if record.id in likely else "-"] if again else []
+            last = [f"{again.expected(record):.3f}"] if again else []
             rows.append((kind, f"{kind} (trial {record.number})", [*_cells(record), *last]))
     if winner and stock and winner is not stock:
-        known = winner.id in likely and stock.id in likely
-        last = [f"{likely[winner.id] - likely[stock.id]:+.3f}" if known else "-"] if again else []
+        last = [f"{again.expected(winner) - again.expected(stock):+.3f}"] if again else []
         rows.append(("gain", "gain", [*_gain(winner, stock), *last]))
     return rows
 

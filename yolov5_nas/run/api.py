@@ -148,5 +148,5 @@ def evaluate(
 
 def _check_objects(engine: Engine | None, strategy: AskTell | None, o: Options) -> None:
     """Raise a UserError where a search has to start anew what was given as an object."""
-    if engine and (o.one_shot is not None or o.audits):
-        raise UserError("a one-shot search, and one with an audit, starts several engines: give the name of one")
+    if engine and (o.one_shot is not None or o.audits or o.confirm):
+        raise UserError("a one-shot search, and one with an audit or --confirm, starts several engines: name one")

@@ -12,9 +12,7 @@ from ..records.journal import Journal, TrialRecord, read_journal
 from ..records.options import Options
 from ..records.reward import Reward
 from ..records.run_folder import REFERENCE, RunFolder
-from ..results.confirmed import leading
-from ..results.export import write_trial
-from ..results.winner import winner_of
+from ..results.confirmed import to_confirm
 from ..space.architecture import Architecture
 from ..strategies.given import GivenArchitectures
 from ..training.settings import Settings
@@ -22,11 +20,13 @@ from ..training.trial import run_trial
 from .callbacks import say
 from .stages import asked_before, run_stage
 
+SEEDS = 2**32  # numpy takes those below
+
 
 def confirm(
     folder: Path, o: Options, settings: Settings, reward: Reward, engine: Callable[[Options], Engine], stage: Any
 ) -> None:
-    """Train the trials that lead, and the reference, with the next seed, and put the winner into `best/`.
+    """Train the trials that lead, and the reference, with the next seed.
 
     Args:
         o, settings: as the trials had them.
@@ -36,31 +36,27 @@ def confirm(
     Raises:
         StageError: the time is over.
     """
-    records, files = read_journal(folder), RunFolder(folder).confirmed
-    first = {
-        r.id: r for r in [*(r for r in records if r.is_reference and not o.base_epochs), *leading(records, o.confirm)]
-    }
-    asked = list(
-        {a.id: a for a in (*asked_before(files), *(Architecture(r.architecture) for r in first.values()))}.values()
-    )
+    files = RunFolder(folder).confirmed
+    first = {r.id: r for r in to_confirm(folder, read_journal(folder), o)}
+    before = asked_before(files)
+    asked = list({a.id: a for a in (*before, *(Architecture(r.architecture) for r in first.values()))}.values())
     if not asked:
         return
-    say(f"{len(asked)} architectures that lead are trained again with another seed, in {files.path}")
+    if len(asked) > len(before):
+        say(f"{len(asked) - len(before)} of those that lead are trained again with another seed, in {files.path}")
 
     def tell(record: TrialRecord) -> None:
         score = f"reward {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
-        before = f", before {first[record.id].reward:.4f}" if record.id in first else ""
-        say(f"[again {record.number + 1}/{len(asked)}] {record.id}: {score}{before}")
-        files.trial(record.number).weights.unlink(missing_ok=True)  # the first training's are the winner's
+        earlier = f", before {first[record.id].reward:.4f}" if record.id in first else ""
+        say(f"[again {record.number + 1}/{len(asked)}] {record.id}: {score}{earlier}")
+        files.trial(record.number).weights.unlink(missing_ok=True)  # a winner's are those of its first training
 
     def listeners(journal: Journal) -> list[Callable[[TrialRecord], None]]:
         return [tell]
 
-    rest = {**stage, "seed": o.seed + 1, "engine": lambda: engine(o), "listeners": listeners}
+    rest = {**stage, "seed": (o.seed + 1) % SEEDS, "engine": lambda: engine(o), "listeners": listeners}
     own = _started(settings, folder, o)
     run_stage(files, run_trial, own, GivenArchitectures(asked), reward=reward, count=len(asked), **rest)
-    if winner := winner_of(folder, records, o):
-        write_trial(folder, winner, RunFolder(folder).best)
 
 
 def _started(settings: Settings, folder: Path, o: Options) -> Settings:

@@ -17,6 +17,7 @@ from ..records.options import Options
 from ..records.reward import REWARDS, Reward
 from ..records.run_folder import REFERENCE, RunFolder
 from ..results import audit, deployed
+from ..results.confirmed import to_confirm
 from ..results.export import write_trial
 from ..results.replacement import first_winner, winners
 from ..results.report import closing_table, report
@@ -38,7 +39,16 @@ from .loop import AskTell, Loop
 from .prepare import engine_of, reward_of
 from .replace import Replacement, to_train
 from .rivals import Rivals
-from .stages import StageError, asked_before, finalists, from_scratch, full_trainings, scores, trained_supernet
+from .stages import (
+    StageError,
+    asked_before,
+    finalists,
+    from_scratch,
+    from_weights,
+    full_trainings,
+    scores,
+    trained_supernet,
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ class Pipeline:
             trials = tuple(read_journal(self.folder))
         if files.journal.exists() or (self.options.replaces and files.plans.journal.exists()):
             is_planned = files.plans.journal.exists() and not interrupted
-            self._write_targets(trials)
+            self._write_winners(trials)
             report(self.folder)
             if not interrupted and (first := trials[0] if trials else None) and first.state == "failed":
                 reason = (first.error or {}).get("message")
@@ -154,8 +164,10 @@ class Pipeline:
     def _reference(self) -> str:
         return "the parent" if self.options.replaces else "stock YOLOv5"
 
-    def _write_targets(self, trials: Sequence[TrialRecord]) -> None:
-        """The files of each target's winner."""
+    def _write_winners(self, trials: Sequence[TrialRecord]) -> None:
+        """The files of a winner that other trainings have chosen, or of each target's."""
+        if self.options.confirm and (chosen := winner_of(self.folder, trials, self.options)):
+            write_trial(self.folder, chosen, RunFolder(self.folder).best)
         for winner in winners(self.folder, trials, self.options) if self.options.replaces else ():
             if winner.record:
                 write_trial(self.folder, winner.record, RunFolder(self.folder).targets / winner.name)
@@ -223,6 +235,13 @@ class Pipeline:
         done = {r.id for r in read_lines(RunFolder(self.folder).audit.journal) if r.done}
         return any(a.id not in done for a in audit.sample(self.folder, self.options))
 
+    def _is_confirm_left(self) -> bool:
+        records = read_journal(self.folder)
+        done = {r.id for r in read_lines(RunFolder(self.folder).confirmed.journal) if r.done}
+        return bool(self.options.confirm) and any(
+            r.id not in done for r in to_confirm(self.folder, records, self.options)
+        )
+
     def _audit(self) -> bool:
         """Train the sample in full; whether there was anything to do."""
         if not self._is_audit_left():
@@ -235,9 +254,11 @@ class Pipeline:
             full = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
             print(f"[audit {record.number + 1}/{count}] {record.id}: {full}, by the proxy {scores[record.id]:.4f}")
 
-        settings = self.settings if o.only_prunes else from_scratch(self.settings, o.full_epochs)
+        keeps = audit.is_from_weights(self.folder, o)
+        full = from_weights if keeps else from_scratch
+        settings = self.settings if o.only_prunes else full(self.settings, o.full_epochs)
         settings = replace(settings, constraints=())
-        alone = replace(_from_nothing(o), measure_on=None, trial_minutes=None)  # which is for trials
+        alone = replace(o if keeps else _from_nothing(o), measure_on=None, trial_minutes=None)  # which is for trials
         stage = {**self.loop, "engine": lambda: self._engine(alone), "listeners": lambda journal: [tell]}
         full_trainings(self.folder, settings, architectures, **stage)
         return True
@@ -276,7 +297,8 @@ class Pipeline:
         engine = self._engine(o)
         has_base = bool(o.base_epochs)
         choose = (lambda records: first_winner(folder, records, o)) if o.replaces else None
-        keeper = Checkpoints(folder, journal, o.front, has_base or bool(o.deploy), engine.fetch, choose, o.confirm)
+        keeps_first = has_base or bool(o.deploy or o.confirm)
+        keeper = Checkpoints(folder, journal, o.front, keeps_first, engine.fetch, choose, o.confirm)
         logger = TensorBoardLogger(folder, [r for r in journal.records if r.done], o, settings.space)
         engine.reward = engine.reward or self.reward
         with Progress(count, journal, reference=o.reference) as progress:
@@ -302,7 +324,7 @@ class Pipeline:
                     **self.loop,
                 )
                 ending = loop.run()
-                if o.keep_portal and engine.url and not self._is_audit_left():
+                if o.keep_portal and engine.url and not (self._is_audit_left() or self._is_confirm_left()):
                     report(folder)
                     progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
                     engine.linger()

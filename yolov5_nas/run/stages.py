@@ -91,6 +91,11 @@ def from_scratch(settings: Settings, epochs: int) -> Settings:
     )
 
 
+def from_weights(settings: Settings, epochs: int) -> Settings:
+    """The settings of a full training of those who have weights: it goes on from them, nothing is refused."""
+    return replace(settings, epochs=epochs, val_period=max(1, -(-epochs // 4)), constraints=(), needed=())
+
+
 def finalists(records: Sequence[TrialRecord], stock: Architecture, objectives: Sequence[str]) -> list[Architecture]:
     """What to train: stock, then those on the front of the objectives, then the others, by reward each."""
     best = front(records, *objectives) if objectives else []
