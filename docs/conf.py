@@ -6,12 +6,18 @@ from typing import Any
 
 # The navigation, by its headings. A page that is named nowhere here fails the build.
 PAGES = {
-    "Start": ["docs/tutorial", "docs/command_line", "docs/troubleshooting"],
-    "Say what you want": ["docs/layers", "docs/rewards", "docs/latency"],
-    "Spend less": ["docs/replacement", "docs/early_stopping", "docs/inheritance", "docs/one_shot", "docs/audit"],
+    "My model, faster": ["docs/replacement", "docs/deploy", "docs/latency"],
+    "A search from scratch": ["docs/tutorial", "docs/layers", "docs/rewards"],
+    "Spend less": ["docs/early_stopping", "docs/inheritance", "docs/one_shot", "docs/audit"],
     "Where it runs": ["docs/engines", "docs/gpus", "docs/cluster"],
-    "After a search": ["docs/deploy", "docs/runs", "docs/hooks"],
-    "How it works": ["docs/how_it_works", "docs/api", "docs/numbers", "docs/benchmarks", "benchmarks/tables/README"],
+    "Reference": ["docs/command_line", "docs/api", "docs/hooks", "docs/runs", "docs/troubleshooting"],
+    "How it works": [
+        "docs/how_it_works",
+        "docs/numbers",
+        "docs/benchmarks",
+        "docs/alternatives",
+        "benchmarks/tables/README",
+    ],
     "The project": ["CHANGELOG", "CONTRIBUTING", "docs/releasing"],
 }
 

@@ -1,6 +1,8 @@
 """Searches whose leading trials are trained once more."""
 
 import random
+import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import inline as searches
@@ -16,8 +18,8 @@ from yolov5_nas.training import trial
 FLAGS = ["--epochs", "1", "--subset", "0.05", "--imgsz", "64", "--device", "cpu", "--seed", "5"]
 
 
-@pytest.fixture
-def noisy():
+@contextmanager
+def noise():
     """Trials that train nothing; what they find depends on the seed too."""
 
     def train(architecture, settings, seed, *rest):
@@ -27,6 +29,12 @@ def noisy():
 
     with inline(), untrained(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "_train", train)
+        yield
+
+
+@pytest.fixture
+def noisy():
+    with noise():
         yield
 
 
@@ -57,24 +65,33 @@ def test_leading_trials_and_the_reference_are_trained_with_the_next_seed(noisy, 
     assert [r.id for r in more[:3]] == [r.id for r in again] and len(more) <= 4
 
 
-@pytest.mark.parametrize("where", [("exp", 3), ("confirmed", 0), ("confirmed", 2)])
-def test_a_search_that_is_interrupted_confirms_the_same(noisy, host, digits_yaml, tmp_path, where):
-    flags = [*FLAGS, "--trials", 5, "--confirm", 2, "--data", digits_yaml]
-    assert search(*flags, "--project", tmp_path / "whole") == 0
-    with inline({where}):
-        assert search(*flags, "--project", tmp_path / "cut") == 130
-    assert search("--resume", tmp_path / "cut/exp") == 0
-    for folder in ("exp", "exp/confirmed"):
-        assert lines(tmp_path / "cut" / folder) == lines(tmp_path / "whole" / folder)
-    whole, cut = ((tmp_path / name / "exp/best/architecture.json").read_text() for name in ("whole", "cut"))
-    assert whole == cut
-    assert (tmp_path / "cut/exp/best/weights/best.pt").exists()
-
-
-def test_stock_keeps_its_weights_and_a_trial_0_that_failed_is_left_out(noisy, host, digits_yaml, tmp_path):
+@pytest.fixture(scope="module")
+def whole(host, digits_yaml, tmp_path_factory):
+    """The options of a search, and its folder."""
+    project = tmp_path_factory.mktemp("whole")
     flags = [*FLAGS, "--trials", 4, "--confirm", 2, "--data", digits_yaml]
-    assert search(*flags, "--project", tmp_path) == 0
-    assert RunFolder(tmp_path / "exp").trial(0).weights.exists()
+    with noise():
+        assert search(*flags, "--project", project) == 0
+    return flags, project / "exp"
+
+
+@pytest.mark.parametrize("where", [("exp", 3), ("confirmed", 1)])
+def test_a_search_that_is_interrupted_confirms_the_same(noisy, whole, tmp_path, where):
+    flags, run = whole
+    with inline({where}):
+        assert search(*flags, "--project", tmp_path) == 130
+    assert "expected" not in (tmp_path / "exp/report.html").read_text()
+    assert search("--resume", tmp_path / "exp") == 0
+    for folder in (".", "confirmed"):
+        assert lines(tmp_path / "exp" / folder) == lines(run / folder)
+    for file in ("best/architecture.json", "best/weights/best.pt"):
+        assert (tmp_path / "exp" / file).exists()
+    assert (tmp_path / "exp/best/architecture.json").read_text() == (run / "best/architecture.json").read_text()
+
+
+def test_stock_keeps_its_weights_and_a_trial_0_that_failed_is_left_out(noisy, whole, tmp_path):
+    flags, run = whole
+    assert RunFolder(run).trial(0).weights.exists()
     own = trial._train
 
     def train(architecture, settings, seed, folder, *rest):
@@ -84,21 +101,15 @@ def test_stock_keeps_its_weights_and_a_trial_0_that_failed_is_left_out(noisy, ho
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "_train", train)
-        assert search(*flags, "--project", tmp_path / "failed") == 1
-    run = tmp_path / "failed/exp"
-    again = read_journal(RunFolder(run).confirmed.path)
-    assert [r.state for r in again] == ["complete"] * 2 and "to be expected" in RunFolder(run).report.read_text()
+        assert search(*flags, "--project", tmp_path) == 1
+    again = read_journal(RunFolder(tmp_path / "exp").confirmed.path)
+    assert [r.state for r in again] == ["complete"] * 2
+    assert "to be expected" in RunFolder(tmp_path / "exp").report.read_text()
 
 
-def test_without_a_journal_of_its_own_or_cut_short_it_says_nothing(noisy, host, digits_yaml, tmp_path):
-    flags = [*FLAGS, "--trials", 5, "--confirm", 2, "--data", digits_yaml, "--project", tmp_path]
-    run = RunFolder(tmp_path / "exp")
-    with inline({("confirmed", 1)}):
-        assert search(*flags) == 130
-    assert "expected" not in run.report.read_text()
-    number = max(read_journal(run.path), key=lambda r: r.reward).number
-    assert f"Trial {number} of" in (run.best / "model.yaml").read_text()
+def test_without_the_option_the_report_is_as_ever(noisy, whole, tmp_path):
+    run = RunFolder(shutil.copytree(whole[1], tmp_path / "exp"))
     assert search("--resume", run.path, "--confirm", 0) == 0
+    number = max(read_journal(run.path), key=lambda r: r.reward).number
     assert "expected" not in run.report.read_text()
-    assert search("--resume", run.path, "--confirm", 2) == 0
-    assert "to be expected" in run.report.read_text()
+    assert f"Trial {number} of" in (run.best / "model.yaml").read_text()
