@@ -43,7 +43,8 @@ def confirm(
     if not asked:
         return
     if len(asked) > len(before):
-        say(f"{len(asked) - len(before)} of those that lead are trained again with another seed, in {files.path}")
+        count = len(asked) - len(before)
+        say(f"{count} trainings with another seed, of what leads and of the stock architecture, in {files.path}")
 
     def tell(record: TrialRecord) -> None:
         score = f"reward {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
