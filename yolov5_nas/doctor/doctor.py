@@ -27,7 +27,7 @@ from ..files import shipped
 from ..host.compat import MODULES
 from ..host.locate import GET_YOLOV5, Location, find
 from ..host.yolov5 import load
-from ..records.metrics import BACKENDS, PACKAGES
+from ..records.metrics import BACKENDS, PACKAGES, QUANTISERS
 from ..space.compile import derive
 from ..space.model_yaml import load_yaml
 from ..space.space import Space
@@ -62,6 +62,8 @@ def doctor(yolov5: str | None = None, project: str = "runs/nas", thorough: bool 
     yield tried(_ray())
     for backend in BACKENDS:
         yield tried(_backend(backend, cuda.mark == OK, usable))
+        if QUANTISERS.get(backend) not in (None, *PACKAGES[backend]):
+            yield tried(_quantiser(backend))
     yield tried(_plot_font())
     if usable:
         yield _host_font()
@@ -249,6 +251,12 @@ def _backend(backend: str, gpu: bool, location: Location | None) -> Check:
         return Check(name, ABSENT, "TensorRT needs an NVIDIA GPU")
     attempt = partial(_try_backend, backend, gpu, location)
     return packages.look(name, needed, f"pip install {' '.join(needed)}", ABSENT, attempt)
+
+
+def _quantiser(backend: str) -> Check:
+    """Whether networks can be made INT8 for a backend."""
+    own = QUANTISERS[backend]
+    return packages.look(f"INT8 on {backend}", (own,), f"pip install {own}", ABSENT, packages.importing(own))
 
 
 def _try_backend(backend: str, gpu: bool, location: Location | None, check: Check) -> Check:
