@@ -105,7 +105,7 @@ def _named(heading: str, options: Options) -> str:
 def figures(run: Path, records: Sequence[TrialRecord], options: Options) -> list[Figure]:
     """Accuracy against cost, progress, and what each choice does; of a replacement search its table."""
     if options.replaces:
-        return [_replacements(run, options), _trade_off(run, records, options)]
+        return [_replacements(run, options), *([_trade_off(run, records, options)] if records else [])]
     return [_trade_off(run, records, options), _progress(records), _choices(records, options)]
 
 
