@@ -3,8 +3,8 @@
     python benchmarks/additive_table.py
 
 The model of `--strategy additive` is fitted to the first seed's mAP50-95 of all architectures but one, and predicts
-that one; so for each. Printed is Kendall's tau with the second seeds (of those that have one), of these predictions, of the
-model that has seen all first seeds, and of the first seeds themselves, with 95 % intervals of a bootstrap.
+that one; so for each. Printed is Kendall's tau with the second seeds (of those that have one), of these predictions, of
+the model that has seen all first seeds, and of the first seeds themselves, with 95 % intervals of a bootstrap.
 """
 
 from __future__ import annotations
