@@ -101,12 +101,20 @@ def to_confirm(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Tr
     return [*reference, *(r for r in first if RunFolder(run).trial(r.number).weights.exists())]
 
 
+def is_left(run: Path, records: Sequence[TrialRecord], o: Options) -> bool:
+    """Whether there is anything to train once more."""
+    done = _done(run)
+    return bool(o.confirm) and any(r.id not in done for r in to_confirm(run, records, o))
+
+
+def _done(run: Path) -> dict[str, TrialRecord]:
+    return {r.id: r for r in latest(read_lines(RunFolder(run).confirmed.journal)).values() if r.done}
+
+
 def read(run: Path, records: Sequence[TrialRecord], o: Options) -> Confirmed | None:
     """What was confirmed of a run; None where nothing was, or not all that leads."""
-    lines = latest(read_lines(RunFolder(run).confirmed.journal)).values() if o.confirm else ()
-    done = {r.id: r for r in lines if r.done}
-    if any(r.id not in done for r in to_confirm(run, records, o)):
+    if is_left(run, records, o):
         return None
-    again = {name: r for name, r in done.items() if r.state == "complete"}
+    again = {name: r for name, r in _done(run).items() if r.state == "complete"}
     first = tuple(r for r in leading(records, o.confirm) if r.id in again)
     return Confirmed(tuple(records), again, first) if first else None

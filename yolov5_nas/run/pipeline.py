@@ -17,7 +17,7 @@ from ..records.options import Options
 from ..records.reward import REWARDS, Reward
 from ..records.run_folder import REFERENCE, RunFolder
 from ..results import audit, deployed
-from ..results.confirmed import to_confirm
+from ..results.confirmed import is_left
 from ..results.export import write_trial
 from ..results.replacement import first_winner, winners
 from ..results.report import closing_table, report
@@ -235,13 +235,6 @@ class Pipeline:
         done = {r.id for r in read_lines(RunFolder(self.folder).audit.journal) if r.done}
         return any(a.id not in done for a in audit.sample(self.folder, self.options))
 
-    def _is_confirm_left(self) -> bool:
-        records = read_journal(self.folder)
-        done = {r.id for r in read_lines(RunFolder(self.folder).confirmed.journal) if r.done}
-        return bool(self.options.confirm) and any(
-            r.id not in done for r in to_confirm(self.folder, records, self.options)
-        )
-
     def _audit(self) -> bool:
         """Train the sample in full; whether there was anything to do."""
         if not self._is_audit_left():
@@ -324,7 +317,11 @@ class Pipeline:
                     **self.loop,
                 )
                 ending = loop.run()
-                if o.keep_portal and engine.url and not (self._is_audit_left() or self._is_confirm_left()):
+                if (
+                    o.keep_portal
+                    and engine.url
+                    and not (self._is_audit_left() or is_left(folder, read_journal(folder), o))
+                ):
                     report(folder)
                     progress.write(f"{ending}; the portal stays at {engine.url} until Ctrl-C")
                     engine.linger()
