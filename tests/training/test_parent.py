@@ -57,6 +57,14 @@ def test_a_score_is_the_same_again_whatever_was_scored_in_between(scores, settin
     assert again.metrics == scores[1].metrics
 
 
+def test_a_checkpoint_that_was_saved_in_training_mode_is_read_alike(scores, settings, tmp_path):
+    found = torch.load(settings.weights, weights_only=False)
+    found["model"].train()
+    torch.save(found, tmp_path / "training.pt")
+    again = score_replacement(with_values(settings, c3_4=0.5), replace(settings, weights=str(tmp_path / "training.pt")))
+    assert again.metrics["rise"] == pytest.approx(scores[1].metrics["rise"], rel=1e-6)
+
+
 def test_a_parent_is_validated_as_it_is(settings, tmp_path):
     found = validate_parent(settings.space.default(), settings, 0, tmp_path, COSTS)
     fine_tuned = replace(settings, replaces=False)

@@ -57,7 +57,7 @@ def read_parent(host: Host, settings: Settings, imgsz: int, seed: int) -> Parent
         batches = (_batch(dataset, some[i : i + BATCH], device) for i in range(0, len(some), BATCH))
         return taylor(model, batches, lambda raw, targets: compute_loss(raw, targets)[0])
 
-    model = host.load_checkpoint(weights).to(device)
+    model = host.load_checkpoint(weights).to(device).eval()  # as it may not have been saved
     parent = Parent(host, model, settings.source_space, images, str(weights), counted(model), frozen=settings.freeze)
     if not settings.is_formed:
         return parent
