@@ -43,7 +43,7 @@ def test_images_to_solve_on_and_to_score_on_are_never_the_same():
 def test_the_parent_costs_nothing_and_what_is_replaced_does(scores):
     parent, half, most, swap, both = (result.metrics for result in scores)
     assert (parent["rise"], parent["rise_error"], parent["distance"]) == (0.0, 0.0, 0.0)
-    assert half["rise"] > 0 < half["rise_error"]  # the network has hardly learnt, and the images are few
+    assert half["rise"] > 3 * half["rise_error"] > 0
     assert half["rise"] > most["rise"] > abs(swap["rise"])
     assert half["distance"] > most["distance"] > swap["distance"] > 0
     assert both["rise"] > half["rise"]

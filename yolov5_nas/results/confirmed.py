@@ -79,11 +79,11 @@ class Confirmed:
             f"{len(self.leading)} of the leading architectures were trained again with another seed, which moved"
             f" mAP50-95 by {self.variance**0.5:.3f} (one standard deviation)."
         )
-        for record in dict.fromkeys((self.winner.number, *(r.number for r in self.records if r.is_reference))):
-            one = next(r for r in self.records if r.number == record)
-            if len(own := self.accuracies(one)) > 1:
-                name = "The stock architecture" if one.is_reference else "The best"
-                text += f" {name} had {own[0]:.3f}, then {own[1]:.3f}; {self.expected(one):.3f} is to be expected."
+        winner = self.winner
+        for record in (winner, *(r for r in self.records if r.is_reference and r is not winner)):
+            if len(own := self.accuracies(record)) > 1:
+                name = "The stock architecture" if record.is_reference else "The best"
+                text += f" {name} had {own[0]:.3f}, then {own[1]:.3f}; {self.expected(record):.3f} is to be expected."
         return text
 
 

@@ -22,8 +22,8 @@ def options_of(run: Path) -> Options:
 
 
 def winner_of(run: Path, records: Sequence[TrialRecord], options: Options) -> TrialRecord | None:
-    """The trial in `best/`: that with the highest reward, or of which most is to be expected where some were trained
-    again; in a replacement search that of the first target that has one.
+    """The trial in `best/`: that with the highest reward, or the highest mean of two trainings where those that lead
+    had two; in a replacement search that of the first target that has one.
     """
     if options.replaces:
         return replacement.first_winner(run, records, options)

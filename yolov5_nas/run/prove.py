@@ -34,7 +34,7 @@ from .loop import Listener
 from .prepare import engine_of, settings_of
 from .resume import hold
 from .rounds import Rounds
-from .stages import from_scratch, run_stage
+from .stages import from_scratch, from_weights, run_stage
 
 FAMILY = ((0.25, 0.5, 0.75, 1.0, 1.25), (0.33, 0.33, 0.67, 1.0, 1.33))  # YOLOv5's n, s, m, l, x: width, depth multiple
 STEPS = 8  # of the search for a scale
@@ -124,8 +124,7 @@ def _settings(run: Path, o: Options, start: str, epochs: int | None) -> Settings
     if not weights or not Path(weights).exists():
         raise UserError("--from weights: what the run started from is gone", got=weights, accepted="--from scratch")
     epochs = epochs or 2 * o.epochs
-    settings = replace(settings, epochs=epochs, val_period=max(1, -(-epochs // 4)), constraints=(), needed=())
-    return replace(settings, weights=weights, base_epochs=None, replaces=o.replaces)
+    return replace(from_weights(settings, epochs), weights=weights, base_epochs=None, replaces=o.replaces)
 
 
 def prove_trial(architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path) -> TrialResult:
