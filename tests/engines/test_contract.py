@@ -100,7 +100,7 @@ def of_test(folder: Path):
 
 def check_none_left(folder: Path) -> None:
     _, left = psutil.wait_procs(processes_of(folder), 5)  # Ray's nodes end them; NNI's end once the search is gone
-    assert not left
+    assert not [process.cmdline() for process in left]
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -26,6 +27,7 @@ from processes import own_processes
 
 from yolov5_nas.cli import main
 from yolov5_nas.engines import contract as engines
+from yolov5_nas.engines import warm
 from yolov5_nas.engines.contract import EngineError, Job
 from yolov5_nas.engines.nni import checks
 from yolov5_nas.engines.nni import engine as engine_module
@@ -130,6 +132,20 @@ def pairs_in_database(folder):
         metrics = database.execute("select trialJobId, data from MetricData where type = 'FINAL'")
         parameters, metrics = jobs.fetchall(), dict(metrics.fetchall())
     return pairs((data, metrics[job]) for job, data in parameters)
+
+
+def test_the_warm_process_stops_a_trial_that_has_only_just_started(tmp_path):
+    """Its answer that the trial started finds nobody who reads it any more; 6 s and not 60, which the trial sleeps."""
+    search, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=warm.serve, args=(theirs, 1, tmp_path))
+    process.start()
+    theirs.close()
+    search.send((fake_trials.sleeps, None))
+    assert search.recv() == "fork"
+    search.send((Job(0, {"a": 1}, 0), 0, None))
+    search.send(None)
+    process.join(6)
+    assert process.exitcode == 0  # it waits for what it started
 
 
 def test_thirty_architectures_carry_their_own_metric_in_the_journal_the_portal_and_the_database(

@@ -26,9 +26,10 @@ PROCESSES = "processes.txt"  # in the engine's folder: a line `pid start kind` f
 
 
 def serve(search: Connection, threads: int, folder: Path) -> None:
-    """The warm process: takes `(job, slot, device)` or a number to kill, answers `(number, exit code or None)`.
+    """The warm process: takes `(job, slot, device)`, a number to kill, or `None` to kill all and end.
 
-    An answer without an exit code says that the trial started. The first answer says whether trials are forked.
+    It answers `(number, exit code)`, without an exit code where the trial started. The first answer says whether trials
+    are forked.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the search ends its trials itself
     pin(0, os.environ.get("CUDA_VISIBLE_DEVICES"), threads)  # the threads, before torch is imported
@@ -40,25 +41,32 @@ def serve(search: Connection, threads: int, folder: Path) -> None:
     running: dict[int, BaseProcess] = {}
     try:
         search.send(method)
-        while True:
-            ready = wait([search, *(process.sentinel for process in running.values())])
-            for number, process in list(running.items()):
-                if process.sentinel in ready:
-                    process.join()
-                    search.send((number, running.pop(number).exitcode))
-            if search in ready:
-                command = search.recv()
-                if isinstance(command, int):
-                    _kill(running.get(command))
-                    continue
-                job, slot, device = command
-                args = (search, trial, settings, folder, job, slot, device, threads)
-                running[job.number] = context.Process(target=_run, args=args, name=f"trial {job.number}")
-                running[job.number].start()
-                search.send((job.number, None))
+        while (command := _next_command(search, running)) is not None:
+            if isinstance(command, int):
+                _kill(running.get(command))
+                continue
+            job, slot, device = command
+            args = (search, trial, settings, folder, job, slot, device, threads)
+            running[job.number] = context.Process(target=_run, args=args, name=f"trial {job.number}")
+            running[job.number].start()
+            search.send((job.number, None))
+        for process in running.values():
+            _kill(process)
     except (EOFError, OSError):  # the search is gone
         for process in running.values():
             process.join()
+
+
+def _next_command(search: Connection, running: dict[int, BaseProcess]) -> Any:
+    """What the search says next; until then it is told which trials ended."""
+    while True:
+        ready = wait([search, *(process.sentinel for process in running.values())])
+        for number, process in list(running.items()):
+            if process.sentinel in ready:
+                process.join()
+                search.send((number, running.pop(number).exitcode))
+        if search in ready:
+            return search.recv()
 
 
 def is_forkable() -> bool:

@@ -353,10 +353,9 @@ class NNIEngine(Engine):
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(OSError):
-                for number in self._running:
-                    self._warm.send(number)
-            self._warm.close()  # it ends after its trials
+                self._warm.send(None)
             process.join(10)
+            self._warm.close()  # not before: where an answer can't be sent, the search was killed, and trials go on
             warm.stop_orphans(self.folder, kinds=("trial", "warm process"))
         for running in self._running.values():
             if running.client:
