@@ -296,7 +296,7 @@ REFUSED = {
     "no such teacher": ({"distill": "none.pt"}, "none.pt"),
     "a strategy": ({"strategy": "random"}, "--strategy is not for --method replace"),
     "two metrics of several values": ({"target": ["gflops=1,2", "params=1,2"]}, "one of them with several values"),
-    "another size's YAML": ({"cfg": "yolov5s_elastic.yaml"}, "is it of another size?"),
+    "another size's YAML": ({"cfg": "yolov5s_elastic.yaml"}, "is it of another size, or a P6 model?"),
     "a P6 model's YAML": ({"cfg": "p6"}, "layer 9 is SPPF in them, not Conv"),
 }
 

@@ -470,7 +470,7 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         (("--weights", "weights.pt", *data), "weights.pt: no YOLOv5 checkpoint"),
         (
             ("--weights", "yolov5s.pt", "--trials", "2", *data),
-            "layer 0 has 32 channels in them, not 16 (is it of another size?)",
+            "layer 0 has 32 channels in them, not 16 (is it of another size, or a P6 model?)",
         ),
         (
             ("--weights", "yolov5n6.pt", "--trials", "2", *data),

@@ -330,7 +330,7 @@ def test_other_models_are_refused_in_one_line(host):
 
     start = "weights.pt: the weights must be of yolov5n_elastic.yaml or its stock form: "
     assert refusal(built("yolov5s.yaml"), space) == (
-        f"{start}layer 0 has 32 channels in them, not 16 (is it of another size?)"
+        f"{start}layer 0 has 32 channels in them, not 16 (is it of another size, or a P6 model?)"
     )
     assert "is nothing in them" not in refusal(built("hub/yolov5n6.yaml"), space)
     assert refusal(nn.Linear(1, 1), space) == f"{start}layer 0 is nothing in them, not Conv"

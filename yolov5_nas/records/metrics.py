@@ -15,6 +15,7 @@ TAKEN = (
     *("number", "id", "state", "reward", "seconds", "reason", "message"),
 )
 LATENCIES = ("latency_ratio", "latency_ms")
+NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations; "latency_error" is such a half
 
 
 class Shown(NamedTuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records.journal import TrialRecord, latest, read_journal, read_lines
-from ..records.metrics import LATENCIES
+from ..records.metrics import LATENCIES, NORMAL_95
 from ..records.options import Options
 from ..records.run_folder import REFERENCE, RunFolder
 from ..space.architecture import Architecture
@@ -24,7 +24,6 @@ from .ranking import html_table
 STOCK, RESCALED = "stock", "stock rescaled"
 WORDS = {STOCK: "stock YOLOv5", RESCALED: "stock YOLOv5 rescaled", "parent": "the parent"}
 WORDS["parent rescaled"] = "the parent with other widths"
-Z95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def race_of(names: Mapping[str, str], plan: Plan) -> Race:
 def take(race: Race, record: TrialRecord, names: Mapping[str, str], cost: str) -> None:
     """Put a training into its race."""
     if record.state == "complete" and record.id in names:
-        error = record.metrics.get("latency_error", 0.0) / Z95 if cost in LATENCIES else 0.0
+        error = record.metrics.get("latency_error", 0.0) / NORMAL_95 if cost in LATENCIES else 0.0
         race.add(names[record.id], record.seed, record.metrics["map50_95"], record.metrics.get(cost), error)
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from ..records.journal import TrialRecord
-from ..records.metrics import is_maximised
+from ..records.metrics import NORMAL_95, is_maximised
 from ..space.architecture import Value
 from ..strategies.regression import fence, fit
 
 MIN_TRIALS = 8  # trials below which nothing is said
-NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from itertools import accumulate
 from typing import Any
 
 from ..records.journal import TrialRecord, best, complete, eligible, front, reference
-from ..records.metrics import LATENCIES, axis_label, is_maximised
+from ..records.metrics import LATENCIES, NORMAL_95, axis_label, is_maximised
 from ..records.reward import Constraint
 from ..space.architecture import Value
 from ..strategies.regression import fence
 from ..strategies.replacement import Item
-from ..strategies.savings import NORMAL_95
 from .effects import Effect, strongest
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.

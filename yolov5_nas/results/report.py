@@ -129,7 +129,7 @@ def _headings(run: Path, records: Sequence[TrialRecord], options: Options) -> li
     """Of the cells of `_rows`."""
     found = ["reward", *(heading.replace("stock", options.reference) for _, heading, _ in COMPARED)]
     if confirmed.read(run, records, options):
-        found.append("expected")
+        found.append("expected mAP")
     return [*found, "mAP50-95 test"] if judged.read(run).has_test else found
 
 

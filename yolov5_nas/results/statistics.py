@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..records.metrics import NORMAL_95
+
 MIN_PAIRS = 5  # pairs below which there is no interval
-Z95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -45,5 +46,5 @@ def tau_with_interval(scores: Sequence[float], truth: Sequence[float]) -> Tau:
     if count < MIN_PAIRS:
         return Tau(value, -1.0, 1.0, count)
     most = 1 - 2 / (count * (count - 1))  # half a discordant pair: no sample says that there is none
-    z, error = math.atanh(max(-most, min(most, value))), Z95 * math.sqrt(0.437 / (count - 4))
+    z, error = math.atanh(max(-most, min(most, value))), NORMAL_95 * math.sqrt(0.437 / (count - 4))
     return Tau(value, min(value, math.tanh(z - error)), max(value, math.tanh(z + error)), count)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..records.journal import TrialRecord
-from ..records.metrics import LATENCIES, is_own
+from ..records.metrics import LATENCIES, NORMAL_95, is_own
 from ..records.options import Options
 from ..records.reward import Constraint, Target
 from ..space.architecture import Value
@@ -22,7 +22,6 @@ SHARE_OFF = 0.5  # prior: how far an option's saving is from that of the GFLOPs 
 ACT_SAVES = 0.005  # prior: of the parent's cost, by one activation
 MISFITS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.04)  # of sums of savings, as shares of the parent's cost
 UNSURE = 0.01  # half the 95 % interval of a measured share, where it is not known
-NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations
 RISE_OFF = 0.5  # prior: how far an option's share of a whole rise is from its own, as a share of it
 
 

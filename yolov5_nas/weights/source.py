@@ -256,5 +256,7 @@ def _conv(module: Any, counts: Counts | None, c2: int | None = None) -> ConvWeig
         raise _MismatchError("has no batch norm in them (is it a fused model?)")
     weights = ConvWeights.of(module, counts)
     if c2 is not None and len(weights.weight) != c2:
-        raise _MismatchError(f"has {len(weights.weight)} channels in them, not {c2} (is it of another size?)")
+        raise _MismatchError(
+            f"has {len(weights.weight)} channels in them, not {c2} (is it of another size, or a P6 model?)"
+        )
     return weights
