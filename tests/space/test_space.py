@@ -13,7 +13,7 @@ from places import MODELS
 
 from yolov5_nas.errors import UserError
 from yolov5_nas.space import arithmetic, space
-from yolov5_nas.space.choices import C3Layer
+from yolov5_nas.space.layers import C3Layer
 from yolov5_nas.space.space import Space
 
 TINY = """\

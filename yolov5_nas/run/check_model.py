@@ -16,7 +16,7 @@ from ..host.layers import Built, BuiltLayer, LayerError
 from ..host.yolov5 import Host
 from ..space.arithmetic import make_divisible
 from ..space.compile import derive, stock_form, stock_lines
-from ..space.model_yaml import SEARCHABLE
+from ..space.layers import SEARCHABLE
 from ..space.space import Space
 
 ENOUGH = 640  # pixels of the image that a model is tried on

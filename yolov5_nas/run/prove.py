@@ -26,7 +26,7 @@ from ..results.report import report
 from ..results.rivals import rivals
 from ..results.winner import winner_of
 from ..space.architecture import Architecture, Value
-from ..space.choices import ConvLayer, Layer
+from ..space.layers import ConvLayer, Layer
 from ..training.settings import Settings
 from ..training.trial import measure_architecture, run_trial
 from .judge import judge_proof

@@ -21,7 +21,7 @@ from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
 from ..results.replacement import changes
 from ..space.architecture import Architecture
-from ..space.choices import C3Layer, Layer
+from ..space.layers import C3Layer, Layer
 from ..strategies.given import GivenArchitectures
 from ..strategies.knapsack import promising
 from ..strategies.replacement import ADDITIVE, Table, changed, make_table, rows, total_rise

@@ -96,3 +96,8 @@ def plain_kernels(k: int, s: int, p: int | None = None, d: int = 1) -> tuple[str
             if kk >= 1 and same_output(kk, pad, given, s, d):
                 options.append(kernel_name(kk, pad))
     return tuple(options)
+
+
+def is_number(x: Any) -> bool:
+    """Whether YAML gave a number."""
+    return isinstance(x, (int, float)) and not isinstance(x, bool)

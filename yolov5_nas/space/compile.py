@@ -10,9 +10,8 @@ import yaml
 
 from .architecture import Architecture, Value
 from .arithmetic import Multiples, parse_kernel
-from .choices import C3Layer, ConvLayer
 from .forms import form_choices, forms, in_form
-from .model_yaml import SEARCHABLE
+from .layers import SEARCHABLE, C3Layer, ConvLayer
 from .space import Space
 
 OURS = ("imgsz", "scale", "scaled_modules", "default")  # keys of a model YAML that YOLOv5 does not know

@@ -12,8 +12,9 @@ from typing import Any
 from ..errors import UserError
 from .activations import ACTIVATIONS, activation_name
 from .architecture import Architecture, Value
-from .arithmetic import Multiples, hidden_width
-from .choices import C3Layer, Choice, ConvLayer, Layer
+from .arithmetic import Multiples
+from .choices import Choice
+from .layers import Layer, row_in_form
 
 STOCK_ACT = "SiLU"  # YOLOv5's, where a YAML says nothing
 LARGEST = 4.0  # scale of the widths
@@ -114,22 +115,9 @@ def in_form(
     if layers:
         multiples, count = Multiples(found), len(model["backbone"])
         rows = [*model["backbone"], *model["head"]]
-        rows = [_row(r, layers[i], stock, act, multiples) if i in layers else r for i, r in enumerate(rows)]
+        rows = [row_in_form(r, layers[i], stock, act, multiples) if i in layers else r for i, r in enumerate(rows)]
         found |= {"backbone": rows[:count], "head": rows[count:]}
     return found
-
-
-def _row(row: list[Any], layer: Layer, stock: str, act: str, multiples: Multiples) -> list[Any]:
-    """A searchable line with the options of its layer, and one activation in the place of another."""
-    args, options = (row[3][:-1], row[3][-1]) if row[3] and isinstance(row[3][-1], Mapping) else (row[3], {})
-    acts = layer.act.options if isinstance(layer, ConvLayer) else layer.acts[0].options
-    options = {**options, "act": list(dict.fromkeys(act if a == stock else a for a in acts))}
-    if isinstance(layer, C3Layer):
-        options["width"] = list(layer.width.options)
-        hidden = hidden_width(multiples.channels(args[0]), layer.e, 1.0)
-        if hidden % 8:
-            options |= {"kernel": [1], "act": [multiples.default_act]}
-    return [*row[:3], [*args, options]]
 
 
 def inner(architecture: Mapping[str, Value], choices: Sequence[Choice]) -> Architecture:

@@ -18,9 +18,10 @@ from ..errors import UserError
 from ..files import shipped
 from .architecture import Architecture, Value
 from .arithmetic import Multiples
-from .choices import C3Layer, Choice, Layer, with_default
+from .choices import Choice
 from .forms import form_choices, forms, in_form, inner, outer
-from .model_yaml import SEARCHABLE, LayerParser, read_model_yaml
+from .layers import SEARCHABLE, C3Layer, Layer, LayerParser, with_default
+from .model_yaml import read_model_yaml
 
 
 @dataclass(frozen=True)

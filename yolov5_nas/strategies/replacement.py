@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ..records.journal import TrialRecord
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import parse_kernel
-from ..space.choices import Layer
+from ..space.layers import Layer
 from ..space.space import Space
 
 ADDITIVE = ("gflops", "params")  # what options save of them adds up exactly

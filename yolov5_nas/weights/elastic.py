@@ -19,9 +19,8 @@ from ..errors import UserError
 from ..host.yolov5 import Host, load
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import parse_kernel
-from ..space.choices import C3Layer, ConvLayer, Layer
 from ..space.compile import derive, stock_form, weight_names
-from ..space.model_yaml import SEARCHABLE
+from ..space.layers import SEARCHABLE, C3Layer, ConvLayer, Layer
 from ..space.space import Space
 
 State = dict[str, torch.Tensor]

@@ -23,8 +23,8 @@ from torch import nn
 
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import parse_kernel
-from ..space.choices import C3Layer, ConvLayer, Layer
 from ..space.compile import weight_names
+from ..space.layers import C3Layer, ConvLayer, Layer
 from ..space.space import Space
 from .channels import choose, importance, reading, writing
 from .elastic import State, activation, rename_states

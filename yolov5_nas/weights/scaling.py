@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ..errors import UserError
-from ..space.choices import C3Layer, ConvLayer
+from ..space.layers import C3Layer, ConvLayer
 from ..space.space import Space
 from .channels import choose, importance, reading, writing
 from .elastic import activation

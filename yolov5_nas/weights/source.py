@@ -15,7 +15,8 @@ from ..errors import UserError
 from ..space.activations import activation_name
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import kernel_name
-from ..space.choices import C3Layer, Choice, ConvLayer, Layer
+from ..space.choices import Choice
+from ..space.layers import C3Layer, ConvLayer, Layer
 from ..space.space import Space
 from .elastic import State, activation
 from .importance import Counts
