@@ -13,6 +13,7 @@ from ..records.journal import TrialRecord, best, complete, eligible, front, refe
 from ..records.metrics import LATENCIES, NORMAL_95, axis_label, is_maximised
 from ..records.reward import Constraint
 from ..space.architecture import Value
+from ..space.choices import size_of
 from ..strategies.regression import fence
 from ..strategies.replacement import Item
 from .effects import Effect, strongest
@@ -164,10 +165,10 @@ def replacements(
 
 def _is_whole(item: Item, architecture: Mapping[str, Value], default: Mapping[str, Value]) -> bool:
     """Whether a plan has exactly this of the layer's shape; an activation stands for itself."""
-    if item.change[0][0].endswith("_act"):
+    if size_of(item.change[0][1]) is None:
         return True
     of_layer = re.compile(rf"[a-z0-9]+_{item.layer}(?!\d)")
-    own = {k: v for k, v in architecture.items() if of_layer.match(k) and not k.endswith("_act")}
+    own = {k: v for k, v in architecture.items() if of_layer.match(k) and size_of(v) is not None}
     return {k: v for k, v in own.items() if v != default.get(k)} == dict(item.change)
 
 

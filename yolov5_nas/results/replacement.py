@@ -12,6 +12,7 @@ from ..records.metrics import axis_label
 from ..records.options import Options
 from ..records.reward import Target
 from ..records.run_folder import RunFolder
+from ..space.choices import size_of
 from ..space.space import Space
 from ..strategies.replacement import Item, Table, make_table, total_rise
 from ..strategies.savings import fitted, measured_costs, ratio_of, share
@@ -123,7 +124,7 @@ def singles(table: Table) -> list[Item]:
 
 
 def _is_single(item: Item) -> bool:
-    acts = sum(label.endswith("_act") for label, _ in item.change)
+    acts = sum(size_of(value) is None for _, value in item.change)
     return acts == 0 or (acts == 1 and len(item.change) == 1)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import UserError
 from .architecture import Value
-from .arithmetic import parse_kernel
-
-Kind = Literal["kernel", "width", "depth", "act", "imgsz", "scale"]
 
 
 @dataclass(frozen=True)
@@ -20,14 +18,12 @@ class Choice:
         label: its name in an architecture.
         options: the values that it can have, in order.
         default: the one that stock YOLOv5 has, or where that is no option, the first.
-        kind: what it decides.
         is_stock: whether the default is what stock YOLOv5 has.
     """
 
     label: str
     options: tuple[Value, ...]
     default: Value
-    kind: Kind
     is_stock: bool = True
 
     def __post_init__(self) -> None:
@@ -38,11 +34,17 @@ class Choice:
 
     def extreme(self, pick: Any) -> Value:
         """The option with the fewest weights (`pick` is min) or the most (max); of those without, the default."""
-        sizes: dict[Kind, Any] = {
-            "kernel": lambda o: parse_kernel(o)[0],
-            "width": float,
-            "depth": float,
-            "imgsz": float,
-            "scale": float,
-        }
-        return self.default if self.kind == "act" else pick(self.options, key=sizes[self.kind])  # type: ignore[no-any-return]
+        return pick(self.options, key=size_of) if self.is_sized else self.default  # type: ignore[no-any-return]
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether its options are larger and smaller ones."""
+        return all(size_of(option) is not None for option in self.options)
+
+
+def size_of(option: Value) -> float | None:
+    """A number, or the kernel of `k6p2`, of which more has more weights; None for what has no size, as activations."""
+    if isinstance(option, str):
+        kernel = re.fullmatch(r"k(\d+)p\d+", option)
+        return float(kernel[1]) if kernel else None
+    return None if isinstance(option, bool) else float(option)

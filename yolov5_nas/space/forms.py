@@ -46,7 +46,7 @@ def _imgsz(sizes: Any, default: int | None, source: str) -> Choice | None:
         raise UserError("imgsz must be a list of different sizes in pixels", got=sizes, file=source)
     if default is not None and default not in sizes:
         raise UserError("--imgsz must be one of the sizes that the model YAML lists", got=default, accepted=sizes)
-    return Choice("imgsz", tuple(sizes), default or max(sizes), "imgsz")
+    return Choice("imgsz", tuple(sizes), default or max(sizes))
 
 
 def _scale(scales: Any, source: str) -> Choice | None:
@@ -59,7 +59,7 @@ def _scale(scales: Any, source: str) -> Choice | None:
             raise UserError(f"a scale must be a number above 0, up to {LARGEST:g}", got=scale, file=source)
     if 1.0 not in scales:
         raise UserError("scale must list 1.0, which the others are compared with", got=scales, file=source)
-    return Choice("scale", tuple(map(float, scales)), 1.0, "scale")
+    return Choice("scale", tuple(map(float, scales)), 1.0)
 
 
 def _activation(acts: Any, default: str, source: str) -> Choice | None:
@@ -73,7 +73,7 @@ def _activation(acts: Any, default: str, source: str) -> Choice | None:
         names.append(name)
     if not names or len(set(names)) < len(names):
         raise UserError("activation must be a list of different activations", got=acts, file=source)
-    return Choice("activation", tuple(names), default if default in names else names[0], "act", default in names)
+    return Choice("activation", tuple(names), default if default in names else names[0], default in names)
 
 
 # A YAML in a form -----------------------------------------------------------------------------------------------------

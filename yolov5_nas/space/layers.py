@@ -10,7 +10,7 @@ from ..errors import UserError
 from .activations import ACTIVATIONS, PLAIN_ACTS, activation_name
 from .architecture import Value
 from .arithmetic import Multiples, autopad, hidden_width, is_number, kernel_name, plain_kernels, same_output
-from .choices import Choice, Kind
+from .choices import Choice
 from .model_yaml import MOST
 
 WIDTH_SCALES = (1.0, 1.5, 2.0)  # plain NASC3: scale of the hidden width
@@ -86,7 +86,7 @@ def with_default(layer: Layer, values: Mapping[str, Value]) -> Layer:
         return replace(layer, kernel=one(layer.kernel), act=one(layer.act))
     depth, label = layer.depth, f"c3_{layer.index}_depth"
     if depth is None and values.get(label, layer.repeats) != layer.repeats:
-        depth = Choice(label, (layer.repeats,), layer.repeats, "depth")
+        depth = Choice(label, (layer.repeats,), layer.repeats)
     (k1, k2), (a1, a2) = layer.kernels, layer.acts
     return replace(
         layer,
@@ -181,7 +181,7 @@ class LayerParser:
             s=s,
             g=g,
             d=d,
-            kernel=self._choice(i, f"nasconv_{i}", kernels, kernel_name(k, autopad(k, p, d)), "kernel"),
+            kernel=self._choice(i, f"nasconv_{i}", kernels, kernel_name(k, autopad(k, p, d))),
             act=self._act_choice(i, f"nasconv_{i}_act", "NASConv", options.get("act"), default_act),
         )
 
@@ -208,11 +208,11 @@ class LayerParser:
             shortcut=bool(shortcut),
             g=g,
             e=float(e),
-            width=self._choice(i, f"c3_{i}", widths, 1.0, "width"),
-            depth=self._choice(i, f"c3_{i}_depth", tuple(depths), repeats, "depth") if depths else None,
+            width=self._choice(i, f"c3_{i}", widths, 1.0),
+            depth=self._choice(i, f"c3_{i}_depth", tuple(depths), repeats) if depths else None,
             kernels=(
-                self._choice(i, f"nasconv_{i}-1", kernels, "k1p0", "kernel"),
-                self._choice(i, f"nasconv_{i}-2", kernels, "k1p0", "kernel"),
+                self._choice(i, f"nasconv_{i}-1", kernels, "k1p0"),
+                self._choice(i, f"nasconv_{i}-2", kernels, "k1p0"),
             ),
             acts=(
                 self._act_choice(i, f"nasconv_{i}-1_act", "NASC3", options.get("act"), self.default_act),
@@ -245,11 +245,11 @@ class LayerParser:
             kept.setdefault(hidden, scale)
         return tuple(float(scale) for scale in scales if scale in kept.values())
 
-    def _choice(self, i: int, label: str, options: tuple[Value, ...], default: Value, kind: Kind) -> Choice:
+    def _choice(self, i: int, label: str, options: tuple[Value, ...], default: Value) -> Choice:
         if len(set(options)) != len(options):
             raise self.fail(i, f"the options of {label} must all be different", got=list(options))
         is_stock = default in options
-        return Choice(label, options, default if is_stock else options[0], kind, is_stock)
+        return Choice(label, options, default if is_stock else options[0], is_stock)
 
     def _kernel(self, i: int, module: str, k: Any, given: tuple[int, int], s: int, d: int) -> str:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST:
@@ -277,7 +277,7 @@ class LayerParser:
             options = tuple(self._act(i, module, a) for a in given)
         else:
             options = (default, *(a for a in PLAIN_ACTS if a != default))
-        return self._choice(i, label, options, default, "act")
+        return self._choice(i, label, options, default)
 
 
 def _filled(args: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -229,7 +229,7 @@ class Space:
 
 def _nearest(layer: Layer, choice: Choice, value: Value) -> Value:
     """A value, where it is an option; else the option of the same hidden width, or the default."""
-    if value in choice.options or not isinstance(layer, C3Layer) or choice.kind != "width":
+    if value in choice.options or not isinstance(layer, C3Layer) or choice != layer.width:
         return value if value in choice.options else choice.default
     same = (o for o in choice.options if layer.hidden(float(o)) == layer.hidden(float(value)))
     return next(same, choice.default)

@@ -78,8 +78,8 @@ class Form:
         self.groups: list[Group] = []
         counted: list[np.ndarray] = []
         for layer in self.space.layers.values():
-            shape = [c for c in layer.choices if c.kind != "act"]
-            for choices in (shape, *([c] for c in layer.choices if c.kind == "act")):
+            shape = [c for c in layer.choices if c.is_sized]
+            for choices in (shape, *([c] for c in layer.choices if not c.is_sized)):
                 labels = [c.label for c in choices]
                 first = tuple(self.default[label] for label in labels)
                 options = [first, *(o for o in itertools.product(*(c.options for c in choices)) if o != first)]
@@ -271,10 +271,12 @@ class Costs:
 
         unit, entries = self.unit(metric), self._entries
         having = [r for r in self.measured if metric in r.metrics] if unit else []
-        kinds = {choice.label: choice.kind for choice in self.space.choices.values()}
         wide = 1.0 if self.own else 5.0
         forms = {choice.label for choice in self.space.whole}
-        own = {label: WHOLE if label in forms else ACT if kind == "act" else OPTION for label, kind in kinds.items()}
+        own = {
+            label: WHOLE if label in forms else OPTION if choice.is_sized else ACT
+            for label, choice in self.space.choices.items()
+        }
         errors = (wide * own[label] for label, _ in list(entries)[1:])
         prior, mean = np.array([SURE, *errors]), np.zeros(len(entries))
         mean[0] = OF_GFLOPS if self.own else 0.0

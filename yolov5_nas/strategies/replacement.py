@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..records.journal import TrialRecord
 from ..space.architecture import Architecture, Value
-from ..space.arithmetic import parse_kernel
+from ..space.choices import size_of
 from ..space.layers import Layer
 from ..space.space import Space
 
@@ -27,8 +27,8 @@ Change = tuple[tuple[str, Value], ...]  # values by label that differ from the p
 
 def shapes(layer: Layer, parent: Mapping[str, Value]) -> list[Change]:
     """Joint options of a layer's kernels, width and depth that are nowhere larger than the parent's."""
-    choices = [c for c in layer.choices if c.kind != "act"]
-    kept = [[o for o in c.options if _size(c.kind, o) <= _size(c.kind, parent[c.label])] for c in choices]
+    choices = [c for c in layer.choices if c.is_sized]
+    kept = [[o for o in c.options if _size(o) <= _size(parent[c.label])] for c in choices]
     return [
         tuple((c.label, o) for c, o in zip(choices, options) if o != parent[c.label])
         for options in itertools.product(*kept)
@@ -37,12 +37,12 @@ def shapes(layer: Layer, parent: Mapping[str, Value]) -> list[Change]:
 
 def acts(layer: Layer, parent: Mapping[str, Value]) -> list[list[Change]]:
     """For each activation of a layer that is a choice, its options."""
-    choices = [c for c in layer.choices if c.kind == "act"]
+    choices = [c for c in layer.choices if not c.is_sized]
     return [[((c.label, o),) if o != parent[c.label] else () for o in c.options] for c in choices]
 
 
-def _size(kind: str, option: Value) -> float:
-    return parse_kernel(option)[0] if kind == "kernel" else float(option)
+def _size(option: Value) -> float:
+    return size_of(option) or 0.0
 
 
 def rows(space: Space, frozen: Collection[int] = (), form: Mapping[str, Value] | None = None) -> list[Architecture]:
@@ -77,8 +77,8 @@ def smallest(space: Space, frozen: Collection[int] = ()) -> Architecture:
     for i, layer in formed.layers.items():
         if i not in frozen:
             for c in layer.choices:
-                if c.kind != "act":
-                    change[c.label] = min((*c.options, parent[c.label]), key=lambda o: _size(c.kind, o))
+                if c.is_sized:
+                    change[c.label] = min((*c.options, parent[c.label]), key=_size)
     return space.outer(changed(parent, change.items()), form)
 
 

@@ -12,6 +12,7 @@ from ..records.metrics import LATENCIES, NORMAL_95, is_own
 from ..records.options import Options
 from ..records.reward import Constraint, Target
 from ..space.architecture import Value
+from ..space.choices import size_of
 from .regression import posterior
 from .replacement import ADDITIVE, Item, Table
 
@@ -140,7 +141,7 @@ def offset(table: Table, metric: str, plans: Iterable[TrialRecord], parent: Tria
 
 def _parts(item: Item) -> list[tuple[tuple[object, ...], float]]:
     """The features of an item besides the GFLOPs that it saves: its shape, by these, and its activations."""
-    is_act = [label.endswith("_act") for label, _ in item.change]
+    is_act = [size_of(value) is None for _, value in item.change]
     shape = tuple(entry for entry, act in zip(item.change, is_act) if not act)
     parts: list[tuple[tuple[object, ...], float]] = [((e, "act"), 1.0) for e, act in zip(item.change, is_act) if act]
     parts += [(("any", "act", value), 1.0) for (_, value), act in zip(item.change, is_act) if act]
