@@ -256,4 +256,4 @@ def with_width(c3: C3Weights, c_: int, shortcut: bool, shared: bool = False) -> 
         inner = pick(importance(a, b.weight, b.g), c_, b.g)
         m.append((reads(writing(a, inner), before), reads(writing(b, after), inner)))
     cv3 = reads(c3.cv3, torch.cat((stages[-1], old + second)))
-    return C3Weights(writing(c3.cv1, stages[0]), writing(c3.cv2, second), cv3, tuple(m))
+    return replace(c3, cv1=writing(c3.cv1, stages[0]), cv2=writing(c3.cv2, second), cv3=cv3, m=tuple(m))

@@ -104,8 +104,7 @@ class _Slicer:
 
     def _c3_of_module(self) -> C3Weights:
         c3 = self.module
-        m = tuple((self._of(b.cv1), self._of(b.cv2)) for b in c3.m)
-        return C3Weights(self._of(c3.cv1), self._of(c3.cv2), self._of(c3.cv3), m)
+        return C3Weights.of(c3.cv1, c3.cv2, c3.cv3, c3.m, self._of)
 
     def _convs(
         self, convs: tuple[ConvWeights, ...], read: Channels, c2: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ class C3Weights:
     cv2: ConvWeights
     cv3: ConvWeights
     m: tuple[tuple[ConvWeights, ConvWeights], ...]
+
+    @classmethod
+    def of(cls, cv1: Any, cv2: Any, cv3: Any, m: Iterable[Any], read: Callable[[Any], ConvWeights]) -> C3Weights:
+        """Those of a C3's modules, `m` its bottlenecks.
+
+        Args:
+            read: a `Conv` to what it holds.
+        """
+        return cls(read(cv1), read(cv2), read(cv3), tuple((read(b.cv1), read(b.cv2)) for b in m))
 
     def convs(self) -> dict[str, ConvWeights]:
         """All convolutions by name."""
@@ -241,8 +251,8 @@ def _take_c3(modules: list[nn.Module], layer: C3Layer, counts: Counts | None) ->
         cv1, cv2, _, cv3 = first, *(_next(modules, name) for name in ("Conv", "Concat", "Conv"))
     if not inner or any(type(b).__name__ != "Bottleneck" for b in inner):
         raise _MismatchError("has no bottlenecks")
-    m = tuple((_conv(b.cv1, counts), _conv(b.cv2, counts)) for b in inner)
-    return C3Weights(_conv(cv1, counts), _conv(cv2, counts), _conv(cv3, counts, layer.c2), m)
+    _conv(cv3, counts, layer.c2)  # as many channels as the layer has
+    return C3Weights.of(cv1, cv2, cv3, inner, partial(_conv, counts=counts))
 
 
 def _next(modules: list[nn.Module], *names: str) -> nn.Module:
