@@ -20,7 +20,7 @@ EXIT_CODES = """exit codes:
   143  SIGTERM; --resume continues"""
 SEARCHES = """make a checkpoint faster on its runtime:
   yolov5-nas search --weights best.pt --data my.yaml --latency-backend onnx
-search an architecture from scratch, at the latency of stock YOLOv5:
+search for an architecture from scratch, at the latency of stock YOLOv5:
   yolov5-nas search --cfg yolov5n_elastic.yaml --data my.yaml --trials 40 --epochs 20
 go on with a search that was stopped:
   yolov5-nas search --resume runs/nas/exp"""
@@ -79,7 +79,7 @@ class _HelpAll(argparse.Action):
 
 def search_texts() -> dict[str, Any]:
     return {
-        "description": "Search an architecture: from a checkpoint to a faster one, or by many short trainings.",
+        "description": "Search for an architecture: from a checkpoint to a faster one, or by many short trainings.",
         "epilog": f"{SEARCHES}\n\n{EXIT_CODES}",
         "formatter_class": argparse.RawDescriptionHelpFormatter,
         "usage": "%(prog)s [OPTION ...]",

@@ -19,7 +19,7 @@ from .records.options import ENGINES, REMOVED, TABLE, Options, load_options
 EXIT_OK, EXIT_NOTHING_FOUND, EXIT_USER_ERROR, EXIT_ENGINE_LOST = 0, 1, 2, 3
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
 
-FIRST_STEPS = """first: yolov5-nas doctor checks this machine. Then, beside a clone of YOLOv5 or its package:
+FIRST_STEPS = """first: yolov5-nas doctor checks this machine. Then, with a clone of YOLOv5 or its package:
   yolov5-nas search --weights best.pt --data my.yaml   a faster model from your checkpoint
   yolov5-nas search --cfg yolov5n_elastic.yaml --data my.yaml --trials 40   a search from scratch
   yolov5-nas prove runs/nas/exp   whether the gain is real"""
@@ -252,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=SearchParser)
-    search = commands.add_parser("search", help="search an architecture", **search_texts())
+    search = commands.add_parser("search", help="search for an architecture", **search_texts())
     search_arguments(search)
     search.set_defaults(function=_search)
     _other_arguments(commands)
@@ -291,7 +291,7 @@ def _other_arguments(commands: Any) -> None:
         "--top",
         type=int,
         default=3,
-        help="how many of the best and the front; on inherited weights, of all (default: 3)",
+        help="how many candidates, from the best and the front; on inherited weights, from all trials (default: 3)",
     )
     prove.add_argument("--seeds", type=int, default=3, help="trainings of each at most (default: 3)")
     text = (

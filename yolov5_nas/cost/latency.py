@@ -178,7 +178,7 @@ def _current(device: str) -> contextlib.AbstractContextManager[Any]:
 def compare(
     own: Pass, other: Pass, synchronise: Callable[[], Any] = lambda: None, warm_up: float = 0.0
 ) -> dict[str, float]:
-    """Time two passes in turn, in pairs whose order alternates.
+    """Time two passes alternately, in pairs whose order alternates too.
 
     Args:
         synchronise: waits until a pass has ended.

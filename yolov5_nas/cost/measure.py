@@ -38,7 +38,7 @@ def measure(
     host: Host,
     enough: Callable[[Mapping[str, float]], bool] = lambda costs: False,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """All costs of a YOLOv5 model beside the stock architecture's, the cheap ones first.
+    """All costs of a YOLOv5 model, the cheap ones first; its latency is compared with the stock architecture's.
 
     Args:
         reference: builds the stock model, where it is needed.

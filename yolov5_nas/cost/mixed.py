@@ -1,4 +1,4 @@
-"""INT8 that keeps the accuracy: the layers that bear it worst stay in FP32, as few as are needed."""
+"""INT8 that keeps the accuracy: the layers that suffer most from it stay in FP32, as few as needed."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def gently_quantised(
 
 
 def by_harm(file: Path, images: Sequence[np.ndarray]) -> list[str]:
-    """The layers of an ONNX file, first those that change its predictions most when they alone are quantised.
+    """The layers of an ONNX file, those first that change its predictions most when quantised alone.
 
-    What it writes is elsewhere: beside the file its quantised form may lie already.
+    It works on a copy in another folder, since the file's quantised form may already lie next to it.
     """
     layers, plain = layers_of(file), [_predictions(file, image) for image in images]
     harm = {}
@@ -64,7 +64,7 @@ def by_harm(file: Path, images: Sequence[np.ndarray]) -> list[str]:
 
 
 def _change(before: np.ndarray, after: np.ndarray) -> float:
-    """How much confidences change, and boxes as a share of their size; of what is detected, by its confidence.
+    """How much confidences change, and boxes as a share of their size, weighted by the confidences before.
 
     Args:
         before, after: (boxes, 5 + classes): x, y, width, height, objectness, classes.

@@ -91,8 +91,8 @@ def after_convolutions(
     """The nodes of a graph that no convolution comes after: Detect's.
 
     Args:
-        nodes: each after those that it takes something from.
-        after: the places of the nodes that take something from a node.
+        nodes: in topological order, each after its inputs.
+        after: the places of the nodes that read a node's output.
     """
     leads = [False] * len(nodes)  # to a convolution
     for place in range(len(nodes) - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""The way of one image as `detect.py` goes it with an exported network: from decoded pixels to boxes."""
+"""Everything that `detect.py` does with one image and an exported network: from decoded pixels to boxes."""
 
 from __future__ import annotations
 

@@ -66,8 +66,7 @@ class Engine:
     Attributes:
         slots: how many jobs at a time.
         reward: metrics to the number that the engine shows of a trial, where it shows any; set before `start`.
-        device: what the device is called on which latency is measured, where all of its machines have the same; "" if
-            that is not known.
+        device: the name of the device on which latency is measured, if it is the same on all machines; "" if not known.
         url: where people can look at it, if anywhere.
     """
 

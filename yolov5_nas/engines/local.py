@@ -128,7 +128,7 @@ def device_indices(device: str) -> tuple[str, ...]:
 
 
 def own_device(device: str) -> str:
-    """What torch calls `--device` in a process to which no engine shows one GPU only.
+    """torch's name for `--device` in a process that sees all GPUs, since no engine has hidden the others from it.
 
     Raises:
         UserError: as `device_indices`.

@@ -1,4 +1,4 @@
-"""What may be in a file that is given as a checkpoint, and old objects of torch in it made today's."""
+"""Find the model in a file that is given as a checkpoint, and bring the torch modules in it up to date."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _checked(model: Any, path: Path) -> Any:
 
 
 def modernised(model: Any) -> Any:
-    """A model whose modules of torch have the attributes that today's torch sets when it makes them."""
+    """The model, after adding to its torch modules the attributes that the installed torch gives to new ones."""
     for module in model.modules():
         kind = type(module)
         if kind.__module__.startswith("torch.nn"):

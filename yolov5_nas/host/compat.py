@@ -1,4 +1,4 @@
-"""What smooths YOLOv5's versions: patches for the length of a `with` block, stand-ins for what they miss."""
+"""Make all YOLOv5 versions behave alike: patches for the length of a `with` block, stand-ins for missing packages."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def compatible(modules: Sequence[types.ModuleType]) -> Iterator[None]:
 
 
 def of_version(create_dataloader: Callable[..., Any]) -> Callable[..., Any]:
-    """A host's `create_dataloader`, which takes a `seed` as the newest does (in v7.0 the order has a fixed one)."""
+    """A host's `create_dataloader` that accepts a `seed`, as the newest does; v7.0 ignores it and has a fixed one."""
 
     def create(*args: Any, seed: int = 0, **kwargs: Any) -> Any:
         if "seed" in inspect.signature(create_dataloader).parameters:
@@ -71,10 +71,10 @@ def of_version(create_dataloader: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def first_kept(nms: Callable[..., Any], most: int = 300) -> Callable[..., Any]:
-    """An `nms` of boxes that come with falling scores, which may end after the first `most` that it keeps.
+    """An `nms` of boxes sorted by falling score that may stop once it has kept `most` of them.
 
-    These are the same, since a box is dropped for an earlier one only. YOLOv5's validation takes 300 an image, and
-    spends most of its time on the others while a network is new.
+    The first `most` don't depend on later boxes, since a box is only ever dropped for an earlier one. YOLOv5's
+    validation takes 300 per image, and spends most of its time on the rest while a network is barely trained.
     """
 
     def first(boxes: Any, scores: Any, iou: float) -> Any:
@@ -124,8 +124,8 @@ def patched(target: Any, **attributes: Any) -> Iterator[None]:
 
 
 class ByImage:
-    """What `val.run` computes mAP from, by image: in its place as YOLOv5's callbacks, and as `zip` in its module, which
-    it calls once, for all images."""
+    """Collects, by image, what `val.run` computes mAP from. It takes the place of YOLOv5's callbacks and of `zip` in
+    that module, which is called once, for all images."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []  # of the images that have labels or detections
@@ -159,8 +159,8 @@ def module_entry(name: str, module: types.ModuleType) -> Iterator[None]:
 
 @contextlib.contextmanager
 def importable(location: Location) -> Iterator[None]:
-    """The host can be imported: offline, from the front of `sys.path`, with stand-ins for what v7.0 misses today."""
-    # The hosts set the threads for every child process; the loggers are the user's own, and those of hooks.
+    """The host can be imported: offline, from the front of `sys.path`, with stand-ins for packages that v7.0 lacks."""
+    # Restored at the end: hosts set thread counts for all child processes; loggers' modes are the user's and hooks'.
     names = ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "WANDB_MODE", "COMET_MODE")
     kept = {name: os.environ.get(name) for name in names}
     os.environ.update(OFFLINE)

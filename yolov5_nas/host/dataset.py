@@ -1,4 +1,4 @@
-"""The data set: read its YAML, resolve its paths, make it where it makes itself, check it before anything trains."""
+"""The data set: read its YAML, resolve its paths, download or generate it if need be, check it before any training."""
 
 from __future__ import annotations
 

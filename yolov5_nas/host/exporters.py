@@ -15,7 +15,7 @@ from .compat import module_entry, patched
 
 
 def failures(said: Iterable[str]) -> list[str]:
-    """The failures among what the host's exporters, which raise nothing, have said."""
+    """The failures that the host's exporters have logged; they raise nothing."""
     found = [text.split("export failure", 1)[1] for text in said if "export failure" in text]
     return [" ".join(text.split(": ", 1)[-1].split())[:300] for text in found]
 

@@ -1,4 +1,4 @@
-"""YOLOv5 itself: where it is found, how its versions are smoothed. The only file that imports it.
+"""YOLOv5 itself: where it is found, and how all its versions are made to look alike. The only file that imports it.
 
 Supported hosts: a clone of ultralytics/yolov5 (v7.0 to the newest) and the PyPI package `yolov5` 7.0.14. Nothing in
 the host's files is changed. What is patched in its modules is patched for the length of a `with` block only. One host
@@ -96,13 +96,13 @@ class Host:
 
     def validate(self, by_image: dict[str, Any] | None = None, **kwargs: Any) -> tuple[tuple[float, ...], list[float]]:
         """`val.run`: precision, recall, mAP50, mAP50-95, box, objectness and class loss; and mAP50-95 of each class,
-        which is that of all for one that the images don't have.
+        which for a class that the images lack is the overall one.
 
-        It takes the time it needs. By itself YOLOv5 drops the boxes of a batch's images that are not through NMS after
-        0.5 s and 0.05 s an image, so that other load on the machine would lower mAP.
+        NMS has no time limit here. YOLOv5's own drops the boxes of the images in a batch that are not done after 0.5 s
+        plus 0.05 s per image, so that other load on the machine would lower mAP.
 
         Args:
-            by_image: gets for the path of each image that has detections or labels what YOLOv5 computes mAP from:
+            by_image: gets, by the path of each image that has detections or labels, what YOLOv5 computes mAP from:
                 whether a detection is right at each IoU threshold (n, 10), its confidence (n), its class (n); and the
                 classes of the labels (m).
         """
@@ -302,7 +302,7 @@ def load(location: Location | None = None) -> Host:
 
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
-    """No garbage is looked for while YOLOv5 is imported, where there is none: it took a seventh of the time."""
+    """No garbage collection while YOLOv5 is imported: it took a seventh of the time and found nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

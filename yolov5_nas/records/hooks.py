@@ -28,7 +28,7 @@ from .journal import TrialRecord
 from .metrics import is_own
 from .run_folder import RunFolder
 
-# By point: what its functions may take. Each takes those of them that it names.
+# By point: the arguments that its functions may take. Each function gets those that it names.
 POINTS = {
     "on_search_start": ("run", "options"),
     "on_trial_start": ("trial",),
@@ -45,12 +45,13 @@ class Hook:
     """A hook file as it was when the search began.
 
     Args:
-        file: where it lay.
-        text: what stood in it.
-        settings: constants of the file that have another value than the file gives them, as (name, value).
+        file: its path.
+        text: its contents.
+        settings: new values for constants of the file, as (name, value).
 
     Raises:
-        UserError: it can't be run, has no function of a point or one of an unknown point, or a setting is none of it.
+        UserError: it can't be run, has no function of a point or one of an unknown point, or a setting names no
+            constant of the file.
     """
 
     file: str
@@ -103,7 +104,7 @@ def find_hook(given: str) -> Hook:
     (('SECONDS', 5.0),)
 
     Raises:
-        UserError: there is no such file, it is no hook file, or a setting is none of it.
+        UserError: there is no such file, it is no hook file, or a setting names no constant of it.
     """
     name, *settings = split(given)
     names = [name] if name.endswith(".py") else [name, name + ".py"]
@@ -116,7 +117,7 @@ def read_hook(path: Path, settings: Iterable[str] = ()) -> Hook:
     """The hook in a file, with settings `NAME=value`.
 
     Raises:
-        UserError: it is no hook file, or a setting is none of it.
+        UserError: it is no hook file, or a setting names no constant of it.
     """
     try:
         plain = Hook(str(path), path.read_text(encoding="utf-8"))
@@ -187,7 +188,7 @@ class Hooks:
             self._run(hook, point, given)
 
     def measured(self, model: Any, imgsz: int, device: str) -> dict[str, float]:
-        """The numbers that the `measure` functions return; what is none, or is named as a metric of ours, is left out.
+        """The numbers that the `measure` functions return, except what is not finite or has the name of one of ours.
 
         Args:
             model: a YOLOv5 model in eval mode on the device; each function gets a copy.
@@ -206,7 +207,7 @@ class Hooks:
         self.call("on_trial_start", trial=record)
 
     def ended(self, record: TrialRecord) -> None:
-        """A listener of the search: says what its trials' processes report of hooks, and calls `on_trial_end`."""
+        """A listener of the search: prints the hook problems that a trial recorded, and calls `on_trial_end`."""
         for name, problem in record.conditions.get("hooks", {}).items():
             if name not in self.problems:
                 self.problems[name] = problem

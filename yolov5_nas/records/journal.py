@@ -1,6 +1,7 @@
-"""The journal: one append-only JSON-lines file that holds every trial of a run, and is the only truth about it.
+"""The journal: one append-only JSON-lines file with every trial of a run, and the single source of truth about it.
 
-A trial writes a `started` line when it is handed out and one more line when it ends. The last line of a number counts.
+A trial writes a `started` line when it is handed out and one more line when it ends. For each number the last line
+counts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .run_folder import REFERENCE, RunFolder
 if TYPE_CHECKING:
     import pandas
 
-VERSION = 2  # 1 had no budget, and what a proof trains among the labels
+VERSION = 2  # version 1 had no budget, and kept a proof's contestant and seed among the labels
 STATES = ("started", "complete", "failed", "infeasible", "pruned")
 REASONS = ("oom", "nan", "crash", "killed", "timeout", "latency", "hook", "machine")  # why a trial failed
 
@@ -68,9 +69,9 @@ class TrialRecord:
         error: `{"reason": one of REASONS, "message": ...}` where it failed; with the reason "constraint" where it
             breaks one, "pruned" where it was ended early.
         conditions: of the latency measurement.
-        parent: the number of the trial whose weights it started from, if it did from one's.
+        parent: the number of the trial whose weights it started from, if any.
         classes: mAP50-95 by class.
-        budget: as `TrialResult` has it. With the id of the architecture and the seed it names a training.
+        budget: as in `TrialResult`. Together with the architecture's id and the seed it identifies a training.
     """
 
     number: int
@@ -215,7 +216,7 @@ def read_journal(path: str | Path, frame: Literal[True]) -> pandas.DataFrame: ..
 
 
 def read_journal(path: str | Path, frame: bool = False) -> list[TrialRecord] | pandas.DataFrame:
-    """The trials of a run by number, also of one that still runs: a record each (`TrialRecord`), or a row each.
+    """The trials of a run, finished or still running, by number: as one record (`TrialRecord`) or one row each.
 
     >>> first = read_journal("runs/nas/exp")[0]
     >>> first.number, first.state, first.metrics["params"]
@@ -267,7 +268,7 @@ def best(records: Iterable[TrialRecord]) -> TrialRecord | None:
 
 
 def front(records: Iterable[TrialRecord], *objectives: str) -> list[TrialRecord]:
-    """The Pareto front: the eligible trials of which no other is at least as good in every objective and better in one.
+    """The Pareto front: the eligible trials that no other one matches in every objective and beats in at least one.
 
     Args:
         objectives: metrics; the front is in the order of the first one, from good to bad. Of equal trials the earliest

@@ -9,7 +9,7 @@ from ..errors import UserError
 
 ACCURACIES = ("map50_95", "map50", "precision", "recall")  # known after training; more is better
 COSTS = ("latency_ratio", "latency_ms", "gflops", "params")  # known before training; less is better
-# What a hook can't call a metric of its own: what there is of ours, and the other columns of `results.csv`.
+# Names that a hook can't give to a metric: those of our own metrics, and of the other columns of `results.csv`.
 TAKEN = (
     *(*ACCURACIES, *COSTS, "latency_p95_ms", "latency_spread", "latency_error", "batch_size"),
     *("number", "id", "state", "reward", "seconds", "reason", "message"),
@@ -19,7 +19,7 @@ NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations; "latency_er
 
 
 class Shown(NamedTuple):
-    """How a metric is shown to people: in the head of a column, along an axis, its number."""
+    """How a metric is shown to people: the heading of its column, the label of its axis, the format of its number."""
 
     heading: str
     axis: str

@@ -15,7 +15,7 @@ PARENT = "parent"  # as a teacher
 
 
 def check_together(o: Options) -> None:
-    """Raise a UserError where an option is out of its range, or does not go with another."""
+    """Raise a UserError where an option is out of its range, or cannot be combined with another."""
     _check_numbers(o)
     _check_inherit(o)
     _check_one_shot(o)

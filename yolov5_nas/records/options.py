@@ -73,7 +73,7 @@ class Options:
         may_change=True,
     )
     audit_epochs: int | None = model(
-        None, "epochs of each of those (default: --base-epochs or three times --epochs, at least 24)", least=1
+        None, "epochs of each --audit training (default: --base-epochs or three times --epochs, at least 24)", least=1
     )
     hyp: str | None = model(
         None, "hyper-parameter YAML (default: hyp.short.yaml)", completes=("data", "hyp*.yaml")
@@ -91,8 +91,8 @@ class Options:
 
     method: str = searched(
         "trials",
-        "trials: train many architectures; replace: put options in the place of single layers of the trained network in"
-        " --weights, and train the best combinations; one-shot: see --one-shot (default: replace where --weights is a"
+        "trials: train many architectures; replace: replace single layers of the trained network in --weights by other"
+        " options, and train the best combinations; one-shot: see --one-shot (default: replace where --weights is a"
         " checkpoint and none of --trials, --strategy, --inherit, --one-shot is given)",
         choices=METHODS,
     )
@@ -105,24 +105,24 @@ class Options:
     )
     confirm: int = searched(
         0,
-        "train so many of the leading architectures, and the stock one, once more with another seed: the best of many"
-        " single trainings was lucky too",
+        "how many of the leading architectures to train once more with another seed, besides the stock one: the best"
+        " of many single trainings was also lucky",
         least=0,
         may_change=True,
     )
     rivals: str = searched(
         "all",
-        "with --method replace, train beside the winners what users try first: the parent at other widths and at a"
-        " smaller input size, of each winner's cost",
+        "with --method replace, also train what users try first: the parent at other widths and at a smaller input"
+        " size, each at the winner's cost",
         choices=("all", "none"),
         may_change=True,
     )
     strategy: str | None = searched(
-        None, "how to choose them (default: additive; with --objectives, nsga2)", choices=STRATEGIES
+        None, "how to choose architectures (default: additive; with --objectives, nsga2)", choices=STRATEGIES
     )
     population: int | None = searched(
         None,
-        "of evolution and nsga2; random ones before tpe (default: a third of the trials, at most 16)",
+        "population of evolution and nsga2; random trials before tpe (default: a third of the trials, at most 16)",
         least=1,
     )
     reward: str = searched("soft", f"{', '.join(REWARDS)}, or your own function as module:function or file.py:function")
@@ -176,7 +176,7 @@ class Options:
     freeze: tuple[int, ...] = training((), "layers not to train: 10 for the first ten, 0 1 2 for these")
     subset: float = training(1.0, "share of the training images to train on")
     prune: bool = training(
-        False, "stop trials early that can no longer become interesting (then with about twelve validations)",
+        False, "stop trials early that can no longer become interesting (each then validates about twelve times)",
         aliases=("--early-stop",),
     )  # fmt: skip
     val_period: int | None = training(None, "epochs between validations (default: a quarter of the epochs)", least=1)
@@ -266,7 +266,7 @@ class Options:
 
     @property
     def frozen(self) -> tuple[int, ...]:
-        """The layers that `--freeze` means, as in YOLOv5: one number is how many of the first, several the layers."""
+        """The layers that `--freeze` means, as in YOLOv5: one number is a count of first layers, several are layers."""
         return tuple(range(self.freeze[0])) if len(self.freeze) == 1 else self.freeze
 
     @property

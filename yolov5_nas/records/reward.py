@@ -60,7 +60,7 @@ class Target:
 
 
 def parse_plans(texts: Sequence[str], own: bool = False) -> tuple[tuple[Target, ...], ...]:
-    """The plans of targets: values of one metric that are separated by commas give one each, other metrics hold in all.
+    """The plans that targets ask for: each comma-separated value of one metric gives a plan; other metrics hold in all.
 
     >>> [[str(target) for target in plan] for plan in parse_plans(["latency_ratio=0.9,0.8", "params=1e6"])]
     [['latency_ratio=0.9', 'params=1e+06'], ['latency_ratio=0.8', 'params=1e+06']]
@@ -222,7 +222,7 @@ def make_reward(name: str, targets: Sequence[Target] = (), exponent: float = EXP
 
 
 class OwnReward:
-    """A function of the user's. Processes and machines pass it on by its name, with the source where that is a file's.
+    """A user's function. It travels to other processes and machines by its name, with the source if it is in a file.
 
     Args:
         source: of the file, where it is known; by default it is read.

@@ -26,7 +26,7 @@ class TrialFolder:
 
     @property
     def heavy(self) -> tuple[Path, ...]:
-        """What an engine whose trials run elsewhere brings only where it is wanted."""
+        """The files that an engine whose trials run elsewhere fetches only on request."""
         return self.weights, self.onnx
 
 
@@ -114,6 +114,6 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is a run in it, of which one that was killed may have any of these."""
+        """Whether the folder holds a run; one that was killed may have left any of these."""
         stages = (self.supernet, self.scores, self.audit, self.parent)
         return any(path.exists() for path in (self.journal, self.trials, *(stage.path for stage in stages)))

@@ -1,7 +1,7 @@
 """Whether a search's proxy ranks architectures as full training does.
 
-Some of the architectures that it scored cheaply are trained in full too, and Kendall's tau says how well the two agree,
-beside the tau of GFLOPs and of latency, which rank for nothing.
+Some of the architectures that the proxy scored are trained in full too. Kendall's tau says how well the two rankings
+agree; it is compared with the tau of GFLOPs and of latency, which rank architectures at no cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COSTS = {"GFLOPs": "gflops", "latency": "latency_ratio"}
 
 @dataclass(frozen=True)
 class Audit:
-    """Architectures with a cheap score, costs, and the mAP50-95 of full training, in equal order.
+    """Architectures with their proxy scores, costs, and mAP50-95 of full training, all in the same order.
 
     Args:
         from_weights: full training started from the weights that the trials started from.
@@ -56,7 +56,7 @@ class Audit:
 
     @property
     def is_tied(self) -> bool:
-        """Whether full training tells none from another."""
+        """Whether full training gives all of them the same mAP50-95."""
         return len(set(self.truths)) < 2
 
 
@@ -87,8 +87,8 @@ def is_from_weights(run: Path, o: Options) -> bool:
 
 
 def scored(run: Path, o: Options) -> list[TrialRecord]:
-    """The trials that have the proxy's score, by number, without the first, which is the base: those that it ended
-    early only if that is all it does, since a score of fewer epochs compares with no other."""
+    """The trials that have a proxy score, by number, without the first, which is the base. Trials that were ended early
+    are among them only if early stopping is the only proxy, since scores of fewer epochs compare with no others."""
     files = RunFolder(run)
     lines = _lines(files.scores if o.one_shot is not None else files)
     states = ("complete", "pruned") if o.only_prunes else ("complete",)
@@ -96,8 +96,8 @@ def scored(run: Path, o: Options) -> list[TrialRecord]:
 
 
 def sample(run: Path, o: Options) -> list[Architecture]:
-    """What to train in full: what a run has begun to, then a random draw of all that were scored; of those that only
-    early stopping may have cut, the ones that it has."""
+    """What to train in full: what was begun already, then a random draw of all that were scored or, where early
+    stopping is the only proxy, of all that it ended."""
     records = {r.id: r for r in scored(run, o) if r.state == "pruned" or not o.only_prunes}
     begun = [r.id for r in sorted(_lines(RunFolder(run).audit), key=lambda r: r.number) if r.id in records]
     drawn = list(records)
@@ -122,7 +122,7 @@ def verdict(found: Audit | None) -> str:
     if found.is_tied:
         return text + " In full training all are equal, so nothing can be said (were they trained long enough?)."
     if found.loses:
-        return text + " The proxy loses to GFLOPs: the larger of two would have been as good a guess, for nothing."
+        return text + " The proxy loses to GFLOPs: the larger of two would have been as good a guess, at no cost."
     if own[1].low <= 0:
         return text + " The proxy is ahead of GFLOPs, but its interval holds 0: that may be chance (see --audit)."
     return text + " The proxy ranks better than GFLOPs and better than chance."
@@ -142,7 +142,7 @@ def sections(run: Path, o: Options) -> list[tuple[str, str]]:
 
 
 def _scores(records: Sequence[TrialRecord], o: Options) -> Mapping[str, float]:
-    """The cheap mAP50-95 of each; of early stopping, that at the earliest epoch at which it ended any."""
+    """The proxy mAP50-95 of each; for early stopping, the best up to the earliest epoch at which it ended any."""
     if not (o.only_prunes and (ends := _ended(records))):
         return {r.id: r.metrics["map50_95"] for r in records}
     return {r.id: best_so_far([p for p in r.curve if p["epoch"] <= min(ends)])["map50_95"] for r in records if r.curve}

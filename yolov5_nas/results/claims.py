@@ -108,9 +108,9 @@ def variance_of(values: Sequence[float]) -> float:
 
 
 def is_hopeless(own: Sequence[float], other: Sequence[float], margin: float, seeds: int) -> bool:
-    """Whether the difference, if it stayed as it is, would be no claim at the last look either, by far.
+    """Whether the difference, if it stayed as it is, would be far from a claim even at the last look.
 
-    It only ever ends trainings, so that it costs no level.
+    It can only end trainings, and so spends none of the level.
     """
     if len(own) < FIRST:
         return False

@@ -36,7 +36,7 @@ class Plan:
         rescaled: the architecture of the rescaled rival, `{depth_multiple: ..., width_multiple: ...}` or a form of the
             parent; None where there is none.
         start: `scratch`, or `weights`: those that the run's trials started from.
-        seeds: the most trainings of each, as they were asked for one after the other; of versions before, empty.
+        seeds: the most trainings of each, one entry per request; empty in plans of earlier versions.
         margin: mAP50-95 within which a cheaper one is as good.
     """
 

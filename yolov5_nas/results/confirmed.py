@@ -1,10 +1,10 @@
-"""The leading architectures of a search, trained once more: the best of many single trainings was lucky too.
+"""The leading architectures of a search, trained once more: the best of many single trainings was also lucky.
 
 `--confirm K` trains the K trials with the highest rewards, and the reference, with another seed. The winner is the one
-with the highest mean reward of its two trainings. What mAP50-95 is to be expected of it is that mean, drawn towards the
-mean of all trials by the share of their variance that is the seeds' (Efron and Morris 1975). Half the variance of the
-differences between first and second trainings is the seeds'; their mean is left out of it, since what is trained again
-led. The reference is no draw from the space, so that its mean is taken as it is.
+with the highest mean reward of its two trainings. Its expected mAP50-95 is the mean of the two, shrunk towards the mean
+of all trials by the share of their variance that is due to seeds (Efron and Morris 1975). The variance due to seeds is
+half the variance of the differences between first and second trainings; the mean difference is left out, since what is
+trained again was picked for leading. The reference is not drawn from the space, so its mean is not shrunk.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Confirmed:
 
     @cached_property
     def variance(self) -> float:
-        """Of mAP50-95, what seeds make."""
+        """The variance of mAP50-95 that is due to seeds."""
         pairs = [self.accuracies(r) for r in complete(self.records) if r.id in self.again]
         apart = [second - first for first, second in pairs]
         return (statistics.variance(apart) if len(apart) > 1 else apart[0] ** 2) / 2

@@ -104,7 +104,7 @@ def _row(entries: Mapping[str, Any]) -> Deployed:
 
 
 def write(run: Path, new: Deployment) -> Deployment:
-    """Put rows into a run's folder, in the place of those that are of the same network and form; all of them then."""
+    """Add rows to a run's folder, replacing those of the same network and form; returns all rows."""
     rows = {(row.number, row.form): row for row in (*read(run).rows, *new.rows)}
     ordered = sorted(rows.values(), key=lambda row: (row.number, row.form != PLAIN, row.form))
     merged = Deployment(tuple(ordered), new.reference, new.margin)

@@ -1,4 +1,4 @@
-"""How a replacement search's winners do on images that chose nothing, beside their parent, and how sure that is."""
+"""How a replacement search's winners compare with their parent on images that chose nothing, and how sure that is."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Judged:
     Args:
         split: `test`, or `val` where the data has no such images.
         images: how many have a label or a detection.
-        networks: by their ids accuracies, and between what (`low`, `high`) the difference of mAP50-95 to the parent's
-            lies for other such images in 95 of 100 cases.
+        networks: by id, accuracies and the 95 % interval (`low`, `high`), for other such images, of the difference
+            between its mAP50-95 and the parent's.
     """
 
     split: str = "val"

@@ -38,7 +38,7 @@ def axes_of(objectives: Sequence[str], records: Iterable[TrialRecord]) -> tuple[
 
 
 def trusted(record: TrialRecord) -> bool:
-    """Whether the latency is known as well as it should be; one that was not measured is no lie."""
+    """Whether the latency is known as well as it should be; an unmeasured one counts as trusted."""
     return bool(record.conditions.get("trusted", True))
 
 

@@ -1,4 +1,4 @@
-"""What a replacement search found: for each target a winner beside the parent, and the table of what options cost."""
+"""What a replacement search found: each target's winner compared with the parent, and the table of options' costs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def goal(limit: Any, parent: TrialRecord) -> float:
 
 
 def keeps(record: TrialRecord, targets: Sequence[Target], o: Options, parent: TrialRecord) -> bool:
-    """Whether a network keeps to targets and to the constraints, but for what a measurement may be off."""
+    """Whether a network meets targets and constraints, within the error of a measurement."""
     if excess(record, targets, parent) > NEAR:
         return False
     for c in o.constraints:
@@ -89,8 +89,8 @@ def first_winner(run: Path, records: Sequence[TrialRecord], o: Options) -> Trial
 
 
 def planned(run: Path, o: Options) -> list[Winner]:
-    """For each target the network with the least rise of the loss that was put together and keeps to it; for each input
-    size, where that is a choice."""
+    """For each target, and each input size where that is a choice, the planned network with the least rise of the loss
+    that meets the target."""
     files = RunFolder(run)
     parent = next(iter(_done(files.parent)), None)
     found = []
@@ -129,7 +129,7 @@ def _is_single(item: Item) -> bool:
 
 
 def words(run: Path, records: Sequence[TrialRecord], o: Options) -> str:
-    """In words: what was found for each target, beside the parent trained as much further."""
+    """In words: what was found for each target, compared with the parent trained for as many more epochs."""
     parent, lines = reference(records), []
     if not records:
         return "The plans are made, and nothing was trained (--resume with --trials trains them)."

@@ -1,5 +1,5 @@
-"""What users try first for a faster model, beside each winner of a replacement search: the parent at other widths, and
-at a smaller input size, of the winner's cost.
+"""What users try first for a faster model, as rivals of each winner of a replacement search: the parent at other
+widths, and at a smaller input size, at the winner's cost.
 
 They are forms of the parent (see `space.forms`): architectures in which nothing differs but `scale` or `imgsz`.
 """
@@ -44,9 +44,9 @@ class Rival:
 
 
 def rivals(run: Path, found: Sequence[Winner], o: Options) -> list[Rival]:
-    """Of each winner, as far as costs of the parent's forms were measured.
+    """The rivals of each winner, as far as the costs of the parent's forms were measured.
 
-    A form seldom costs just what the winner does: then rather one that costs a little more, to be no easy rival.
+    A form seldom costs exactly what the winner does. One that costs a little more is preferred: it is no easy rival.
     """
     files = RunFolder(run).rivals
     measured = [r for r in latest(read_lines(files.latencies.journal)).values() if r.state == "complete"]

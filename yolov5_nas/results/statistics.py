@@ -1,4 +1,4 @@
-"""How well a cheap score ranks architectures as full training does: Kendall's tau with its interval."""
+"""How well a proxy ranks architectures compared with full training: Kendall's tau with its interval."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def search(
     engine: Engine | str | None = None,
     **options: Any,
 ) -> SearchResult:
-    """Search an architecture; the Python form of `yolov5-nas search`. Call it under `if __name__ == "__main__":`.
+    """Search for an architecture; the Python form of `yolov5-nas search`. Call it under `if __name__ == "__main__":`.
 
     >>> from yolov5_nas import Space
     >>> class Neighbours:  # tries what differs from stock in one choice
@@ -61,8 +61,8 @@ def search(
     Args:
         resume: the folder of a run to go on with.
         strategy: the name of one, an object with `ask` and `tell`, or a multi-trial strategy of `nni.nas.strategy`.
-            One of your own must ask the same when it is asked and told the same, or a resume proposes others; where
-            nothing is left to ask, it raises `strategies.strategy.SpaceExhausted`.
+            One of your own must propose the same when asked and told the same, or a resume proposes others; when it
+            has nothing left to propose, it raises `strategies.strategy.SpaceExhausted`.
         reward: the name of one, or metrics to a number to maximise.
         engine: the name of one, or an object, instead of the options `engine`, `device`, `concurrency`,
             `trial_minutes`, and those of NNI and Ray.

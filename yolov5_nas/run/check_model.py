@@ -1,6 +1,6 @@
-"""A search's model before anything is written: the host builds and runs it, and what we derive is what it builds.
+"""Check a search's model before anything is written: the host builds and runs it, and our derived model is the same.
 
-What the host's parser does to a line is asked of it, not copied: a clone may know modules of its user's.
+What the host's parser does to a line is found by running it, not copied: a clone may have modules of its user's own.
 """
 
 from __future__ import annotations

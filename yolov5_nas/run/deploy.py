@@ -184,10 +184,10 @@ class Deploying:
         return lambda images: loaded(images.to(self.device))
 
     def _time(self, networks: Sequence[Network], _: Network, form: Form) -> None:
-        """Each alternately with the first one, and a form alternately with the network's own FP32.
+        """Time each network alternately with the first one, and each form alternately with the network's own FP32.
 
-        A machine that others use is slower at one moment than at another, so milliseconds are the first one's times
-        the ratio.
+        A shared machine is slower at some moments than at others, so a network's milliseconds are the first one's,
+        multiplied by the ratio.
         """
         first, *others = networks
         runtime = self._runtime(form)

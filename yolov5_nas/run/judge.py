@@ -35,7 +35,7 @@ MANY = 100_000
 
 
 def judge(folder: Path, o: Options, settings: Settings) -> None:
-    """Validate what was trained on the split that judges it, and write `judged.json`, unless that has all of it.
+    """Validate the trained networks on the judging split and write `judged.json`, unless it has them all already.
 
     Args:
         settings: as the trials had them.
@@ -62,7 +62,7 @@ def judge(folder: Path, o: Options, settings: Settings) -> None:
 
 
 def judge_proof(run: Path, race: Race, names: Mapping[str, str], o: Options, settings: Settings) -> None:
-    """Validate a proof's trainings on the split that judges, and write `<run>/prove/judged.json`, unless that has them.
+    """Validate a proof's networks on the judging split and write `<run>/prove/judged.json`, unless it has them all.
 
     Args:
         names: contestants' names by the ids of architectures.

@@ -96,7 +96,7 @@ class Pipeline:
     """All that a run does, from where the folder's journals end: a supernet, an audit, the trials.
 
     Args:
-        first: an engine as the options name it or in its place, not started; it is good for one start only.
+        first: the engine that the options name, or one to use instead; not started yet, and can start only once.
     """
 
     def __init__(

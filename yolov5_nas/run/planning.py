@@ -117,7 +117,7 @@ class Planner:
         before: Sequence[Architecture],
         above: Sequence[Architecture],
     ) -> tuple[float, Architecture] | None:
-        """A table's best plan, after the rise of its loss."""
+        """The rise of the loss of a table's best plan, and that plan."""
         off = {metric: offset(table, metric, seen, self.parent) for metric in measured_costs(self.options)}
         own = [[a for a in those if table.has(a)] for those in (before, above)]
         found = plan(table, limits(targets, self.options, self.parent, off), *own)

@@ -1,4 +1,5 @@
-"""Proof of gain: a run's best, stock YOLOv5 or the parent, and that rescaled, trained equally with several seeds."""
+"""Proof of gain: a run's best, the reference (stock YOLOv5 or the parent), and the reference rescaled, trained alike
+with several seeds."""
 
 from __future__ import annotations
 
@@ -54,9 +55,9 @@ def prove(
 
     Args:
         run: a run's folder; `<run>/prove` gets the journal, and the report a section.
-        top: candidates: the winners of a replacement search; else of the best and the front those with the highest
-            rewards; of all trials, where they started from inherited weights.
-        seeds: trainings of each at most; a contestant of whom all is decided gets no more.
+        top: how many candidates: the winners of a replacement search; else those with the highest rewards, of the best
+            and the front, or of all trials where they started from inherited weights.
+        seeds: trainings of each at most; a contestant with nothing left to decide gets no more.
         epochs: of each training; by default twice a trial's from weights, three times from scratch (or the base's, and
             those of an audit at least).
         engine: where to train, instead of the options `engine`, `device`, `concurrency`, `trial_minutes`.
@@ -193,13 +194,13 @@ def _named(o: Options) -> str:
 
 
 def _plan(folder: RunFolder, wanted: Plan, rival: Callable[[], Mapping[str, Value] | None]) -> Plan:
-    """What is trained: as it was begun, where it was.
+    """The plan of a proof: the one that was begun, if any, else the wanted one.
 
     Args:
-        rival: finds what the reference is like, rescaled.
+        rival: finds the rescaled reference.
 
     Raises:
-        UserError: it was begun otherwise.
+        UserError: the one that was begun is another.
     """
     begun = read_plan(folder.path.parent)
     if begun is None:

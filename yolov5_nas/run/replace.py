@@ -95,7 +95,7 @@ class Replacement:
         scored: Sequence[TrialRecord],
         measured: Sequence[TrialRecord],
     ) -> list[Table]:
-        """Of the other forms, without their options, those whose options are worth scoring."""
+        """The tables, still without items, of those other forms whose options are worth scoring."""
 
         def has_costs(zero: Architecture) -> bool:
             found = [[r for r in those if r.id == zero.id and r.state == "complete"] for those in (scored, measured)]

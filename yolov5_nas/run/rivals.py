@@ -130,7 +130,7 @@ def formed(s: Settings, stride: int) -> Settings:
 
 
 def distinct(space: Space, scales: Sequence[float]) -> list[float]:
-    """Of scales that round to the same widths the smallest, the largest first; none that rounds to the space's own."""
+    """The scales with distinct widths, in descending order: of equal ones the smallest; none equal to the space's."""
     model, numbers = space.yaml, {row[3][0] for row in space.rows if row[3] and isinstance(row[3][0], int)}
 
     def widths(scale: float) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""A proof's trainings, seed by seed: the next seed is for those of whom something is still open."""
+"""A proof's trainings, seed by seed: only contestants with something left to decide get the next seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does beside its trials: train a supernet, score by it, train some in full for an audit.
+"""What a run does besides its trials: train a supernet, score with it, train some architectures in full for an audit.
 
 Each is a small search in a folder of its own inside the run's, with a journal, so that it resumes as a search does.
 """

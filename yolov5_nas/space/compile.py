@@ -1,4 +1,4 @@
-"""An architecture compiles to a stock YOLOv5 model YAML: the searchable layers are written with YOLOv5's own."""
+"""Compile an architecture to a stock YOLOv5 model YAML, in which YOLOv5's own layers replace the searchable ones."""
 
 from __future__ import annotations
 

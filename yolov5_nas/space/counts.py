@@ -87,7 +87,7 @@ def count(space: Space, architecture: Mapping[str, Value], imgsz: int) -> dict[s
 
 
 def _layer(total: Count, space: Space, module: str, n: int, args: Sequence[Any], read: Sequence[Map]) -> Map:
-    """Add a line of a stock YAML, whose numbers are written out; what it gives."""
+    """Add the cost of one line of a stock YAML, with widths and repeats already scaled, and return its output."""
     x = read[0]
     repeated: dict[str, Callable[..., Map]] = {"Conv": total.conv, "Bottleneck": total.bottleneck, "SPPF": total.sppf}
     if module in repeated:

@@ -1,6 +1,6 @@
-"""What a network can be as a whole: its input size, the scale of its widths, its activation. A form is one of each.
+"""Choices of the network as a whole: its input size, the scale of its widths, its activation. A form is one of each.
 
-In a form a searchable YAML is another one, of the same layers and choices.
+Fixing the form turns a searchable YAML into another one with the same layers and the same choices in them.
 """
 
 from __future__ import annotations
@@ -94,12 +94,13 @@ def in_form(
     form: Mapping[str, Value],
     layers: Mapping[int, Layer] | None = None,
 ) -> dict[str, Any]:
-    """A searchable model dict in a form, in which nothing of that is a choice any more.
+    """A searchable model dict with its form fixed, so that the form's labels are no longer choices.
 
-    A hidden width that is no multiple of 8 has no form line by line, so such a layer keeps its kernels and activations.
+    A C3 whose hidden width is not a multiple of 8 can't be written line by line, so its kernels and activations are not
+    searched.
 
     Args:
-        layers: the searchable layers in the default form, whose options those of another form are.
+        layers: the searchable layers in the default form, which give every other form its options.
     """
     labels = {choice.label: choice for choice in choices}
     found = {key: value for key, value in model.items() if key not in labels}
@@ -121,7 +122,7 @@ def in_form(
 
 
 def inner(architecture: Mapping[str, Value], choices: Sequence[Choice]) -> Architecture:
-    """What an architecture is in the YAML of its form."""
+    """The architecture in the YAML of its form: without the form's labels, and with the form's activation."""
     stock, act = _acts(architecture, choices)
     labels = {choice.label for choice in choices}
     return Architecture({k: act if v == stock else v for k, v in architecture.items() if k not in labels})
@@ -133,7 +134,7 @@ def outer(
     choices: Sequence[Choice],
     options: Mapping[str, Choice],
 ) -> Architecture:
-    """The architecture that is this one in a form: the reverse of `inner`.
+    """The architecture of the whole space that becomes this one in the YAML of a form: the reverse of `inner`.
 
     Args:
         options: the choices of the whole space by label.

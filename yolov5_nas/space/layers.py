@@ -70,9 +70,9 @@ Layer = ConvLayer | C3Layer
 
 
 def with_default(layer: Layer, values: Mapping[str, Value]) -> Layer:
-    """A layer whose choices default to the values of their labels; one that is no option becomes the last.
+    """The layer with the given values as its defaults; a value that is not an option yet is appended to the options.
 
-    A C3 whose depth is no choice gets one where another depth is named.
+    A C3 without a choice of depth gets one where the values name another depth than its own.
     """
 
     def one(choice: Choice) -> Choice:
@@ -261,7 +261,7 @@ class LayerParser:
                 return kernel_name(k, p)
         raise self.fail(
             i,
-            f"{module} kernel must keep the output size of {kernel_name(*given)} at stride {s}; no padding does for it",
+            f"{module} kernel must keep the output size of {kernel_name(*given)} at stride {s}; no padding does that",
             got=k,
         )
 
@@ -286,7 +286,7 @@ def _filled(args: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def row_in_form(row: list[Any], layer: Layer, stock: str, act: str, multiples: Multiples) -> list[Any]:
-    """A searchable line with the options of its layer, and one activation in the place of another."""
+    """A searchable line with its layer's options written out, and one activation replaced by another."""
     args, options = (row[3][:-1], row[3][-1]) if row[3] and isinstance(row[3][-1], Mapping) else (row[3], {})
     acts = layer.act.options if isinstance(layer, ConvLayer) else layer.acts[0].options
     options = {**options, "act": list(dict.fromkeys(act if a == stock else a for a in acts))}

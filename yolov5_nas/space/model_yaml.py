@@ -1,4 +1,4 @@
-"""A YAML read, and of a model YAML its keys and the shape of its lines checked, with file and line in what is said."""
+"""Read a YAML; check a model YAML's keys and the shape of its lines. Errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from ..errors import UserError
 from .arithmetic import is_number
 
-MOST = 1000  # of repeats, anchors, kernels: more would fill the memory, or take for ever, before anything is said
+MOST = 1000  # repeats, anchors or kernel size: more would exhaust the memory, or hang, before any error is shown
 
 
 def load_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
@@ -41,7 +41,9 @@ def top_level_lines(node: yaml.Node | None) -> dict[str, int]:
 
 
 def read_model_yaml(path: Path) -> tuple[dict[str, Any], list[int]]:
-    """A model YAML as a dict, and the line number of each of its layers. Hyper-parameters may have its `anchors`.
+    """A model YAML as a dict, and the line number of each of its layers.
+
+    It may lack `anchors`, since the hyper-parameters can give them.
 
     Raises:
         UserError: it has no backbone and head, or lacks a key that YOLOv5 needs.

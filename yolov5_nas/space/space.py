@@ -117,7 +117,7 @@ class Space:
 
     @cached_property
     def forms(self) -> list[dict[str, Value]]:
-        """All that the network can be as a whole, that of the default architecture first; `[{}]` without a choice."""
+        """All forms of the network, the default architecture's first; `[{}]` where the form is no choice."""
         return forms(self.whole)
 
     def form_of(self, architecture: Mapping[str, Value]) -> dict[str, Value]:
@@ -144,7 +144,7 @@ class Space:
         return self.formed[key]
 
     def inner(self, architecture: Mapping[str, Value]) -> Architecture:
-        """An architecture in the space of its form. What that lacks is there by another name."""
+        """An architecture in the space of its form; what is no option there becomes its equivalent, or the default."""
         if not self.whole:
             return Architecture(architecture)
         space, found = self.in_form(self.form_of(architecture)), inner(architecture, self.whole)
@@ -154,7 +154,7 @@ class Space:
         return Architecture({label: values[label] for label in space.choices if label in values})
 
     def outer(self, architecture: Mapping[str, Value], form: Mapping[str, Value]) -> Architecture:
-        """The architecture of this space that is, in a form, one of the form's space."""
+        """The architecture of this space that corresponds to one of a form's space: the reverse of `inner`."""
         return outer(architecture, form, self.whole, self.choices) if self.whole else Architecture(architecture)
 
     # Architectures ------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Space:
 
         Its `freeze` takes `{label: value}`; the frozen space's `sample` is such a dict.
         """
-        # By name: NNI is optional, takes seconds to import, and its file lies above this one.
+        # By name: NNI is optional and takes seconds to import, and `space` may not import from `engines`.
         return import_module("yolov5_nas.engines.nni.space").symbolic(self)
 
     def check(self, architecture: Mapping[str, Value]) -> UserError | None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 FIRST = 4  # architectures that are drawn before anything is learned; of 4 and 10 the better in simulations
-# A draw this much as wide as the posterior: with more options than trials a whole one explores for ever. Of 0.1, 0.3,
-# 0.5, 0.7 and 1 the best in simulations of 20 to 100 trials.
+# The width of a draw as a share of the posterior's: with more options than trials, full-width draws explore for ever.
+# The best of 0.1, 0.3, 0.5, 0.7 and 1 in simulations of 20 to 100 trials.
 WIDTH = 0.3
 WIDER = 1.1  # times as wide a draw as the one before, where that gave nothing new
 TIGHTER = 0.01  # of the default's cost, for each refusal in a row: what seems to cost least is what errors flatter
@@ -33,7 +33,7 @@ class Additive(Strategy):
     """A Bayesian linear model of one effect for each option, and the architecture that is best by a draw from it
     (Thompson 1933; Russo et al. 2018), found by an integer programme where constraints limit it.
 
-    With several objectives a limit of one of the costs is drawn each time, and what is best within it is proposed.
+    With several objectives, each proposal is the best architecture within a randomly drawn limit on one of the costs.
 
     Args:
         objectives: metrics; by default the reward alone.
@@ -70,7 +70,7 @@ class Additive(Strategy):
     # What is learned ------------------------------------------------------------------------------------------------
 
     def _drawn_effects(self) -> np.ndarray:
-        """What each option adds, (columns,), as one draw says; of several accuracies in a mixture that is drawn."""
+        """One draw of what each option adds, (columns,); several accuracies are mixed in randomly drawn shares."""
         import numpy as np
 
         rng = np.random.default_rng(self.rng.getrandbits(64))
@@ -106,7 +106,7 @@ class Additive(Strategy):
         return max(found, key=lambda one: one[0])[1] if found else None
 
     def _best_of(self, form: Form, effects: np.ndarray, limited: str | None, share: float) -> list[int] | None:
-        """The best options of a form; with a limit of one more cost, at a share of what is worth spending of it."""
+        """The best options of a form; at most the `share` of what is worth spending of the cost `limited`, if any."""
         import numpy as np
 
         assert self.costs

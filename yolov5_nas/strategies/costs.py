@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 COUNTED = ("gflops", "params")
-OF_GFLOPS = 0.7  # prior: this much of a share of the GFLOPs is the share of a latency
-SURE = 0.3  # prior: how sure that is
-OPTION, ACT, WHOLE = 0.02, 0.005, 0.1  # prior: how far options cost more or less than that; activations; forms
-MISFITS = (0.002, 0.01, 0.03)  # of sums of costs
+OF_GFLOPS = 0.7  # prior: a change of GFLOPs, as a share, times this is the change of latency
+SURE = 0.3  # prior: the standard deviation of that factor
+OPTION, ACT, WHOLE = 0.02, 0.005, 0.1  # prior: standard deviation of what an option, activation or form costs besides
+MISFITS = (0.002, 0.01, 0.03)  # how far sums of costs may be off; the likeliest is taken
 TRIES = 15
 SURELY = 2.0  # standard errors
 STEEPEST = 1e5  # tilt of a draw
@@ -189,7 +189,7 @@ class Costs:
         """Whether an architecture is not known to break a constraint.
 
         Args:
-            sure: standard errors of what is learned by which it would have to be broken.
+            sure: by how many standard errors of its predicted cost it would have to break one.
         """
         for c in self.constraints:
             if unit := self.unit(c.metric):
@@ -292,10 +292,10 @@ class Costs:
     # Draws --------------------------------------------------------------------------------------------------------
 
     def draw(self, rng: random.Random) -> Architecture:
-        """An architecture drawn at random; where a cost matters, as likely among cheap ones as among dear ones.
+        """An architecture drawn at random; where a cost matters, cheap ones are as likely as expensive ones.
 
-        A cost among those allowed is drawn, evenly by its logarithm, and the architecture from that distribution over
-        the options with the highest entropy that has it as its mean.
+        An allowed cost is drawn log-uniformly, then an architecture from the maximum-entropy distribution over the
+        options whose mean cost it is.
         """
         if not self.metrics:
             return self.space.sample(rng)
@@ -308,7 +308,7 @@ class Costs:
         return self._picked(rng) or found
 
     def _picked(self, rng: random.Random) -> Architecture | None:
-        """One that keeps to all constraints, which few do: the best by drawn values; None where there is none."""
+        """One that meets all constraints, where few do: the best by randomly drawn values; None if there is none."""
         import numpy as np
 
         for form in map(self.form_of, rng.sample(self.space.forms, len(self.space.forms))):
@@ -337,7 +337,7 @@ class Costs:
 
 
 def tilted(costs: np.ndarray, starts: Sequence[int], mean: float) -> np.ndarray:
-    """Chances of options, exponential in their costs, with which the sum of one of each group has a given mean.
+    """Probabilities of options, exponential in cost, such that one option per group costs a given mean in total.
 
     Args:
         costs: (options,).

@@ -1,7 +1,7 @@
 """Early stopping: a trial whose curve can't become interesting any more is ended.
 
-What is known of the trials that ended goes with a trial when it starts, and the trial decides by that alone. So it
-decides alike on every engine and after a resume, and nothing has to reach it while it runs.
+A trial is started with what is known about the trials that have ended, and decides by that alone. So it decides the
+same way on every engine and after a resume, and nothing has to be sent to it while it runs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Point = Mapping[str, float]
 class Pruner:
     """Decides whether a trial goes on.
 
-    For one objective by a median rule: it ends when its best reward up to an epoch is below the median of the others'
-    best up to that epoch. (That of Vizier, Golovin et al. 2017, section 3.2.2, takes the median of running averages.)
-    For several it ends when even an optimistic
-    extrapolation (the others' rise from that epoch on, its `OPTIMISM` quantile) is dominated by what is on the front.
+    With one objective, by a median rule: it ends when its best reward so far is below the median of the others' best
+    rewards up to the same epoch. (Vizier's rule, Golovin et al. 2017, section 3.2.2, takes the median of running
+    averages.) With several, it ends when even an optimistic extrapolation (adding the `OPTIMISM` quantile of the
+    others' rises from that epoch on) is dominated by a point on the front.
 
     Args:
         medians: of the reward by epoch.
@@ -72,7 +72,8 @@ class Curves:
     Args:
         reward: of the search.
         objectives: of the search, if it has several.
-        inherits: trials start from weights that the first, stock YOLOv5, takes whole: its lead says nothing of others.
+        inherits: trials start from weights that only the first, stock YOLOv5, takes whole: its head start says nothing
+            about the others.
     """
 
     def __init__(self, reward: Reward, objectives: Sequence[str] = (), inherits: bool = False):

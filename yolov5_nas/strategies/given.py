@@ -10,7 +10,7 @@ from .strategy import SpaceExhausted
 
 
 class GivenArchitectures:
-    """An ask/tell that goes through a list; what it is told it needn't know."""
+    """An ask/tell that goes through a list, and ignores what it is told."""
 
     def __init__(self, architectures: Sequence[Architecture]):
         self.waiting = iter(architectures)

@@ -16,8 +16,8 @@ from .replacement import Item, Table, changed
 if TYPE_CHECKING:
     import numpy as np
 
-TIE = 1e-6  # what a whole saving is worth among options whose rises can't be told apart
-LEAST = 1e-9  # what a change costs that saves nothing: none is made without a reason
+TIE = 1e-6  # what saving all of a cost is worth: it decides between options whose rises can't be told apart
+LEAST = 1e-9  # the cost of any change, so that none is made that saves nothing
 APART = 3  # layers in which the next best plan differs
 FORMS = 2  # looked at for a goal at an input size
 WORSE = 1.5  # times the rise that the best of them is expected to have: others are not looked at
@@ -41,8 +41,8 @@ def plan(
     """The architecture whose summed rise is least within the limits, or None where there is none.
 
     Args:
-        before: earlier plans, from each of which it differs in `APART` layers.
-        but: architectures that it is not.
+        before: earlier plans, from each of which it differs in at least `APART` layers.
+        but: architectures to exclude.
     """
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
@@ -104,11 +104,11 @@ def best_options(
 def promising(own: Table, others: Sequence[Table], goals: Sequence[Sequence[Limit]]) -> list[Table]:
     """The tables of other forms that may give the best plan for a goal.
 
-    What is left to be saved in a form is taken to lift the loss as it does in the parent's own. Forms of different
-    input sizes are not compared: their losses are of different images.
+    What a form still has to save is assumed to raise the loss as much as it would in the parent's own form. Forms of
+    different input sizes are not compared: their losses are of different images.
 
     Args:
-        others: without items, what the forms cost being known.
+        others: tables without items, of which only the costs of the form are known.
         goals: the limits of each plan.
     """
     sizes = dict.fromkeys(table.form.get("imgsz") for table in others)

@@ -20,8 +20,8 @@ REPEATS = 20  # known or forbidden architectures in a row, after which Optuna is
 class OptunaStrategy(Strategy):
     """Optuna's samplers: `tpe` for the reward, `nsga2` for the Pareto front of several objectives.
 
-    An architecture that breaks a constraint is told with the share by which it does; NSGA-II and TPE rank such ones
-    behind all others and by that share (their other values, which nobody knows, don't count then).
+    For an architecture that breaks a constraint, Optuna is told by what share of the limit it does. NSGA-II and TPE
+    rank such architectures behind all others, by that share (their unknown objective values don't count then).
 
     Args:
         sampler: "tpe" (Watanabe 2023, multivariate) or "nsga2" (Deb et al. 2002).

@@ -73,9 +73,9 @@ class Fit:
 def fit(x: np.ndarray, y: np.ndarray) -> Fit:
     """The model of numbers y (n,) by features x (n, d), n at least 2.
 
-    All coefficients have one prior, a normal distribution about 0 that together with the noise makes the variance of y.
-    What share of it is noise is not known: each of `NOISES` is taken as far as the evidence is for it, the scale of y
-    being integrated out (Bishop 2006, sections 3.3 and 3.5; Gelman et al. 2013, section 14.2).
+    All coefficients share one prior, a normal distribution around 0 that together with the noise explains the variance
+    of y. The noise's share of it is unknown: each of `NOISES` is weighted by its evidence, with the scale of y
+    integrated out (Bishop 2006, sections 3.3 and 3.5; Gelman et al. 2013, section 14.2).
     """
     import numpy as np
 
@@ -101,9 +101,9 @@ def fit(x: np.ndarray, y: np.ndarray) -> Fit:
 
 
 def fence(values: Sequence[float]) -> float:
-    """Where values begin that are far below the others: 1.5 times as far below the lower quartile as the best is above.
+    """The bound below which values are outliers: 1.5 times as far below the lower quartile as the best is above it.
 
-    A training that broke down tells little of its architecture, and flattens every picture and model that it is in.
+    A training that broke down says little about its architecture, and flattens every plot and model that includes it.
     """
     quartile, highest = sorted(values)[len(values) // 4], max(values)
     return quartile - 1.5 * (highest - quartile)

@@ -103,7 +103,7 @@ class Item:
 
     @property
     def cost(self) -> float:
-        """Of taking it: a fall of the loss is no reward, and a rise within its error is none."""
+        """The cost of taking it: its rise, or 0 where the loss falls, or rises by no more than the error."""
         return self.rise if self.rise > self.error else 0.0
 
 

@@ -42,7 +42,7 @@ def measured_costs(o: Options) -> list[str]:
 
 
 def needed_costs(o: Options) -> tuple[str, ...]:
-    """Of those what a trial must not be without."""
+    """Those of `measured_costs` without which a trial fails."""
     return tuple(name for name in measured_costs(o) if name in LATENCIES or is_own(name))
 
 
@@ -129,7 +129,7 @@ def with_savings(
 def offset(table: Table, metric: str, plans: Iterable[TrialRecord], parent: TrialRecord) -> float:
     """By how much plans cost more than a table says, as a share of the parent's cost: the mean, or 0 if it is less.
 
-    A programme takes what seems to save most, and so what the table's errors flatter.
+    The integer programme picks what seems to save most, and so what the table's errors make look good.
     """
     off = [
         share(r, metric, parent) - table.ratio(r.architecture, metric)

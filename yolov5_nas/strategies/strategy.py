@@ -11,7 +11,7 @@ from ..space.space import Space
 from .costs import Costs
 
 TRIES = 1000
-HOPELESS = 10  # candidates in a row that are known, or known to break a constraint: then what is drawn is taken
+HOPELESS = 10  # candidates in a row already known, or known to break a constraint, after which a random draw is taken
 SCANNED = 100_000  # spaces up to this size are searched to the last architecture
 
 
@@ -58,7 +58,7 @@ class Strategy:
         return architecture
 
     def recall(self, architecture: Architecture) -> Architecture:
-        """Ask again for what was asked for before a resume, in the same order; what is proposed now."""
+        """Repeat an ask from before a resume, in the same order; returns what is proposed now."""
         if not self.is_placed:
             return self.ask()
         self.place += 1

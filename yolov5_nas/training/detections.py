@@ -1,4 +1,4 @@
-"""What a network detects in the images of a split, and how sure its mAP is: by images that are drawn again."""
+"""What a network detects in the images of a split, and how certain its mAP is, by resampling the images."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ WHOLE = {"nominal_batch": 1, "warmup_iterations": 0}  # and the least that they 
 
 
 def read_hyp(path: Path) -> dict[str, Any]:
-    """The hyper-parameters of a file. A number such as `1e-3`, which YAML takes for text, is the number that was meant.
+    """The hyper-parameters of a file. A number such as `1e-3`, which YAML reads as text, is converted to a number.
 
     Raises:
         UserError: a key that YOLOv5 needs is missing, or a value is none that a training can use (with the line).

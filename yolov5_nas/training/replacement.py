@@ -1,4 +1,4 @@
-"""What it costs a trained network that one of its layers is replaced: the rise of its loss, without training.
+"""What replacing one of its layers costs a trained network: the rise of its loss, without training.
 
 Replaced layers are solved on some training images, and scored on others; validation images are not looked at. Every
 option sees the same pixels, without mosaic, mixup or copy-paste.
@@ -26,7 +26,7 @@ from .settings import Settings, budget_of
 from .trainer import accuracies
 from .trial import costs_of_score, measure_architecture
 
-BATCH = 8  # images, over which the loss is meant; the error of a score is that of the mean over batches
+BATCH = 8  # images over which the loss is averaged; the error of a score is that of the mean over batches
 
 
 class ReplacementScorer:

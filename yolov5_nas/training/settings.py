@@ -108,7 +108,7 @@ class Settings:
         return own.default_act != theirs.default_act or any(own.model[k] != theirs.model[k] for k in keys)
 
     def in_form(self, architecture: Mapping[str, Value]) -> tuple[Settings, Architecture]:
-        """Settings of the form that an architecture has as a whole (see `space.forms`), and what it is there."""
+        """The settings for an architecture's form (see `space.forms`), and the architecture in that form's space."""
         architecture = Architecture(architecture)
         if not self.space.whole:
             return self, architecture

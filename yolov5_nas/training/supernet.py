@@ -1,4 +1,4 @@
-"""One-shot search: a network that all architectures share is trained once, and scores each of them untrained.
+"""One-shot search: a supernet is trained once, and scores each architecture without training it.
 
 Each step trains the largest architecture on the labels, and the smallest and some drawn at random on the labels and on
 what the largest predicts (sandwich rule and in-place distillation: Yu & Huang 2019; Yu et al. 2020, BigNAS). To score
@@ -84,7 +84,7 @@ class SupernetTraining(Training):
         return self.scorer.score(self.ema.ema, self.default, self.compute_loss)
 
     def _take(self, point: Mapping[str, float]) -> None:
-        """The last is the best: an average of weights, whose other slices this validation does not tell of."""
+        """Take the last averaged weights as the best: this validation of one slice says nothing about the others."""
         self.best, self.results = self.ema.ema, accuracies(point)
 
     def _end_epoch(self, epoch: int) -> None:
@@ -112,7 +112,7 @@ class SupernetTraining(Training):
 
 
 def _initial(host: Host, s: Settings, space: Space, largest: Architecture) -> Any:
-    """A supernet at random, another that is trained on, or one that has stock YOLOv5's weights."""
+    """A supernet with random weights, a given one to train further, or one initialised with stock YOLOv5's weights."""
     if s.weights and supernet.read(Path(s.weights)):
         return supernet.load(Path(s.weights), s.space.yaml, s.nc, host)
     network = supernet.build(host, s.space.yaml, s.nc)

@@ -23,9 +23,9 @@ def importance(conv: ConvWeights, reader: torch.Tensor, g: int = 1) -> torch.Ten
 
 
 def choose(score: torch.Tensor, c: int, g: int = 1, by_importance: bool = False) -> torch.Tensor:
-    """Which old channel each of `c` new ones is: the most important, or all and the most important again.
+    """The old channel that each of `c` new ones copies: the most important; or all, and the most important repeated.
 
-    Channels stay in their group of `g`, and in it in their order or come by importance.
+    Channels stay in their group (of `g`), in their old order or, with `by_importance`, the most important first.
     """
     old, new = len(score) // g, c // g
     ranked = score.reshape(g, old).argsort(dim=1, descending=True, stable=True)
@@ -43,10 +43,10 @@ def writing(conv: ConvWeights, channels: torch.Tensor) -> ConvWeights:
 
 
 def reading(conv: ConvWeights, channels: torch.Tensor, once: bool = False) -> ConvWeights:
-    """A convolution that reads these channels of its input; one that comes several times is shared out among them.
+    """A convolution that reads these channels of its input; a repeated channel's weights are split among its copies.
 
-    Each output shares it out in its own way, at random, so that equal channels learn to differ; or reads it `once`, at
-    its first place.
+    Each output splits them in its own way, at random, so that equal channels learn to differ; or, with `once`, reads
+    only the first copy.
     """
     groups = zip(conv.weight.chunk(conv.g), channels.chunk(conv.g))
     c1 = conv.weight.shape[1]

@@ -304,7 +304,7 @@ def rename_states(states: Mapping[str, State], names: Mapping[str, str]) -> Stat
 
 
 def _of_layers(architecture: Mapping[str, Value]) -> Architecture:
-    """What an architecture says of the layers; an input size among its choices is not the model's."""
+    """The choices of an architecture that concern layers, without the input size, which is not the model's."""
     return Architecture({label: value for label, value in architecture.items() if label != "imgsz"})
 
 

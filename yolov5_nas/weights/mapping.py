@@ -1,6 +1,6 @@
 """Weights of a trained model mapped onto another architecture of its space, so that a training goes on from there.
 
-What an architecture has more than its source changes nothing at first, and what it has less is what mattered least:
+What an architecture adds to its source changes nothing at first, and what it drops is what mattered least:
 
 - kernels are cut or padded with zeros, each tap staying where it was on the input;
 - hidden widths keep their most important channels, or repeat some and share out what reads them (Chen et al. 2016,
@@ -30,9 +30,10 @@ from .channels import choose, importance, reading, writing
 from .elastic import State, activation, rename_states
 from .source import C3Weights, ConvWeights, Part, Source, are_same
 
-# An added bottleneck without a shortcut runs its activations about here, where SiLU's second derivative is 0: it bends
-# what passes only a little. Farther right it is straighter (SiLU(x + 12) is x + 12 within 1e-4), but then all channels
-# are large beside how they differ, and a few steps of training destroy what passes (docs/inheritance.md).
+# An added bottleneck without a shortcut runs its activations around this point, where SiLU's second derivative is 0: it
+# distorts what passes only a little. Farther right SiLU is straighter (SiLU(x + 12) is x + 12 within 1e-4), but then
+# all channels are large compared with their differences, and a few steps of training destroy what passes
+# (docs/inheritance.md).
 SHIFT = 2.4
 
 
@@ -45,10 +46,10 @@ class Inherited:
 
 
 def inherit(source: Source, space: Space, architecture: Mapping[str, Value]) -> Inherited:
-    """Map a source onto an architecture. Searchable layers fit; what else fits, is seen by `fitting`.
+    """Map a source onto an architecture. Searchable layers always fit; `fitting` finds out what else does.
 
-    Where `exact`, outputs are the source's: bit by bit where nothing differs, to rounding where kernels, widths or
-    bottlenecks with a shortcut are more.
+    If `exact`, outputs are the source's: bit for bit where nothing differs, up to rounding where kernels or widths have
+    grown or bottlenecks with a shortcut were added.
 
     Raises:
         UserError: the architecture is not of the space.
@@ -156,7 +157,7 @@ def map_c3(
 
 
 def _is_straight(act: nn.Module, at: float) -> bool:
-    """Whether an activation is not far from x and a constant about a number."""
+    """Whether an activation is close to x plus a constant around `at`."""
     x = torch.tensor([0.0, -0.3, 1.0, 3.0])
     y = act(x + at)
     return bool((y - y[0] - x).abs().max() < 0.5)
@@ -189,8 +190,8 @@ def _silent(pair: tuple[ConvWeights, ConvWeights]) -> tuple[ConvWeights, ConvWei
 def _with_passing(c3: C3Weights, count: int, act: nn.Module) -> C3Weights:
     """A C3 with more bottlenecks that pass on what they get, though they have no shortcut.
 
-    An activation bends what goes through it, but not where it is a straight line. So each convolution passes its
-    input, shifted to there by its batch norm, and the batch norm of what reads the last of them takes the shift out.
+    An activation distorts what goes through it, except where it is a straight line. So each convolution passes its
+    input on, shifted there by its batch norm; the batch norm of cv3, which reads the last one, undoes the shift.
     """
     if not count:
         return c3
@@ -233,11 +234,11 @@ def _moments(conv: ConvWeights, act: nn.Module) -> tuple[torch.Tensor, torch.Ten
 def with_width(c3: C3Weights, c_: int, shortcut: bool, shared: bool = False) -> C3Weights:
     """A C3 of another hidden width.
 
-    What a shortcut adds to must have the same channels: along the bottlenecks they are chosen once then.
+    A shortcut adds channel to channel: with shortcuts, the channels are chosen once for all bottlenecks.
 
     Args:
-        shared: for a supernet, whose narrower architectures have the first channels: they come by importance, and
-            what reads them reads none of those that are added, until it has learned.
+        shared: for a supernet, whose narrower architectures take the first channels: the most important come first,
+            and added channels are read with weights of 0 until these have learned.
     """
     old = len(c3.cv1.weight)
     if c_ == old and not shared:

@@ -1,8 +1,8 @@
-"""What a mapping of weights could not keep, made up for by least squares: no training, one pass over some images.
+"""Make up by least squares for what a mapping of weights lost: no training, one pass over some images.
 
-A layer's output has as many channels in every architecture of a space. So the convolution that writes it can be solved
-for what the same layer of the source writes, given what it really reads: hidden channels that are left, another
-activation before it, a cut kernel. After He et al. 2017 (Channel pruning for accelerating very deep neural networks,
+A layer's output has the same number of channels in every architecture of a space. So the convolution that writes it can
+be solved to write what the same layer of the source writes, given what it now reads: fewer hidden channels, the output
+of another activation, a cut kernel. After He et al. 2017 (Channel pruning for accelerating very deep neural networks,
 section 3.1), with a ridge towards the mapped weights.
 """
 
@@ -169,11 +169,11 @@ def solving(module: Any, places: Places, wanted: torch.Tensor, is_replaced: bool
 
 @contextmanager
 def normalising(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """What goes through each `Conv` of these modules in the block gives its batch norm its statistics, and it computes
-    what it did all the same.
+    """Within the block, each `Conv` of these modules takes its batch norm's statistics from what goes through it, and
+    still computes what it did before.
 
-    In evaluation mode statistics are numbers as good as others. A training normalises by its batches, so where they are
-    of another layer's or of other places, it begins with another network than the one that was solved.
+    In evaluation mode any statistics will do. A training normalises by its batches, so with statistics of another layer
+    or of other places it would start from another network than the one that was solved.
     """
     convs = [m for module in modules for m in module.modules() if isinstance(getattr(m, "bn", None), nn.BatchNorm2d)]
     handles = [conv.conv.register_forward_hook(partial(_normalise, conv.bn)) for conv in convs if hasattr(conv, "conv")]
@@ -220,7 +220,8 @@ def solve(
         read: (n, c1 k k).
         wanted: (n, c2), before the activation.
         small: share of the variance; a convolution that misses no more is left as it is.
-        by_statistics: what it is, is what batch norm's own statistics make of it, and not those of what is read.
+        by_statistics: the ridge is towards the convolution as normalised by batch norm's own statistics, instead of
+            those of what is read.
     """
     conv, bn = module.conv, module.bn
     weight, mean = conv.weight.flatten(1).float(), wanted.mean(0)

@@ -86,7 +86,7 @@ class Parent:
         return model
 
     def start(self, architecture: Mapping[str, Value]) -> Any:
-        """As `child`, for a training to start from: batches normalise it as it was solved."""
+        """As `child`, for a training to start from: normalised by batches it computes what was solved."""
         model = self.child(architecture)
         first = self._first(architecture) if self.reference is self.model else 0
         lines = enumerate(stock_lines(self.space, architecture))
@@ -151,7 +151,7 @@ class Parent:
         """What the convolutions that write each layer's output give before the activation: at which places, and
         (places, c2) there. Of layers without one there is nothing.
 
-        Half of the places are drawn by how likely the parent sees an object there, which few do.
+        Half of the places are drawn in proportion to how likely the parent sees an object there, since few have one.
         """
         found: Wanted = {}
         seen = self._seen()

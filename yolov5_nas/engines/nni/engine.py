@@ -387,7 +387,7 @@ def _is_finite(value: Any) -> bool:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C while processes are being stopped would leave some."""
+    """Ignore Ctrl-C and SIGTERM while processes are being stopped; a second one would leave some running."""
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     old = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:

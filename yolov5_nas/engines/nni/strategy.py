@@ -96,7 +96,7 @@ class NNIStrategy:
 
 
 class _Asked(ExecutionEngine):
-    """What an NNI strategy takes for its engine: holds it until a model is wanted."""
+    """Poses as an NNI strategy's engine, and makes the strategy wait until a model is asked for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Asked(ExecutionEngine):
         self.models: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def idle_worker_available(self) -> bool:
-        """Returns when there is."""
+        """Return once a model is asked for."""
         self.demands.get()
         return True
 

@@ -1,8 +1,8 @@
 """The Ray engine: trials on the machines of a Ray cluster.
 
-Ray places the slots, carries code and files, and says which nodes live. A slot is an actor (`ray_node.Slot`) that ends
-with its node or by our hand only: what happens to a trial's process is told by the outcome that the slot sends. Jobs
-are handed to slots that answered, so that one for which the cluster has no room keeps none waiting.
+Ray places the slots, carries code and files, and says which nodes are alive. A slot is an actor (`ray_node.Slot`) that
+ends only with its node or when we stop it; what happens to a trial's process is in the outcome that the slot sends.
+Jobs go only to slots that have answered, so that a slot for which the cluster has no room keeps no job waiting.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Room:
         return (concurrency or room) + sum(map(bool, measuring))
 
     def measuring(self, total: Mapping[str, float]) -> dict[str, float]:
-        """What measuring takes of a node that has so much; nothing where it does not measure."""
+        """The resources that measuring takes on a node, given all that it has; {} where it does not measure."""
         if not self.measure_on or total.get(self.measure_on, 0) < 1:
             return {}
         return {self.measure_on: 1, **{name: min(need, total.get(name, 0)) for name, need in self.needs.items()}}
