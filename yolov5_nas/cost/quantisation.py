@@ -53,7 +53,7 @@ def _layer_of(node: str) -> str:
 
 
 def has_vnni() -> bool | None:
-    """Whether this processor multiplies INT8 in one instruction; None if that is not known.
+    """Whether an x86 processor multiplies INT8 in one instruction; None if that is not known. True of all others.
 
     Without it (x86) sums of two products are kept in 16 bits, so that weights must keep to 7 bits where they may not
     overflow, and INT8 gains less.

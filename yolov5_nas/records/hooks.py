@@ -50,8 +50,7 @@ class Hook:
         settings: new values for constants of the file, as (name, value).
 
     Raises:
-        UserError: it can't be run, has no function of a point or one of an unknown point, or a setting names no
-            constant of the file.
+        UserError: it can't be run, or has no function of a point or one of an unknown point.
     """
 
     file: str

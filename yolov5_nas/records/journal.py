@@ -57,7 +57,7 @@ class TrialRecord:
     """What is known of one trial.
 
     Args:
-        number: counted from 0; trial 0 is the default architecture, that is, stock YOLOv5.
+        number: counted from 0; trial 0 is the default architecture, that is, stock YOLOv5 or the parent.
         architecture: `{label: value}`.
         state: one of `STATES`.
         reward: the number that the search maximises; None unless complete.
@@ -96,7 +96,7 @@ class TrialRecord:
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is the one that all others are compared with: stock YOLOv5."""
+        """Whether it is the one that all others are compared with."""
         return self.number == REFERENCE
 
     @property

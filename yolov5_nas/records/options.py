@@ -21,7 +21,7 @@ from .option import Option, flag, option, several, typed
 from .option_rules import check_together
 from .reward import REWARDS, Constraint, Target, parse_plans
 
-MIN_FULL_EPOCHS = 24  # of a training from scratch that others are judged by, where the user gives no number
+MIN_FULL_EPOCHS = 24  # of a full training that others are judged by, where the user gives no number
 AUDITS = 5  # the fewest of which there is an interval
 ENGINES = ("nni", "local", "ray")
 METHODS = ("trials", "replace", "one-shot")

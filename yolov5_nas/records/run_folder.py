@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-REFERENCE = 0  # number of the trial that all others are compared with: stock YOLOv5, trained the same way
+REFERENCE = 0  # number of the trial that all others are compared with: stock YOLOv5, or the parent
 
 
 class TrialFolder:

@@ -28,7 +28,7 @@ class Contestant:
     """What was trained with several seeds.
 
     Args:
-        name: `stock`, `stock rescaled` or `trial N`.
+        name: `stock` or `parent`, the same with `rescaled` after it, or `trial N`.
         scores: mAP50-95 by seed.
         costs: by seed the metric that costs are compared by, and its standard error as a share of it.
     """

@@ -25,7 +25,7 @@ FOUND_NOTHING = "The search found nothing better than the stock architecture."
 ONCE = "Each was trained once; another seed moves mAP too, so train both a few times before you rely on a small gain."
 STOCK_LEADS = (
     "The stock architecture has the best score. It takes inherited weights whole and others have to adapt them, so that"
-    " does not show that none is better: yolov5-nas prove trains the best of the others from scratch beside it."
+    " does not show that none is better: yolov5-nas prove trains the best of the others longer, beside it."
 )
 
 

@@ -15,7 +15,7 @@ from ..strategies.replacement import Table, total_rise
 from ..strategies.savings import corrected, measured_costs, offset, ratio_of
 
 ROUNDS = 5  # of planning and measuring
-NEXT = 2  # plans beside the best one that a round tries for each target
+NEXT = 2  # plans beside the best one that the first round tries for each target
 
 Targets = tuple[Target, ...]
 

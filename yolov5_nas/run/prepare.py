@@ -141,7 +141,7 @@ def _prepare(o: Options) -> Prepared:
 
 
 def _check_reach(prepared: Prepared) -> None:
-    """Whether the smallest architecture keeps to the targets, measured as a trial is."""
+    """Raise unless the smallest architecture, measured as a trial is, keeps to the targets."""
     o = prepared.options
     names = {"latency_backend", "latency_batch", "precision", "single_cls", "imgsz"}
     given = {name: getattr(o, name) for name in names}

@@ -109,7 +109,7 @@ class Form:
         return [dict(zip(group.labels, option)) for group in self.groups for option in group.options]
 
     def _is_of_whole(self, labels: Sequence[str], option: Sequence[Value]) -> bool:
-        """Whether the whole space has an option: a form can make two of one, of which a layer had one."""
+        """Whether the whole space has an option; the form's space may have more, where two activations become one."""
         values = self.whole.outer(dict(zip(labels, option)), self.form)
         return all(values[label] in self.whole.choices[label].options for label in labels)
 

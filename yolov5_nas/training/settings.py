@@ -34,7 +34,7 @@ class Settings:
         latency_backend, latency_batch, precision: see `latency.Runtime`.
         constraints: costs that must be met, or the architecture is not trained; the default one always is.
         hasty: a latency is measured once, however uncertain it is: it is one of many that something is fitted to.
-        measure_all: a score by a supernet measures latency and calls hooks too, whether needed or not.
+        measure_all: a score without training measures latency and calls hooks too, whether needed or not.
         needed: metrics that rewards and the like name; a trial whose latency is among them and can't be measured fails.
         pruner: ends the training early.
         stock: the searchable YAML whose default architecture latency is compared with, and of whose size the weights

@@ -26,10 +26,12 @@ PASSING = ("Upsample", "MaxPool2d", "Identity")  # modules that give as many cha
 
 
 def scaled(source: Source, space: Space, target: Space) -> tuple[Source, dict[int, Channels]]:
-    """A source with the outer widths of another space; hidden widths and depths stay, and are for `inherit` to map.
+    """A source with the outer widths of another space.
+
+    Hidden widths and depths of searchable layers stay, and are for `inherit` to map.
 
     Args:
-        space, target: the same model YAML at two `width_multiple`s.
+        space, target: the same model YAML at two `width_multiple`s, or `depth_multiple`s too.
 
     Returns:
         The source, and which of its own output channels each layer kept.

@@ -50,7 +50,7 @@ def check_address(address: str) -> None:
 
 
 def import_ray(address: str | None) -> Any:
-    """Ray, told to report to nobody, to be quiet, and where it starts here to stay on this machine."""
+    """Ray, told to report to nobody, and where it starts here to stay on this machine."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is None:
         # Ray then takes 127.0.0.1 for its own address, and binds to it alone. Read when it is imported.
