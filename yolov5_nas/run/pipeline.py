@@ -63,7 +63,7 @@ class SearchResult:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The winner: the highest reward, or with `--confirm` mean of two; of a replacement search for its first target."""
+        """The winner: by reward, or with `--confirm` by the mean of two; of a replacement search for its first target."""
         return winner_of(self.folder, self.trials, options_of(self.folder))
 
     @property
