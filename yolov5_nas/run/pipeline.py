@@ -63,7 +63,7 @@ class SearchResult:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The winner: by reward, or with `--confirm` by the mean of two; of a replacement search for its first target."""
+        """The winner: by reward, or with `--confirm` by two of them; for the first target of a replacement search."""
         return winner_of(self.folder, self.trials, options_of(self.folder))
 
     @property
