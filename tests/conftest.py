@@ -171,7 +171,7 @@ def trained_n(host: Host, digits_yaml: Path, made_once: MakeOnce) -> Path:
     from yolov5_nas import evaluate
 
     def make(folder: Path) -> None:
-        few = {"imgsz": 64, "epochs": 4, "val_period": 4, "device": "cpu", "yolov5": os.environ.get("YOLOV5_ROOT")}
+        few = {"imgsz": 64, "epochs": 6, "val_period": 6, "device": "cpu", "yolov5": os.environ.get("YOLOV5_ROOT")}
         evaluate(cfg="yolov5n_elastic.yaml", data=str(digits_yaml), folder=folder / "trial", **few)
 
     return made_once("trained_n", make) / "trial" / "weights.pt"
