@@ -13,6 +13,7 @@ from places import MODELS
 
 from yolov5_nas.errors import UserError
 from yolov5_nas.space import arithmetic, space
+from yolov5_nas.space.choices import Choice, size_of
 from yolov5_nas.space.layers import C3Layer
 from yolov5_nas.space.space import Space
 
@@ -316,3 +317,11 @@ def test_from_dict_names_the_layer_where_there_is_no_line() -> None:
     model = yaml.safe_load(TINY.replace(C3, "[-1, 2, NASC3, [32, {width: [0]}]]"))
     with pytest.raises(UserError, match="model YAML: layer 1: NASC3 width must be > 0, got 0"):
         Space.from_dict(model)
+
+
+def test_the_size_of_an_option() -> None:
+    assert [size_of(option) for option in ("k6p2", "k10p4", 2, 0.5)] == [6, 10, 2, 0.5]
+    assert [size_of(option) for option in ("SiLU", "LeakyReLU(0.1)", True)] == [None] * 3
+    kernel, act = Choice("a", ("k10p4", "k6p2"), "k6p2"), Choice("b", ("SiLU", "ReLU"), "ReLU")
+    assert (kernel.extreme(min), kernel.extreme(max)) == ("k6p2", "k10p4")
+    assert kernel.is_sized and not act.is_sized and act.extreme(max) == "ReLU"
