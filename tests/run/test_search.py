@@ -355,7 +355,7 @@ def test_inherited_scores_are_audited_and_an_audit_goes_on(host, digits_yaml, tm
 def test_a_latency_backend_whose_package_is_missing_is_said_with_what_to_install(digits_yaml, monkeypatch, capsys):
     monkeypatch.setattr(latency, "find_spec", lambda name: None if name == "onnxruntime" else True)
     assert search("--latency-backend", "onnx", "--data", digits_yaml, "--device", "cpu") == 2
-    assert "--latency-backend onnx needs: pip install onnxruntime" in capsys.readouterr().err
+    assert "the runtime onnx needs: pip install onnxruntime" in capsys.readouterr().err
 
 
 def test_a_front_is_searched_under_a_constraint(host, digits_yaml, tmp_path):

@@ -65,12 +65,12 @@ class Runtime:
         if self.backend not in BACKENDS:
             raise UserError("unknown --latency-backend", got=self.backend, accepted=BACKENDS)
         if missing := [name for name in PACKAGES[self.backend] if find_spec(name) is None]:
-            raise UserError(f"--latency-backend {self.backend} needs: pip install {' '.join(missing)}")
+            raise UserError(f"the runtime {self.backend} needs: pip install {' '.join(missing)}")
         if self.batch < 1:
             raise UserError("--latency-batch must be at least 1", got=self.batch)
         self._check_precision()
         if self.backend == "engine" and not self.device.startswith("cuda"):
-            raise UserError("--latency-backend engine (TensorRT) needs an NVIDIA GPU", got=self.device)
+            raise UserError("the runtime engine (TensorRT) needs an NVIDIA GPU", got=self.device)
 
     def _check_precision(self) -> None:
         on_gpu = self.device.startswith("cuda")
