@@ -229,7 +229,10 @@ def _take(modules: list[nn.Module], kind: str, layer: Layer | None, counts: Coun
     if layer is None:
         return {name: value.detach() for name, value in module.state_dict().items()}
     convs = list(module) if isinstance(module, nn.Sequential) else [module]
-    return tuple(_conv(conv, counts, layer.c2) for conv in convs)
+    weights = tuple(_conv(conv, counts) for conv in convs)
+    for conv in weights:
+        _check_width(conv, layer.c2)
+    return weights
 
 
 def _writer(module: Any) -> Any:
@@ -251,8 +254,9 @@ def _take_c3(modules: list[nn.Module], layer: C3Layer, counts: Counts | None) ->
         cv1, cv2, _, cv3 = first, *(_next(modules, name) for name in ("Conv", "Concat", "Conv"))
     if not inner or any(type(b).__name__ != "Bottleneck" for b in inner):
         raise _MismatchError("has no bottlenecks")
-    _conv(cv3, counts, layer.c2)  # as many channels as the layer has
-    return C3Weights.of(cv1, cv2, cv3, inner, partial(_conv, counts=counts))
+    c3 = C3Weights.of(cv1, cv2, cv3, inner, partial(_conv, counts=counts))
+    _check_width(c3.cv3, layer.c2)
+    return c3
 
 
 def _next(modules: list[nn.Module], *names: str) -> nn.Module:
@@ -262,12 +266,12 @@ def _next(modules: list[nn.Module], *names: str) -> nn.Module:
     return modules.pop(0)
 
 
-def _conv(module: Any, counts: Counts | None, c2: int | None = None) -> ConvWeights:
+def _conv(module: Any, counts: Counts | None) -> ConvWeights:
     if not hasattr(module, "conv") or not hasattr(module, "bn"):
         raise _MismatchError("has no batch norm in them (is it a fused model?)")
-    weights = ConvWeights.of(module, counts)
-    if c2 is not None and len(weights.weight) != c2:
-        raise _MismatchError(
-            f"has {len(weights.weight)} channels in them, not {c2} (is it of another size, or a P6 model?)"
-        )
-    return weights
+    return ConvWeights.of(module, counts)
+
+
+def _check_width(conv: ConvWeights, c2: int) -> None:
+    if (own := len(conv.weight)) != c2:
+        raise _MismatchError(f"has {own} channels in them, not {c2} (is it of another size, or a P6 model?)")
