@@ -97,6 +97,13 @@ def test_two_planted_equal_ones_show_no_gain(run, cheap_scale, monkeypatch):
     assert "No gain at equal or lower cost is shown" in prove.prove(run, 2, 4, engine=InlineEngine())
 
 
+def test_an_engine_is_named_on_the_command_line(run, cheap_scale, monkeypatch, capsys):
+    monkeypatch.setattr(prove, "run_trial", planted(dict.fromkeys((STOCK, RESCALED, "trial 1", "trial 2"), 0.7)))
+    with inline():
+        assert main(["prove", str(run), "--seeds", "2", "--engine", "local"]) == 0
+    assert "No gain at equal or lower cost is shown" in capsys.readouterr().out
+
+
 def test_a_better_one_that_plain_scaling_equals_is_said(run, cheap_scale, monkeypatch):
     scores = {STOCK: 0.70, RESCALED: 0.75, "trial 1": 0.75, "trial 2": 0.70}
     monkeypatch.setattr(prove, "run_trial", planted(scores))

@@ -1,6 +1,7 @@
 """Replacement searches from a checkpoint to reports: real scores and refits, made-up trainings and latencies."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -167,6 +168,8 @@ def test_its_table_has_what_was_scored_and_what_was_measured(whole):
 def test_other_targets_are_planned_without_scoring_anything_again(whole, tmp_path, capsys):
     run = shutil.copytree(whole, tmp_path / "run")
     before = found_by(run)
+    journal = run / "latencies/trials.jsonl"
+    journal.write_text(journal.read_text().replace('"trusted":true', '"trusted":false'))
     with inline(), untrained():
         result = search(resume=run, target=["latency_ratio=0.9"])
     after = found_by(run)
@@ -178,11 +181,13 @@ def test_other_targets_are_planned_without_scoring_anything_again(whole, tmp_pat
         w.name
         for w in winners(run, result.trials, Options().with_given(yaml.safe_load((run / "search.yaml").read_text())))
     ] == ["latency_ratio=0.9"]
-    assert "now proposes another" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "now proposes another" not in out and "warning: 6 of 6 latencies can't be trusted" in out
 
 
-def test_no_trial_is_trained_where_none_is_asked_for(asked, host, tmp_path, capsys):
+def test_no_trial_is_trained_where_none_is_asked_for(asked, host, tmp_path, capsys, monkeypatch):
     """And of what may be wrong with the checkpoint and the data it is warned."""
+    monkeypatch.setattr("yolov5_nas.run.replace.LEARNT", 0.5)
     model = host.load_checkpoint(Path(asked["weights"]))
     model.names = {i: f"n{i}" for i in range(10)}
     host.save_checkpoint(model, tmp_path / "named.pt")
@@ -193,22 +198,33 @@ def test_no_trial_is_trained_where_none_is_asked_for(asked, host, tmp_path, caps
     assert result.ending == "the plans are made; --trials 0 trains none"
     out = capsys.readouterr().out
     assert "its classes have other names" in out and "warning: scores are of 16 training images" in out
-    assert "method: replace" in out and "gflops=0.04: loss" in out and "epochs takes about" in out
+    assert "method: replace" in out and "gflops=0.04: loss" in out and "--trials 0 trains none" in out
+    assert "warning: the parent has hardly learnt to detect" in out
     assert (result.folder / "report.html").exists() and not (result.folder / "trials.jsonl").exists()
     (result.folder / "report.html").unlink()
     assert main(["report", str(result.folder)]) == 0
     assert "latency of stock YOLOv5" not in (result.folder / "report.html").read_text()
-    assert "The plans are made" in capsys.readouterr().out
+    assert "Targets with a plan: 2 of 2. Nothing was trained yet (--resume with --trials" in capsys.readouterr().out
+    for command in ("export", "prove"):
+        assert main([command, str(result.folder)]) == 2
+        assert "no trial of this run has begun" in capsys.readouterr().err
 
 
-def test_a_search_that_is_interrupted_in_every_stage_goes_on_and_ends_the_same(asked, whole):
+def test_a_search_that_is_interrupted_in_every_stage_goes_on_and_ends_the_same(asked, whole, capsys):
     places = {("parent", 0), ("replacements", 0), ("replacements", 4), ("latencies", 2), ("plans", 1), ("exp", 1)}
     places |= {("rivals", 1)}
     with inline(places), untrained():
         found = search(**{**asked, "target": list(TARGETS)})
         while found.interrupted:
+            if not found.trials:
+                assert re.search(r"with a plan: [012] of 2. Nothing was trained yet \(--resume goes on", found.table())
+                assert (found.folder / "report.html").exists()
+                assert main(["report", str(found.folder)]) == 0
             found = search(resume=found.folder)
     assert not places
+    out = capsys.readouterr().out
+    assert "exp goes on, and keeps 4 scored options, 0 latencies, 0 scored plans, 0 trials" in out
+    assert "to come: the table, latencies and plans" in out and "7 trainings of " in out
     assert found_by(found.folder) == found_by(whole)
 
 

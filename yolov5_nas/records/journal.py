@@ -238,6 +238,9 @@ def read_journal(path: str | Path, frame: bool = False) -> list[TrialRecord] | p
     path = Path(path)
     path = RunFolder(path).journal if path.is_dir() else path
     if not path.exists():
+        if (run := RunFolder(path.parent)).options.exists():
+            goes_on = f"yolov5-nas search --resume {run.path} goes on (after --trials 0 with another --trials)"
+            raise UserError(f"no trial of this run has begun; {goes_on}", file=path)
         raise UserError("no journal (trials.jsonl) there: is it the folder of a run?", file=path)
     records = [record for _, record in sorted(latest(read_lines(path)).items())]
     if not frame:

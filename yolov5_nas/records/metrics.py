@@ -14,6 +14,7 @@ TAKEN = (
     *(*ACCURACIES, *COSTS, "latency_p95_ms", "latency_spread", "latency_error", "batch_size"),
     *("number", "id", "state", "reward", "seconds", "reason", "message"),
 )
+LEARNT = 0.01  # mAP50-95 below which a model detects nothing to speak of
 LATENCIES = ("latency_ratio", "latency_ms")
 NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations; "latency_error" is such a half
 

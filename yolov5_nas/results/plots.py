@@ -190,10 +190,10 @@ def _png(figure: Any, *axes: Any) -> bytes:
     for one in axes:
         handles, labels = one.get_legend_handles_labels()
         found |= {label: handle for handle, label in zip(handles, labels) if label not in found}
-    wide = sum(MARK_INCHES + LETTER_INCHES * len(label) for label in found)
-    lines = math.ceil(wide / figure.get_figwidth())
-    columns = math.ceil(len(found) / lines)
-    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns, frameon=False)
+    if found:
+        wide = sum(MARK_INCHES + LETTER_INCHES * len(label) for label in found)
+        columns = math.ceil(len(found) / math.ceil(wide / figure.get_figwidth()))
+        figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()

@@ -132,7 +132,10 @@ def words(run: Path, records: Sequence[TrialRecord], o: Options) -> str:
     """In words: what was found for each target, compared with the parent trained for as many more epochs."""
     parent, lines = reference(records), []
     if not records:
-        return "The plans are made, and nothing was trained (--resume with --trials trains them)."
+        count = len({w.targets for w in planned(run, o) if w.record})
+        trains = o.trials == 0 and count == len(o.plans)
+        way_on = "--resume with --trials trains the plans" if trains else "--resume goes on"
+        return f"Targets with a plan: {count} of {len(o.plans)}. Nothing was trained yet ({way_on})."
     if parent is None:
         return "The parent's further training has no result, so nothing is compared with it."
     lines.append(f"The parent, trained further ({o.epochs} epochs), has mAP50-95 {parent.metrics['map50_95']:.3f}.")

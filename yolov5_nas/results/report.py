@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..records.journal import TrialRecord, best, complete, read_journal, reference, to_dict
-from ..records.metrics import LATENCIES, is_maximised
+from ..records.metrics import LATENCIES, LEARNT, is_maximised
 from ..records.options import Options
 from ..records.run_folder import RunFolder
 from . import audit, comparison, confirmed, deployed, judged, ranking, replacement, rivals
@@ -20,7 +20,6 @@ from .page import COMPARED, Row, figures, page
 from .plots import trusted
 from .winner import options_of, winner_of
 
-LEARNT = 0.01  # mAP50-95 below which a model detects nothing to speak of
 FOUND_NOTHING = "The search found nothing better than the stock architecture."
 ONCE = "Each was trained once; another seed moves mAP too, so train both a few times before you rely on a small gain."
 STOCK_LEADS = (
@@ -61,14 +60,12 @@ def report(run: str | Path) -> Path:
 
 
 def trials_of(run: Path, options: Options) -> list[TrialRecord]:
-    """The trials of a run; none where the plans of a replacement search were not trained.
+    """The trials of a run; none where a replacement search has not come to them.
 
     Raises:
         UserError: there is no run.
     """
-    files = RunFolder(run)
-    is_planned = options.replaces and files.plans.journal.exists()
-    return [] if is_planned and not files.journal.exists() else read_journal(run)
+    return [] if options.replaces and not RunFolder(run).journal.exists() else read_journal(run)
 
 
 def summary(records: Sequence[TrialRecord], stock_leads: bool = False, again: Confirmed | None = None) -> str:

@@ -86,8 +86,7 @@ def search(
         with hold(folder):
             settings = settings_of(folder, chosen)
             how_of(chosen).check(load(settings.location), settings.device)
-            done = sum(r.done and r.counts for r in latest(read_lines(RunFolder(folder).journal)).values())
-            print(f"{settings.location}; {folder} goes on: {done} of {chosen.trials or 'its'} trials are done")
+            print(f"{settings.location}; {folder} goes on, and keeps {_kept(RunFolder(folder), chosen)}")
             chosen.save(RunFolder(folder).options)
             return Pipeline(folder, chosen, settings, strategy, reward, engine).run()
     chosen = Options().with_given(with_method(check_names(options)))
@@ -144,6 +143,19 @@ def evaluate(
         kept = make_folder(Path(folder or stack.enter_context(tempfile.TemporaryDirectory())))
         settings = replace(write_run(kept, prepared), device=own_device(prepared.options.device))
         return run_trial(architecture, settings, prepared.options.seed, kept)
+
+
+def _kept(files: RunFolder, o: Options) -> str:
+    """What a run that goes on has done, in words."""
+
+    def done(stage: RunFolder) -> int:
+        return sum(r.done and r.counts for r in latest(read_lines(stage.journal)).values())
+
+    trials = f"{done(files)} of {o.trials} trials" if o.trials else f"{done(files)} trials"
+    if not o.replaces:
+        return trials
+    stages = {"scored options": files.replacements, "latencies": files.latencies, "scored plans": files.plans}
+    return ", ".join([*(f"{done(stage)} {name}" for name, stage in stages.items()), trials])
 
 
 def _check_objects(engine: Engine | None, strategy: AskTell | None, o: Options) -> None:

@@ -108,6 +108,33 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+class Steps:
+    """A stage of many short trials: a bar in a terminal, where it has a name, else a line for each.
+
+    Args:
+        count: of the trials.
+        line: says what came of one; those that failed have a line beside a bar too.
+        name: of the bar.
+    """
+
+    def __init__(self, journal: Journal, count: int, line: Callable[[TrialRecord], str], name: str | None):
+        done = sum(record.counts for record in journal.trials.values())
+        off = None if name else True  # None: where there is no terminal
+        self.bar, self.line = tqdm(total=count, initial=done, desc=name, disable=off, file=sys.stderr), line
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, record: TrialRecord) -> None:
+        self.bar.update()
+        if self.bar.disable or record.state != "complete":
+            self.bar.write(self.line(record), file=sys.stdout)
+            sys.stdout.flush()
+
+
 class Progress:
     """A bar over all trials with the time left, and a line for each that ended.
 

@@ -150,7 +150,7 @@ class Pipeline:
         files, is_planned = RunFolder(self.folder), False
         if files.journal.exists():
             trials = tuple(read_journal(self.folder))
-        if files.journal.exists() or (self.options.replaces and files.plans.journal.exists()):
+        if files.journal.exists() or self.options.replaces:
             is_planned = files.plans.journal.exists() and not interrupted
             self._write_winners(trials)
             report(self.folder)

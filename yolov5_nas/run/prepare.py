@@ -73,6 +73,8 @@ def _prepare(o: Options) -> Prepared:
     if o.one_shot == 0 and o.weights and not supernet.read(given_path(o.weights), find(o.yolov5)):
         raise UserError("--one-shot 0 scores by --weights of a supernet only", got=o.weights)
     check_onnx(o)
+    device = _device(o)
+    Runtime(o.latency_backend, o.latency_batch, o.precision, _torch_device(device)).check()
     location = find(o.yolov5)
     cfg = find_file(o.cfg, [shipped("models"), location.root / "models"], "model YAML (--cfg)")
     data_file = find_data(o.data, location.root)
@@ -110,8 +112,6 @@ def _prepare(o: Options) -> Prepared:
         print(check_weights(absolute(o.weights), space, model["nc"], host))
     if o.distill:
         check_teacher(o, model, host)
-    device = _device(o)
-    Runtime(o.latency_backend, o.latency_batch, o.precision, _torch_device(device)).check()
     how_of(o).check(host, _torch_device(device))
     population = o.population or max(2, min(16, (o.trials or 0) // 3))
     options = replace(
@@ -309,7 +309,7 @@ def _engine_name(given: str | None) -> str:
         return given
     if has_nni():
         return "nni"
-    print("engine: local (NNI is not installed: pip install 'yolov5-nas[nni]' for its web portal)")
+    print("engine: local, trials run as processes here (NNI's portal is to be had: pip install 'yolov5-nas[nni]')")
     return "local"
 
 

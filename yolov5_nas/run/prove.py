@@ -47,7 +47,7 @@ def prove(
     top: int = 3,
     seeds: int = 3,
     epochs: int | None = None,
-    engine: Engine | None = None,
+    engine: str | Engine | None = None,
     start: str | None = None,
     **options: Any,
 ) -> str:
@@ -60,7 +60,8 @@ def prove(
         seeds: trainings of each at most; a contestant with nothing left to decide gets no more.
         epochs: of each training; by default twice a trial's from weights, three times from scratch (or the base's, and
             those of an audit at least).
-        engine: where to train, instead of the options `engine`, `device`, `concurrency`, `trial_minutes`.
+        engine: the name of one, or an object, instead of the options `engine`, `device`, `concurrency`,
+            `trial_minutes`.
         start: `weights`, those that the run started from, adapted to each contestant; or `scratch`. By default weights
             where the run had any.
         options: those of a search that say where to train, and `margin`.
@@ -69,6 +70,8 @@ def prove(
         UserError: there is no such run, nothing to prove in it, it has no weights to start from, or a proof of other
             epochs, candidates, start or margin was begun.
     """
+    if isinstance(engine, str):
+        options["engine"], engine = engine, None
     run = Path(run)
     files = RunFolder(run)
     records = read_journal(run)

@@ -6,6 +6,7 @@ the journals alone.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from ..engines.contract import Engine, Trial
 from ..records.journal import Journal, TrialRecord, read_lines
+from ..records.metrics import LEARNT
 from ..records.options import Options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
@@ -30,12 +32,13 @@ from ..training.parent import FEW
 from ..training.replacement import score_replacement, validate_parent
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
-from .callbacks import duration, say
-from .planning import Planned, Planner, limits
+from .callbacks import Steps, duration, say
+from .planning import ROUNDS, Planned, Planner, limits
 from .stages import StageError, asked_before, run_stage
 
 MEASURED = 40  # joint architectures by which savings of latency are fitted
 MEASURED_MORE = 12  # in each further form of the network
+DOUBTFUL = 0.1  # share of latencies that can't be trusted, above which the savings fitted to them can't be either
 
 
 class Replacement:
@@ -60,7 +63,10 @@ class Replacement:
             StageError: a stage gave nothing to go on with, or the time is over.
         """
         self.parent = self._parent()
-        planner = Planner(self._tables(), self.options, self.parent, self._refitted, self._wholes)
+        say(self._to_come())
+        tables = self._tables()
+        say(f"plans: made, measured and corrected, {ROUNDS} times at most, in {self.files.plans.path}")
+        planner = Planner(tables, self.options, self.parent, self._refitted, self._wholes)
         found = planner.run(asked_before(self.files.plans))
         say("\n".join(self._said(found)))
         return self.options, self.settings, found
@@ -131,11 +137,27 @@ class Replacement:
         if "latency_ms" in record.metrics:
             figures.append(f"{record.metrics['latency_ms']:.2f} ms")
         say(f"parent: {', '.join(figures)}")
+        if record.metrics["map50_95"] < LEARNT:
+            say("warning: the parent has hardly learnt to detect, so there is nothing to keep: train it further first")
         return record
+
+    def _to_come(self) -> str:
+        """What the search will do, and how long the trainings of it take."""
+        plans, epochs, trials = len(self.options.plans), self.options.epochs, self.options.trials
+        with_rivals = self.options.rivals != "none"
+        count = (1 + plans if trials is None else trials) + 2 * plans * with_rivals
+        table = "to come: the table, latencies and plans (some minutes: options are scored, not trained)"
+        if trials == 0:
+            return f"{table}; --trials 0 trains none"
+        text = f"{table}, then {count} trainings of {epochs} epochs"
+        if "epoch_seconds" in self.parent.metrics:
+            text += f", about {duration(count * epochs * self.parent.metrics['epoch_seconds'])} one after the other"
+        rivals = "two rivals of each winner included (--rivals none: no); " if with_rivals else ""
+        return f"{text}; {rivals}--epochs, --trials or fewer targets make it shorter"
 
     def _one(self, trial: Trial, settings: Settings, architecture: Architecture) -> TrialRecord:
         settings = replace(settings, constraints=())
-        (record,) = self._run(self.files.parent, trial, settings, [architecture], accuracy, lambda record: None)
+        (record,) = self._run(self.files.parent, trial, settings, [architecture], accuracy)
         if record.state != "complete":
             raise StageError(f"the parent has {record.state}: {(record.error or {}).get('message')}")
         return record
@@ -147,17 +169,16 @@ class Replacement:
         say(f"table: {len(asked) - 1} options are scored in the parent, in {self.files.replacements.path}")
         default, count = self.space.default(), len(asked)
 
-        def tell(record: TrialRecord) -> None:
-            change = changes(default, record.architecture) or "the parent"
+        def line(record: TrialRecord) -> str:
+            change, m = changes(default, record.architecture) or "the parent", record.metrics
+            start = f"[table {record.number + 1}/{count}] {change}"
             if record.state != "complete":
-                say(f"[table {record.number + 1}/{count}] {change}: {record.state} ({_message(record)})")
-                return
-            m = record.metrics
+                return f"{start}: {record.state} ({_message(record)})"
             shown = f"loss {total_rise(record):+.4f} +- {m['rise_error']:.4f}, GFLOPs {m['gflops']:.3f}"
-            say(f"[table {record.number + 1}/{count}] {change}: {shown}  {record.seconds:.0f} s")
+            return f"{start}: {shown}  {record.seconds:.0f} s"
 
         alone = replace(self.settings, constraints=(), needed=(), hooks=())
-        found = self._run(self.files.replacements, score_replacement, alone, asked, _falling, tell)
+        found = self._run(self.files.replacements, score_replacement, alone, asked, _falling, line, "table")
         if found[0].state != "complete":
             raise StageError(f"the parent can't be scored: {_message(found[0])}")
         if all(record.state != "complete" for record in found[1:]):
@@ -180,12 +201,17 @@ class Replacement:
         say(f"latencies: {len(asked) - 1} joint architectures on {backend}, in {self.files.latencies.path}")
         count = len(asked)
 
-        def tell(record: TrialRecord) -> None:
+        def line(record: TrialRecord) -> str:
             shown = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._measured if name in record.metrics)
-            say(f"[latency {record.number + 1}/{count}] {shown or _message(record)}  {record.seconds:.0f} s")
+            return f"[latency {record.number + 1}/{count}] {shown or _message(record)}  {record.seconds:.0f} s"
 
         settings = replace(self.settings, constraints=(), needed=needed_costs(self.options), hasty=True)
-        return self._run(self.files.latencies, measure_trial, settings, asked, _falling, tell)
+        found = self._run(self.files.latencies, measure_trial, settings, asked, _falling, line, "latencies")
+        doubtful = sum(not r.conditions.get("trusted", True) for r in found)
+        if doubtful > DOUBTFUL * len(found):
+            again = f"delete {self.files.latencies.path} and {self.files.plans.path}, and --resume on an idle machine"
+            say(f"warning: {doubtful} of {len(found)} latencies can't be trusted, plans follow their noise: {again}")
+        return found
 
     def _fitted(self, table: Table, measured: Iterable[TrialRecord]) -> Table:
         """The table with what its items save of the costs that are measured."""
@@ -202,16 +228,15 @@ class Replacement:
 
     def _wholes(self, asked: Sequence[Architecture]) -> dict[str, TrialRecord]:
         """Score and measure architectures whole."""
-        count = len(asked)
 
-        def tell(record: TrialRecord) -> None:
+        def line(record: TrialRecord) -> str:  # how many follow is not known
             m = record.metrics
             shown = [f"loss {total_rise(record):+.4f}"] if "rise" in m else [_message(record)]
             shown += [f"{name} {m[name]:.3f}" for name in (*self._measured, "gflops") if name in m]
-            say(f"[plan {record.number + 1}/{count}] {', '.join(shown)}  {record.seconds:.0f} s")
+            return f"[plan {record.number + 1}] {', '.join(shown)}  {record.seconds:.0f} s"
 
         settings = replace(self.settings, constraints=(), needed=needed_costs(self.options))
-        found = self._run(self.files.plans, score_replacement, settings, asked, _falling, tell)
+        found = self._run(self.files.plans, score_replacement, settings, asked, _falling, line)
         return {record.id: record for record in found}
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -231,14 +256,6 @@ class Replacement:
             )
             change = changes(self.space.default(), one.record.architecture)
             lines.append(f"  {name}: loss {rise:+.4f} +- {m['rise_error']:.4f} ({rise / loss:+.1%}), {costs}: {change}")
-        if "epoch_seconds" in self.parent.metrics:
-            count = 1 + (1 if self.options.rivals == "none" else 3) * sum(one.record is not None for one in found)
-            epochs = self.options.epochs
-            rivals = "" if self.options.rivals == "none" else " and two rivals of each (--rivals none: no)"
-            seconds = count * epochs * self.parent.metrics["epoch_seconds"]
-            lines.append(
-                f"  training {count}, the parent{rivals} included, for {epochs} epochs takes about {duration(seconds)}"
-            )
         return lines
 
     def _run(
@@ -248,16 +265,24 @@ class Replacement:
         settings: Settings,
         architectures: Sequence[Architecture],
         reward: Callable[[Mapping[str, float]], float],
-        tell: Callable[[TrialRecord], None],
+        line: Callable[[TrialRecord], str] | None = None,
+        bar: str | None = None,
     ) -> list[TrialRecord]:
-        o = without_portal(self.options)
+        """Run a stage.
 
-        def listeners(journal: Journal) -> list[Callable[[TrialRecord], None]]:
-            return [tell]
+        Args:
+            line: says what came of an architecture.
+            bar: the name of a bar, which in a terminal stands for the lines.
+        """
+        o, count = without_portal(self.options), len(architectures)
+        with contextlib.ExitStack() as stack:
 
-        given = GivenArchitectures(architectures)
-        rest = {"engine": lambda: self.engine(o), "listeners": listeners, **self.stage}
-        found = run_stage(files, trial, settings, given, reward=reward, count=len(architectures), **rest)
+            def listeners(journal: Journal) -> list[Steps]:
+                return [stack.enter_context(Steps(journal, count, line, bar))] if line else []
+
+            given = GivenArchitectures(architectures)
+            rest = {"engine": lambda: self.engine(o), "listeners": listeners, **self.stage}
+            found = run_stage(files, trial, settings, given, reward=reward, count=count, **rest)
         asked = {a.id for a in architectures}  # the journal may have more, of a later step before a resume
         return [record for record in found if record.id in asked]
 
