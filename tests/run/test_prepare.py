@@ -8,6 +8,7 @@ from inline import inline, untrained
 from yolov5_nas.cli import main
 from yolov5_nas.files import shipped
 from yolov5_nas.records.options import Options
+from yolov5_nas.run.check_parent import with_method
 from yolov5_nas.run.prepare import prepare
 
 GOOD = "0 .5 .5 .1 .1"
@@ -63,6 +64,16 @@ def test_a_subset_is_drawn_once_and_kept_as_it_was_checked(host, tmp_path):
         assert main(list(map(str, argv))) == 0
     lines = (tmp_path / "runs/exp/train_subset.txt").read_text().splitlines()
     assert lines == prepare(options).subset
+
+
+def test_the_input_size_is_the_checkpoints(host, trained_n, digits_yaml, tmp_path, capsys):
+    """Whatever the data YAML says; one that does not know its size has the data YAML's."""
+    given = {"weights": str(trained_n), "data": str(digits_yaml), "target": ["params=1.5e6"], "device": "cpu"}
+    assert prepare(Options().with_given(with_method({**given, "engine": "local"}))).options.imgsz == 64
+    assert f"input size: 64 px, at which {trained_n} was trained" in capsys.readouterr().out
+    host.save_checkpoint(host.load_checkpoint(trained_n), tmp_path / "nameless.pt")
+    given["weights"] = str(tmp_path / "nameless.pt")
+    assert prepare(Options().with_given(with_method({**given, "engine": "local"}))).options.imgsz == 128
 
 
 def test_both_hyper_parameter_files_have_the_same_anchors(host, tmp_path, capsys):

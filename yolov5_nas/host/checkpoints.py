@@ -29,6 +29,13 @@ def model_in(checkpoint: Any, path: Path) -> Any:
     return _checked(model, path)
 
 
+def size_in(checkpoint: Any) -> int | None:
+    """The `--imgsz` of the training that wrote what `torch.load` gave; None where that is not known."""
+    options = checkpoint.get("opt") if isinstance(checkpoint, Mapping) else None
+    size = options.get("imgsz") if isinstance(options, Mapping) else getattr(options, "imgsz", None)
+    return size if isinstance(size, int) and size > 0 else None
+
+
 def what_is(path: Path) -> str | None:
     """What a file that torch can't read is, where its first bytes tell."""
     with path.open("rb") as file:

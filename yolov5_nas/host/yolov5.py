@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import is_file
-from .checkpoints import ACCEPTED, model_in, what_is
+from .checkpoints import ACCEPTED, model_in, size_in, what_is
 from .compat import (
     MODULES,
     ByImage,
@@ -242,11 +242,21 @@ class Host:
     def load_checkpoint(self, path: Path) -> Any:
         """The model of a YOLOv5 checkpoint, in float32.
 
-        Unpickling runs code: only checkpoints that the user named, or that we wrote, come here.
-
         Raises:
             UserError: the file is missing or no YOLOv5 checkpoint (says what it is).
         """
+        return model_in(self._checkpoint(path), path)
+
+    def trained_size(self, path: Path) -> int | None:
+        """The input size in pixels that a checkpoint was trained at, where it says that.
+
+        Raises:
+            UserError: as `load_checkpoint`.
+        """
+        return size_in(self._checkpoint(path))
+
+    def _checkpoint(self, path: Path) -> Any:
+        """Unpickling runs code: only checkpoints that the user named, or that we wrote, come here."""
         import torch
 
         if not is_file(path):
@@ -254,9 +264,7 @@ class Host:
             raise UserError(wrong, file=path)
         try:
             with self._clone_names():
-                return model_in(torch.load(path, map_location="cpu", weights_only=False), path)
-        except UserError:
-            raise
+                return torch.load(path, map_location="cpu", weights_only=False)
         except Exception as e:  # unpickling can raise anything
             problem = what_is(path) or f"{type(e).__name__}: {e}".splitlines()[0]
             raise UserError(

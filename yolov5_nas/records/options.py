@@ -156,7 +156,10 @@ class Options:
     epochs: int = training(12, "epochs of a trial", least=1)
     batch_size: int = training(16, "images in a batch", least=1, aliases=("--batch",))
     imgsz: int | None = training(
-        None, "image size in pixels (default: the data YAML's, else 640)", least=1, aliases=("--img", "--img-size")
+        None,
+        "image size in pixels (default: --method replace takes the checkpoint's; the data YAML's; 640)",
+        least=1,
+        aliases=("--img", "--img-size"),
     )
     optimizer: str | None = training(
         None, "SGD, Adam or AdamW (default: the hyp YAML's, else SGD)", choices=("SGD", "Adam", "AdamW")

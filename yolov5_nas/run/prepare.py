@@ -89,7 +89,6 @@ def _prepare(o: Options) -> Prepared:
         raise UserError(f"--one-shot has no supernet for a choice of {formed}", file=cfg)
     if formed and o.freeze:
         raise UserError(f"--freeze can't keep layers where {formed} is a choice of the model YAML", file=cfg)
-    wanted = space.default().get("imgsz") or o.imgsz or read_data(data_file).get("imgsz") or 640
     has_base = bool(o.weights or o.base_epochs)
     from_weights = has_base or o.one_shot is not None
     inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
@@ -99,6 +98,8 @@ def _prepare(o: Options) -> Prepared:
         inherit_hyp["optimizer"] = o.optimizer or inherit_hyp.get("optimizer", optimizer)
     host = load(location)
     print(f"{location}, torch {host.torch_utils.torch.__version__}")
+    own = space.default().get("imgsz") or o.imgsz or _trained_size(o, host)
+    wanted = own or read_data(data_file).get("imgsz") or 640
     data = resolve_data(data_file, host)
     model["nc"] = 1 if o.single_cls else data["nc"]
     model, imgsz = check_model(model, str(cfg), lines, int(wanted), host)
@@ -138,6 +139,14 @@ def _prepare(o: Options) -> Prepared:
     if o.replaces and not o.measure_on:
         _check_reach(prepared)
     return prepared
+
+
+def _trained_size(o: Options, host: Host) -> int | None:
+    """The input size of the checkpoint whose layers are replaced, where it says that."""
+    if not (o.replaces and o.weights) or (size := host.trained_size(absolute(o.weights))) is None:
+        return None
+    print(f"input size: {size} px, at which {o.weights} was trained (--imgsz takes another)")
+    return size
 
 
 def _check_reach(prepared: Prepared) -> None:
