@@ -12,15 +12,12 @@ RUN/activation.jsonl, where a later call goes on. Checkpoints of the first seed 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs import lines_of
 from replacement import add_options, options_of, parent_settings
 
 from yolov5_nas.records.journal import TrialResult
@@ -41,9 +38,9 @@ class Job:
     epochs: int
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def labels(self) -> dict[str, Any]:
         """By which it is known what was done."""
-        return f"{self.way} {self.activation}", self.seed, self.epochs
+        return {"name": f"{self.way} {self.activation}", "seed": self.seed, "epochs": self.epochs}
 
 
 def settings_for(job: Job, run: Path, o: Options) -> tuple[Any, dict[str, Any]]:
@@ -116,21 +113,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     add_options(parser, epochs=20)
     args = parser.parse_args()
-    o, file = options_of(args), args.run / "activation.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    known = {(line["name"], line["seed"], line["epochs"]) for line in lines}
     jobs = [Job(way, args.activation, args.seeds[0], 0) for way in WAYS]
     jobs += [Job(way, args.activation, seed, args.epochs) for seed in args.seeds for way in WAYS]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(do, job, args.run, o): job for job in jobs if job.key not in known}
-        for future in as_completed(futures):
-            name, seed, epochs = futures[future].key
-            line = {**future.result(), "name": name, "seed": seed, "epochs": epochs}
-            with file.open("a") as out:
-                out.write(json.dumps(line) + "\n")
-            lines.append(line)
-            print(f"{name}, seed {seed}, {epochs} epochs: mAP50-95 {line['map50_95']:.4f}", flush=True)
+    lines = lines_of(jobs, do, args.run / "activation.jsonl", args.jobs, args.run, options_of(args))
     print("\n" + table(lines, args.activation, args.epochs))
 
 

@@ -12,17 +12,14 @@ intervals of a bootstrap over networks. Lines go to RUN/fidelity.jsonl, where a 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
 import random
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jobs import lines_of
 from replacement import Run, add_options, options_of, parent_settings, train
 
 from yolov5_nas.records.journal import TrialResult, latest, read_lines
@@ -51,9 +48,9 @@ class Job:
     epochs: int
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def labels(self) -> dict[str, Any]:
         """By which it is known what was done."""
-        return self.network.id, self.seed, self.epochs
+        return {"id": self.network.id, "group": self.group, "seed": self.seed, "epochs": self.epochs}
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
@@ -119,28 +116,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs=2, default=[11, 12])
     add_options(parser, epochs=10)
     args = parser.parse_args()
-    o, file = options_of(args), args.run / "fidelity.jsonl"
+    o = options_of(args)
     table, apart = tables(args.run, o)
     groups = {"judge": drawn(table, args.judge, 2), "choose": drawn(table, args.choose, 1)}
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    known = {(line["id"], line["seed"], line["epochs"]) for line in lines}
     jobs = [
         Job(network, group, seed, epochs)
         for group, networks in groups.items()
         for seed, epochs in ((0, 0), (args.seeds[0], 1), *((seed, args.epochs) for seed in args.seeds))
         for network in networks
     ]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(do, job, args.run, o): job for job in jobs if job.key not in known}
-        for future in as_completed(futures):
-            job = futures[future]
-            own = {"id": job.network.id, "group": job.group, "seed": job.seed, "epochs": job.epochs}
-            line = {**future.result(), **own}
-            with file.open("a") as out:
-                out.write(json.dumps(line) + "\n")
-            lines.append(line)
-            print(f"[{len(lines)}/{len(jobs)}] {job.group} {job.network.id}, {job.epochs} epochs", flush=True)
+    lines = lines_of(jobs, do, args.run / "fidelity.jsonl", args.jobs, args.run, o)
     for group, networks in groups.items():
         print(f"\n{group}\n\n" + judged(networks, lines, table, apart, args))
 

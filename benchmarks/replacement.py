@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from jobs import lines_of
 
 from yolov5_nas.records.journal import TrialRecord, TrialResult, latest, read_lines
 from yolov5_nas.records.options import Options, load_options
@@ -43,6 +42,11 @@ class Run:
     seed: int
     epochs: int
     from_scratch: bool = False
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """By which it is known what was done."""
+        return {"name": self.name, "seed": self.seed, "epochs": self.epochs}
 
 
 def options_of(args: argparse.Namespace) -> Options:
@@ -120,7 +124,7 @@ def train(run: Run, folder: Path, o: Options) -> dict[str, Any]:
     log = folder / "benchmark" / f"{run.name} {run.seed}".replace(" ", "_")
     result = run_trial(run.architecture, settings, run.seed, log, TrialResult({"params": 0.0}))
     (log / "weights.pt").unlink()
-    return {"name": run.name, "seed": run.seed, "epochs": run.epochs, **result.metrics, "classes": dict(result.classes)}
+    return {**result.metrics, "classes": dict(result.classes)}
 
 
 def wanted(args: argparse.Namespace, o: Options) -> list[Run]:
@@ -144,20 +148,8 @@ def main() -> None:
     add_options(parser, epochs=20)
     args = parser.parse_args()
     o, file = options_of(args), args.run / ("replacement_taught.jsonl" if args.distill else "replacement.jsonl")
-    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    known = {(line["name"], line["seed"], line["epochs"]) for line in done}
-    runs = [run for run in wanted(args, o) if (run.name, run.seed, run.epochs) not in known]
-    runs.sort(key=lambda run: -run.epochs)  # what takes longest starts first
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(train, run, args.run, o): run for run in runs}
-        for future in as_completed(futures):
-            line = future.result()
-            with file.open("a") as out:
-                out.write(json.dumps(line) + "\n")
-            done.append(line)
-            print(f"{line['name']}, seed {line['seed']}: mAP50-95 {line['map50_95']:.4f}", flush=True)
-    print("\n" + table(done, args, o))
+    runs = sorted(wanted(args, o), key=lambda run: -run.epochs)  # what takes longest starts first
+    print("\n" + table(lines_of(runs, train, file, args.jobs, args.run, o), args, o))
 
 
 def table(lines: list[dict[str, Any]], args: argparse.Namespace, o: Options) -> str:
