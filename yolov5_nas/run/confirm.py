@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ from ..engines.contract import Engine
 from ..records.journal import Journal, TrialRecord, read_journal
 from ..records.options import Options
 from ..records.reward import Reward
-from ..records.run_folder import REFERENCE, RunFolder
+from ..records.run_folder import RunFolder
 from ..results.confirmed import to_confirm
 from ..space.architecture import Architecture
 from ..strategies.given import GivenArchitectures
 from ..training.settings import Settings
 from ..training.trial import run_trial
 from .callbacks import say
-from .stages import asked_before, run_stage
+from .stages import asked_before, run_stage, started
 
 SEEDS = 2**32  # numpy takes those below
 
@@ -56,13 +55,5 @@ def confirm(
         return [tell]
 
     rest = {**stage, "seed": (o.seed + 1) % SEEDS, "engine": lambda: engine(o), "listeners": listeners}
-    own = _started(settings, folder, o)
+    own = started(settings, folder, o)
     run_stage(files, run_trial, own, GivenArchitectures(asked), reward=reward, count=len(asked), **rest)
-
-
-def _started(settings: Settings, folder: Path, o: Options) -> Settings:
-    """The trials' settings, for a folder that has no trial 0 of theirs to start from; nothing is refused."""
-    settings = replace(settings, constraints=())
-    if not o.base_epochs:
-        return settings
-    return replace(settings, weights=str(RunFolder(folder).trial(REFERENCE).weights), base_epochs=None)

@@ -18,7 +18,7 @@ from ..files import write_whole
 from ..records.journal import Journal, TrialRecord, TrialResult, eligible, front, read_journal, read_lines
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
-from ..records.run_folder import REFERENCE, RunFolder
+from ..records.run_folder import RunFolder
 from ..results.claims import EQUAL
 from ..results.comparison import Plan, finished, names_of, race_of, read_images, read_plan, said, table, text
 from ..results.race import Race
@@ -35,7 +35,7 @@ from .loop import Listener
 from .prepare import engine_of, settings_of
 from .resume import hold
 from .rounds import Rounds
-from .stages import from_scratch, from_weights, run_stage
+from .stages import from_scratch, from_weights, run_stage, started
 
 FAMILY = ((0.25, 0.5, 0.75, 1.0, 1.25), (0.33, 0.33, 0.67, 1.0, 1.33))  # YOLOv5's n, s, m, l, x: width, depth multiple
 STEPS = 8  # of the search for a scale
@@ -122,13 +122,11 @@ def _settings(run: Path, o: Options, start: str, epochs: int | None) -> Settings
     if start == "scratch":
         least = o.full_epochs if o.proxy else 1  # what inherited weights need is too little from scratch
         return from_scratch(settings, epochs or max(least, 3 * (o.base_epochs or o.epochs)))
-    files, weights = RunFolder(run), o.weights
-    if o.base_epochs:
-        weights = str((files.parent if o.replaces else files).trial(REFERENCE).weights)
-    if not weights or not Path(weights).exists():
-        raise UserError("--from weights: what the run started from is gone", got=weights, accepted="--from scratch")
-    epochs = epochs or 2 * o.epochs
-    return replace(from_weights(settings, epochs), weights=weights, base_epochs=None, replaces=o.replaces)
+    settings = started(settings, run, o)
+    if not settings.weights or not Path(settings.weights).exists():
+        rule = "--from weights: what the run started from is gone"
+        raise UserError(rule, got=settings.weights, accepted="--from scratch")
+    return replace(from_weights(settings, epochs or 2 * o.epochs), replaces=o.replaces)
 
 
 def prove_trial(architecture: Mapping[str, Value], settings: Settings, seed: int, folder: Path) -> TrialResult:

@@ -13,8 +13,9 @@ from typing import Any
 from ..engines.contract import Engine, Trial
 from ..records.journal import Journal, TrialRecord, eligible, front, latest, read_lines
 from ..records.option_rules import PARENT
+from ..records.options import Options
 from ..records.reward import Reward, accuracy
-from ..records.run_folder import RunFolder
+from ..records.run_folder import REFERENCE, RunFolder
 from ..space.architecture import Architecture
 from ..strategies.given import GivenArchitectures
 from ..training.scoring import score_trial
@@ -94,6 +95,18 @@ def from_scratch(settings: Settings, epochs: int) -> Settings:
 def from_weights(settings: Settings, epochs: int) -> Settings:
     """The settings of a full training of those who have weights: it goes on from them, nothing is refused."""
     return replace(settings, epochs=epochs, val_period=max(1, -(-epochs // 4)), constraints=(), needed=())
+
+
+def started(settings: Settings, run: Path, o: Options) -> Settings:
+    """Settings by which a further training starts from what the run's trials do; nothing is refused.
+
+    The base, where the run trained one, lies in its trial 0, or in the parent's of a replacement search.
+    """
+    settings = replace(settings, base_epochs=None, constraints=())
+    if not o.base_epochs:
+        return settings
+    files = RunFolder(run)
+    return replace(settings, weights=str((files.parent if o.replaces else files).trial(REFERENCE).weights))
 
 
 def finalists(records: Sequence[TrialRecord], stock: Architecture, objectives: Sequence[str]) -> list[Architecture]:
