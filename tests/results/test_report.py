@@ -261,6 +261,8 @@ def test_a_cost_is_drawn_along_x(trials):
     assert axes_of(("map50", "precision"), []) == ("map50", "precision")
     assert pareto(trials, "params", "latency_ms")
     assert pareto(trials, "map50", "map50_95")
+    alone, axes = pareto(trials[:2], "latency_ratio", "map50_95"), ("latency_ratio", "map50_95")
+    assert pareto(trials[:2], *axes, rivals={"parent at 288 px": trials[2]}) != alone
 
 
 def test_of_more_than_two_objectives_the_first_two_are_drawn_and_it_says_so(trials):

@@ -1,5 +1,6 @@
 """Replacement searches from a checkpoint to reports: real scores and refits, made-up trainings and latencies."""
 
+import html
 import json
 import re
 import shutil
@@ -131,7 +132,8 @@ def test_winners_have_rivals_of_their_cost(whole):
         apart = [label for label, value in rival.architecture.items() if records[0].architecture.get(label) != value]
         assert set(apart) == {"scale", "imgsz"}
     assert closing_table(whole, records).count("rival: parent") == 4
-    assert "of its widths" in (whole / "report.html").read_text()
+    report = (whole / "report.html").read_text()
+    assert "of its widths" in report and "Rivals are the parent in forms of a winner's cost" in html.unescape(report)
 
 
 def test_a_winner_is_judged_by_images_that_chose_nothing(whole):

@@ -18,7 +18,8 @@ from ..records.options import Options
 from ..strategies.savings import measured_costs
 from .effects import MIN_TRIALS, Effect, effects
 from .plots import axes_of, choices, pareto, progress, replacements, trusted
-from .replacement import planned, read_table, singles
+from .replacement import planned, read_table, singles, winners
+from .rivals import rivals
 from .winner import winner_of
 
 COLUMNS = tuple((metric, shown.heading, shown.number) for metric, shown in SHOWN.items())
@@ -105,7 +106,7 @@ def _named(heading: str, options: Options) -> str:
 def figures(run: Path, records: Sequence[TrialRecord], options: Options) -> list[Figure]:
     """Accuracy against cost, progress, and what each choice does; of a replacement search its table."""
     if options.replaces:
-        return [_replacements(run, options), *([_trade_off(run, records, options)] if records else [])]
+        return [*([_trade_off(run, records, options)] if records else []), _replacements(run, options)]
     return [_trade_off(run, records, options), _progress(records), _choices(records, options)]
 
 
@@ -129,13 +130,16 @@ def _trade_off(run: Path, records: Sequence[TrialRecord], options: Options) -> F
     x, y = axes_of(options.front, records)
     title = "Accuracy against cost" if is_maximised(y) and not is_maximised(x) else "Trade-off"
     reference_name = "parent" if options.replaces else "stock YOLOv5"
-    png = pareto(records, x, y, options.constraints, reference_name, winner_of(run, records, options))
+    beside = _rivals(run, records, options) if options.replaces else {}
+    png = pareto(records, x, y, options.constraints, reference_name, winner_of(run, records, options), beside)
     if not png:
         return Figure("pareto.png", title, None, (f"No complete trial has both {x} and {y}.",))
     text = [
         f"{len(front(records, x, y))} of {_plural(len(complete(records)), 'complete trial')} on the Pareto front: no"
         " other is at least as good in both and better in one. The figure beside a point is its trial's number."
     ]
+    if beside:
+        text.append("Rivals are the parent in forms of a winner's cost, trained as the trials were.")
     if len(options.front) > 2:
         text.append(
             f"The search had {len(options.front)} objectives ({', '.join(options.front)}); the picture and its front"
@@ -144,6 +148,12 @@ def _trade_off(run: Path, records: Sequence[TrialRecord], options: Options) -> F
     if not {x, y} <= set(options.front):
         text.append(f"No trial has both {' and '.join(options.front[:2])}, so other metrics are drawn.")
     return Figure("pareto.png", title, png, tuple(text))
+
+
+def _rivals(run: Path, records: Sequence[TrialRecord], options: Options) -> dict[str, TrialRecord]:
+    """By name, those of a replacement search that were trained."""
+    found = rivals(run, winners(run, records, options), options)
+    return {rival.name: rival.record for rival in found if rival.record}
 
 
 def _progress(records: Sequence[TrialRecord]) -> Figure:

@@ -49,11 +49,13 @@ def pareto(
     constraints: Iterable[Constraint] = (),
     reference_name: str = "stock YOLOv5",
     winner: TrialRecord | None = None,
+    rivals: Mapping[str, TrialRecord] = {},
 ) -> bytes | None:
     """Two metrics of all trials, with the front, the reference and the winner; None where none has both.
 
     Args:
         winner: by default that with the best reward.
+        rivals: what was trained beside the trials, by name.
     """
     shown = [r for r in complete(records) if x in r.metrics and y in r.metrics]
     if not shown:
@@ -68,9 +70,11 @@ def pareto(
     _scatter(axes, [stock], x, y, ORANGE, marker="s", s=90, zorder=4, label=reference_name)
     name = f"{'best reward' if winner is leads else 'winner'} (trial {winner.number})" if winner else ""
     _scatter(axes, [winner], x, y, GREEN, marker="*", s=260, zorder=5, label=name)
-    if any(_is_doubtful(r, x, y) for r in shown):
+    beside = {name: r for name, r in rivals.items() if x in r.metrics and y in r.metrics}
+    _scatter(axes, list(beside.values()), x, y, RED, marker="D", s=44, zorder=3, label="rival")
+    if any(_is_doubtful(r, x, y) for r in (*shown, *beside.values())):
         axes.scatter([], [], s=36, facecolor="white", edgecolor=GREY, label="hollow: latency not to be trusted")
-    if is_maximised(y):
+    if is_maximised(y) and not beside:  # where there are rivals points are few, and each is looked for
         _cut(axes, [r.metrics[x] for r in shown], [r.metrics[y] for r in shown])
     _refused(axes, [r for r in records if r.state == "infeasible" and x in r.metrics], x)
     for constraint in constraints:
@@ -82,6 +86,7 @@ def pareto(
         if metric == "params":
             axis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
     _numbers(axes, [r for r in best_ones if r not in (stock, winner)], x, y)
+    _names(axes, beside, x, y)
     return _png(figure, axes)
 
 
@@ -240,6 +245,15 @@ def _numbers(axes: Any, records: Sequence[TrialRecord], x: str, y: str) -> None:
         if all(abs(across - a) > 0.045 or abs(up - b) > 0.04 for a, b in taken):
             taken.append((across, up))
             axes.annotate(f"{record.number}", point, (6, -11), textcoords="offset points", color=BLUE, fontsize=8)
+
+
+def _names(axes: Any, records: Mapping[str, TrialRecord], x: str, y: str) -> None:
+    """Names beside points, on the side that has room. To be called when all is drawn."""
+    for name, record in records.items():
+        point = record.metrics[x], record.metrics[y]
+        is_left = axes.transAxes.inverted().transform(axes.transData.transform(point))[0] < 0.6
+        style = {"ha": "left" if is_left else "right", "va": "center", "color": RED, "fontsize": 8}
+        axes.annotate(name, point, (8 if is_left else -8, 0), textcoords="offset points", **style)
 
 
 def _refused(axes: Any, records: Sequence[TrialRecord], x: str) -> None:
