@@ -30,7 +30,6 @@ from yolov5_nas.results.rivals import rivals
 from yolov5_nas.strategies.savings import measured_costs
 
 RANDOM = 3
-STRIDE = 32  # largest of YOLOv5's P5 models
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def parent_settings(folder: Path, o: Options) -> Any:
 
 def train(run: Run, folder: Path, o: Options) -> dict[str, Any]:
     """The last epoch's accuracies of one training."""
-    from yolov5_nas.run.rivals import formed
+    from yolov5_nas.run.rivals import having
     from yolov5_nas.training.trial import run_trial
 
     settings = replace(
@@ -119,8 +118,7 @@ def train(run: Run, folder: Path, o: Options) -> dict[str, Any]:
     )
     if run.from_scratch:
         settings = replace(settings, weights=None)
-    if "scale" in run.architecture and "scale" not in settings.space.choices:
-        settings = formed(settings, STRIDE)
+    settings = having(run.architecture, settings)
     log = folder / "benchmark" / f"{run.name} {run.seed}".replace(" ", "_")
     result = run_trial(run.architecture, settings, run.seed, log, TrialResult({"params": 0.0}))
     (log / "weights.pt").unlink()

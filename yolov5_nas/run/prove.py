@@ -34,6 +34,7 @@ from .judge import judge_proof
 from .loop import Listener
 from .prepare import engine_of, settings_of
 from .resume import hold
+from .rivals import having
 from .rounds import Rounds
 from .stages import from_scratch, from_weights, run_stage, started
 
@@ -134,22 +135,9 @@ def prove_trial(architecture: Mapping[str, Value], settings: Settings, seed: int
     if "width_multiple" in architecture:
         settings = rescaled(settings, float(architecture["depth_multiple"]), float(architecture["width_multiple"]))
         architecture = settings.space.default()
-    elif not _belongs(architecture, settings):
-        settings = _formed_as(settings, architecture)
+    else:
+        settings = having(architecture, settings)
     return run_trial(architecture, settings, seed, folder)
-
-
-def _belongs(architecture: Mapping[str, Value], settings: Settings) -> bool:
-    choices = settings.space.choices
-    return architecture.keys() == choices.keys() and all(v in choices[k].options for k, v in architecture.items())
-
-
-def _formed_as(s: Settings, architecture: Mapping[str, Value]) -> Settings:
-    """Settings of a space that has a rival of a replacement search, which is the parent in another form."""
-    plain, imgsz = s.space.in_form(s.space.forms[0]), s.imgsz_of(s.space.default())
-    sizes = list(dict.fromkeys([imgsz, architecture["imgsz"]]))
-    model = {**plain.yaml, "scale": [1.0, architecture["scale"]], "imgsz": sizes}
-    return replace(s, model=model, imgsz=imgsz, freeze=(), stock=None)
 
 
 def rescaled(settings: Settings, depth: float, width: float) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
 from ..results.replacement import cost_of, winners
 from ..results.rivals import rivals
-from ..space.architecture import Architecture
+from ..space.architecture import Architecture, Value
 from ..space.arithmetic import Multiples
 from ..space.space import Space
 from ..strategies.given import GivenArchitectures
@@ -127,6 +127,17 @@ def formed(s: Settings, stride: int) -> Settings:
     plain, imgsz = s.space.in_form(s.space.forms[0]), s.imgsz_of(s.space.default())
     choices = {"scale": [1.0, *distinct(plain, SCALES)], "imgsz": list(range(imgsz, 0, -stride))}
     return replace(s, model={**plain.yaml, **choices}, imgsz=imgsz)
+
+
+def having(architecture: Mapping[str, Value], s: Settings) -> Settings:
+    """Settings whose space has an architecture: their own, or for a rival that of the parent in this form."""
+    choices = s.space.choices
+    if architecture.keys() == choices.keys() and all(v in choices[k].options for k, v in architecture.items()):
+        return s
+    plain, imgsz = s.space.in_form(s.space.forms[0]), s.imgsz_of(s.space.default())
+    sizes = list(dict.fromkeys([imgsz, architecture["imgsz"]]))
+    model = {**plain.yaml, "scale": [1.0, architecture["scale"]], "imgsz": sizes}
+    return replace(s, model=model, imgsz=imgsz, freeze=(), stock=None)
 
 
 def distinct(space: Space, scales: Sequence[float]) -> list[float]:

@@ -1,0 +1,155 @@
+"""What a search over scale, input size and layers together finds, beside each of the three alone, at the same latency.
+
+    yolov5-nas search --weights best.pt --data my.yaml --cfg formed.yaml --target latency_ratio=0.8,0.6,0.45
+    yolov5-nas search --weights best.pt --data my.yaml --target latency_ratio=0.8,0.6,0.45 --trials 0
+    python benchmarks/rivals.py RUN LAYERS --seeds 1 2 3 --epochs 25 --draw rivals.png
+
+`formed.yaml` is the elastic YAML with `scale` and `imgsz` at its top. RUN's winners, LAYERS' plans (of layers alone),
+and RUN's rivals (the parent at other widths, and at a smaller input size) are trained alike from the parent's weights,
+by seeds that the searches did not use; the mAP50-95 of the last epoch counts. Lines go to RUN/together.jsonl, where a
+later call goes on. Differences are paired by target and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import lines_of
+from replacement import Run, add_options, options_of, train
+
+from yolov5_nas.records.journal import read_journal
+from yolov5_nas.records.options import Options, load_options
+from yolov5_nas.records.run_folder import RunFolder
+from yolov5_nas.results.replacement import Winner, cost_of, planned, winners
+from yolov5_nas.results.rivals import rivals
+
+TOGETHER, LAYERS, WIDTHS, SIZE, PARENT = "all together", "layers alone", "widths alone", "input size alone", "parent"
+KINDS = {"scale": WIDTHS, "imgsz": SIZE}
+COLOURS = {TOGETHER: "#009e73", LAYERS: "#0072b2", WIDTHS: "#d55e00", SIZE: "#e69f00", PARENT: "#5f6368"}
+MARKS = {TOGETHER: "*", LAYERS: "o", WIDTHS: "s", SIZE: "D", PARENT: "P"}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What is trained for a target.
+
+    Args:
+        cost: measured, as a share of the parent's.
+    """
+
+    way: str
+    target: float
+    architecture: dict[str, Any]
+    cost: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.way} at {self.target:g}" if self.way != PARENT else PARENT
+
+
+def contestants(run: Path, layers: Path) -> list[Contestant]:
+    """Of both runs, those that the first run's targets have, and the parent."""
+    o, of_layers = (Options().with_given(load_options(RunFolder(folder).options)) for folder in (run, layers))
+    records = read_journal(run)
+    reference = next(r for r in records if r.is_reference)
+    found = [Contestant(PARENT, 1.0, dict(reference.architecture), 1.0)]
+    alone = {w.targets: w for w in planned(layers, of_layers)}
+    for winner in winners(run, records, o):
+        target = float(winner.targets[0].value)
+        for way, folder, own in ((TOGETHER, run, winner), (LAYERS, layers, alone[winner.targets])):
+            if own.record is None:
+                print(f"{way}: nothing keeps to {target:g}")
+                continue
+            cost = cost_of(folder, own.record, "latency_ratio")
+            found.append(Contestant(way, target, {**dict(reference.architecture), **own.record.architecture}, cost))
+        found += _rivals(run, winner, o, target)
+    return found
+
+
+def _rivals(run: Path, winner: Winner, o: Options, target: float) -> list[Contestant]:
+    own = [rival for rival in rivals(run, [winner], o) if rival.record]
+    return [
+        Contestant(KINDS[r.kind], target, dict(r.architecture), r.record.metrics["latency_ratio"])
+        for r in own
+        if r.record
+    ]
+
+
+def table(found: list[Contestant], lines: list[dict[str, Any]]) -> str:
+    """Means over seeds, and what all together is above each of the others, paired by target and seed."""
+    from scipy.stats import t
+
+    scores = {(line["name"], line["seed"]): line["map50_95"] for line in lines}
+    seeds = sorted({seed for _, seed in scores})
+    rows = ["| target | network | latency | mAP50-95 | by seed |", "|---|---|---|---|---|"]
+    for one in found:
+        own = [scores[one.name, seed] for seed in seeds]
+        shown = ", ".join(f"{score:.3f}" for score in own)
+        target = "" if one.way == PARENT else f"{one.target:g}"
+        rows.append(f"| {target} | {one.way} | {one.cost:.3f} | {statistics.mean(own):.3f} | {shown} |")
+    rows += ["", "| all together is above | by | pairs |", "|---|---|---|"]
+    best = {one.target: one.name for one in found if one.way == TOGETHER}
+    pooled: list[float] = []
+    for way in (LAYERS, WIDTHS, SIZE):
+        pairs = [(best[one.target], one.name) for one in found if one.way == way and one.target in best]
+        apart = [scores[own, seed] - scores[other, seed] for own, other in pairs for seed in seeds]
+        pooled += apart
+        rows.append(f"| {way} | {_interval(apart, t)} | {len(apart)} |")
+    return "\n".join([*rows, f"| all of them | {_interval(pooled, t)} | {len(pooled)} |"])
+
+
+def _interval(apart: list[float], t: Any) -> str:
+    """The mean with its 95 % interval."""
+    half = t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
+    return f"{statistics.mean(apart):+.3f} ± {half:.3f}"
+
+
+def draw(found: list[Contestant], lines: list[dict[str, Any]], epochs: int, file: Path) -> None:
+    """mAP50-95 against latency: means, and each seed's as a dot."""
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    scores: dict[str, list[float]] = {}
+    for line in lines:
+        scores.setdefault(line["name"], []).append(line["map50_95"])
+    parent = statistics.mean(scores[PARENT])
+    with sns.axes_style("whitegrid", {"grid.color": "#e8eaed", "axes.edgecolor": "#80868b"}):
+        figure = Figure(figsize=(8.5, 4.8), layout="constrained")
+        axes = figure.subplots()
+    sns.despine(figure)
+    axes.axhline(parent, color=COLOURS[PARENT], linewidth=0.8, linestyle="--")
+    for way, colour in COLOURS.items():
+        own = sorted((one for one in found if one.way == way), key=lambda one: one.cost)
+        costs, means = [one.cost for one in own], [statistics.mean(scores[one.name]) for one in own]
+        size = 17 if way == TOGETHER else 9
+        style: dict[str, Any] = {"marker": MARKS[way], "markersize": size, "markeredgecolor": "white", "linewidth": 1.4}
+        axes.plot(costs, means, color=colour, label=way, zorder=4 if way == TOGETHER else 3, **style)
+        for one in own:
+            axes.scatter([one.cost] * len(scores[one.name]), scores[one.name], s=9, color=colour, alpha=0.5, zorder=2)
+    axes.set(xlabel="latency, as a share of the trained parent's", ylabel=f"mAP50-95 after {epochs} further epochs")
+    figure.legend(loc="outside upper center", ncols=len(COLOURS), frameon=False)
+    figure.savefig(file, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--draw", type=Path, help="a PNG to write")
+    add_options(parser, epochs=25)
+    parser.add_argument("layers", type=Path, help="the run without scale and imgsz in its YAML")
+    args = parser.parse_args()
+    found = contestants(args.run, args.layers)
+    jobs = [Run(one.name, one.architecture, seed, args.epochs) for seed in args.seeds for one in found]
+    lines = lines_of(jobs, train, args.run / "together.jsonl", args.jobs, args.run, options_of(args))
+    lines = [line for line in lines if line["epochs"] == args.epochs and line["seed"] in args.seeds]
+    print("\n" + table(found, lines))
+    if args.draw:
+        draw(found, lines, args.epochs, args.draw)
+
+
+if __name__ == "__main__":
+    main()
