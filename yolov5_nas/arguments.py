@@ -12,7 +12,8 @@ from .records.options import MAY_CHANGE, REMOVED, REPEATED, TABLE, TYPES, Option
 
 EXIT_CODES = """exit codes:
   0    done
-  1    no trial has a result, or stock YOLOv5 has none; doctor: something is broken
+  1    no trial has a result, or stock YOLOv5 (or the parent) has none; export: nothing was exported; doctor: something
+       is broken
   2    invalid input; nothing was written
   3    the engine failed, or the machine (a full disk, for instance); --resume continues
   130  Ctrl-C; --resume continues
@@ -93,11 +94,12 @@ def search_arguments(parser: argparse.ArgumentParser) -> None:
     groups = {name: parser.add_argument_group(name, f"example: {example}") for name, example in GROUPS.items()}
     for name, known in TABLE.items():
         shown = _shown(getattr(Options(), name))
-        text = known.help.replace("%", "%%") + (f" (default: {shown})" if shown else "")
+        says = f" (default: {shown})" if shown and "default" not in known.help else ""
+        text = known.help.replace("%", "%%") + says
         groups[known.group].add_argument(flag(name), *known.aliases, dest=name, help=text, **kind(name))
     for name in REMOVED:
         parser.add_argument(flag(name), dest=name, help=argparse.SUPPRESS)
-    text = f"go on with a run; it may change {', '.join(MAY_CHANGE)}"
+    text = f"go on with a run; it may change {', '.join(MAY_CHANGE)}; with --method replace, target too"
     groups["run"].add_argument("--resume", metavar="RUN", help=text)
     text = "take options from a YAML (a run's search.yaml); flags win"
     groups["run"].add_argument("--config", metavar="FILE", help=text)

@@ -39,8 +39,11 @@ class Options:
     """All options of a search."""
 
     cfg: str = model(
-        "yolov5n_nas.yaml", "model YAML with NASConv and NASC3 layers", completes=("models", "*.yaml")
-    )  # fmt: skip
+        "yolov5n_nas.yaml",
+        "model YAML with NASConv and NASC3 layers (default: yolov5n_nas.yaml; for a checkpoint, yolov5?_elastic.yaml of"
+        " its size)",
+        completes=("models", "*.yaml"),
+    )
     data: str = model("digits.yaml", "data YAML", completes=("data", "digits*.yaml"))
     weights: str | None = model(
         None, "a trained checkpoint, to make faster, or for trials to inherit from (see --method)", completes="file"
@@ -93,13 +96,13 @@ class Options:
         "trials",
         "trials: train many architectures; replace: replace single layers of the trained network in --weights by other"
         " options, and train the best combinations; one-shot: see --one-shot (default: replace where --weights is a"
-        " checkpoint and none of --trials, --strategy, --inherit, --one-shot is given)",
+        " checkpoint and none of --trials, --strategy, --inherit, --one-shot is given, else trials)",
         choices=METHODS,
     )
     trials: int | None = searched(
         20,
-        "how many architectures to try, the stock one included (with --method replace: how many to train, the parent"
-        " included; default there: it and one for each target; 0: none)",
+        "how many architectures to try, the stock one included (default: 20). With --method replace: how many to train,"
+        " the parent included (default: it and one for each target; 0: none)",
         least=0,
         may_change=True,
     )
@@ -113,7 +116,7 @@ class Options:
     rivals: str = searched(
         "all",
         "with --method replace, also train what users try first: the parent at other widths and at a smaller input"
-        " size, each at the winner's cost",
+        " size, each at the winner's cost (default: all)",
         choices=("all", "none"),
         may_change=True,
     )
@@ -125,12 +128,16 @@ class Options:
         "population of evolution and nsga2; random trials before tpe (default: a third of the trials, at most 16)",
         least=1,
     )
-    reward: str = searched("soft", f"{', '.join(REWARDS)}, or your own function as module:function or file.py:function")
+    reward: str = searched(
+        "soft",
+        f"{', '.join(REWARDS)}, or your own function as module:function or file.py:function (default: soft; with"
+        " --method replace, map)",
+    )
     target: tuple[str, ...] = searched(
         ("latency_ratio=1.0",),
-        f"cost at which the reward is mAP50-95 itself: one of {', '.join(COSTS)}; several multiply. With --method"
-        " replace: what a cost may be at most, several values separated by commas giving a result each (default there:"
-        " latency_ratio=0.9,0.8,0.7)",
+        f"cost at which the reward is mAP50-95 itself: one of {', '.join(COSTS)}; several multiply (default:"
+        " latency_ratio=1.0). With --method replace: what a cost may be at most, several values separated by commas"
+        " giving a result each (default: latency_ratio=0.9,0.8,0.7)",
         metavar="COST=NUMBER",
     )
     exponent: float = searched(-0.07, "w in the soft reward = mAP50-95 * (cost / target) ** w")

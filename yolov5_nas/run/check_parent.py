@@ -14,6 +14,7 @@ from ..files import absolute, given_path
 from ..host.locate import find
 from ..host.yolov5 import Host, load
 from ..records.metrics import LATENCIES
+from ..records.option import flag
 from ..records.option_rules import PARENT
 from ..records.options import Options
 from ..records.reward import Constraint, Target
@@ -51,6 +52,9 @@ def with_method(given: Mapping[str, Any]) -> dict[str, Any]:
         options["method"] = "replace"
         print("method: replace, since --weights is a checkpoint (--method trials searches by trainings)")
     if options.get("method") != "replace":
+        asked = [flag(name) for name in ("trials", "strategy", "inherit") if options.get(name) is not None]
+        if not method and weights and asked and options.get("one_shot") is None:
+            print(f"method: trials, since {asked[0]} is given (--method replace replaces layers of {weights})")
         return options
     if method:
         print("method: replace, as asked for")

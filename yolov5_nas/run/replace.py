@@ -153,7 +153,7 @@ class Replacement:
         if "epoch_seconds" in self.parent.metrics:
             text += f", about {duration(count * epochs * self.parent.metrics['epoch_seconds'])} one after the other"
         rivals = "two rivals of each winner included (--rivals none: no); " if with_rivals else ""
-        return f"{text}; {rivals}--epochs, --trials or fewer targets make it shorter"
+        return f"{text}; {rivals}fewer --epochs or targets make it shorter"
 
     def _one(self, trial: Trial, settings: Settings, architecture: Architecture) -> TrialRecord:
         settings = replace(settings, constraints=())
