@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import statistics
@@ -17,6 +18,7 @@ from ..records.options import Options
 from ..records.run_folder import REFERENCE, RunFolder
 from ..space.architecture import Architecture
 from ..space.model_yaml import load_yaml
+from . import plots
 from .claims import LEVEL, Claim, Estimate, cheaper_p, difference, holm
 from .race import Comparison, Race
 from .ranking import html_table
@@ -159,7 +161,47 @@ def sections(run: Path, o: Options) -> list[tuple[str, str]]:
     images = read_images(run)
     paragraphs = "".join(f"<p>{escape(text)}</p>" for text in said(race, plan, o.cost, images))
     items = "".join(f"<li>{escape(text(c, o.cost))}</li>" for c in race.comparisons())
-    return [("Is the gain real?", paragraphs + f"<ul>{items}</ul>" + html_table(table(race, o.cost, images)))]
+    rest = f"<ul>{items}</ul>" + html_table(table(race, o.cost, images))
+    return [("Is the gain real?", picture(race, images) + paragraphs + rest)]
+
+
+def picture(race: Race, images: ByImages | None) -> str:
+    """The gains that were compared, as HTML; "" where there is none."""
+    gains = []
+    for c in race.comparisons():
+        by_seeds = difference(c.own, c.other)
+        has_images = images and f"{c.candidate}, {c.rival}" in images.spreads
+        new = images.estimate(c.candidate, c.rival) if images and has_images else None
+        cost = f"\n{c.cost_ratio:.2f} of its cost" if c.cost_ratio else ""
+        apart = tuple(a - b for a, b in zip(c.own, c.other))
+        gains.append(
+            plots.Gain(f"{c.candidate} and\n{c.rival}{cost}", apart, _bar(by_seeds), _bar(new) if new else None)
+        )
+    if not gains:
+        return ""
+    png = base64.b64encode(plots.gains(gains, race.margin)).decode()
+    text = "; ".join(f"{g.name}: {g.seeds[0]:+.4f}, 95 % {g.seeds[1]:+.4f} to {g.seeds[2]:+.4f}" for g in gains)
+    alt = escape(f"mAP50-95 above that of each rival. {text}".replace("\n", " "), quote=True)
+    caption = (
+        "Bars are the 95 % interval of each comparison by itself; the claims below are corrected for their number."
+    )
+    image = f'<img alt="{alt}" src="data:image/png;base64,{png}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _bar(found: Estimate) -> tuple[float, float, float]:
+    """An estimate with its 95 % interval."""
+    reach = found.bound(0.975)
+    return found.value, found.value - reach, found.value + reach
+
+
+def shown(run: Path, o: Options) -> str:
+    """In words: what a run's proof has shown so far; "" where nothing can be said yet."""
+    found = finished(run, o)
+    if found is None or not (comparisons := found[0].comparisons()) or all(c.ratio is None for c in comparisons):
+        return ""
+    seeds = max(len(c.own) for c in comparisons)
+    return f"With up to {seeds} seeds each (yolov5-nas prove): " + " ".join(_claims(comparisons, found[0]))
 
 
 def said(race: Race, plan: Plan, cost: str, images: ByImages | None = None) -> list[str]:
@@ -204,25 +246,29 @@ def verdict(comparisons: Sequence[Comparison], cost: str, race: Race) -> str:
         return "Nothing can be said of seeds yet: a comparison needs two trainings of each at least."
     if all(c.ratio is None for c in comparisons):
         return f"No claim can be made: {cost}, by which costs are compared, is not known of all."
-    shown, partly, cheaper = _made(comparisons, race.margin)
-    lines = []
-    if shown:
-        lines.append(f"A gain is shown: {'; '.join(shown)}, at equal or lower cost.")
-    elif partly:
-        rivals = "one of its two rivals, but not the other beyond the seeds' spread"
-        lines.append(f"A gain is shown in part: {', '.join(partly)} beats, at equal or lower cost, {rivals}.")
-    else:
-        lines.append("No gain at equal or lower cost is shown: the differences may be the seeds' alone.")
-    if cheaper:
-        lines.append(f"As good and cheaper: {'; '.join(cheaper)}.")
-    elif any(c.cost_ratio and c.cost_ratio < 1 for c in comparisons):
-        lines.append(f"None is shown to be as good (within {race.margin:g} mAP50-95) at less cost.")
+    lines = _claims(comparisons, race)
     looks = ", and for looking after each seed" if race.races else ""
     lines.append(
         f"One-sided Welch t-test over seeds, corrected for {len(comparisons)} comparisons (Holm){looks}, at the level"
         f" {LEVEL:g} of each claim. Costs are compared by {cost}."
     )
     return " ".join([*lines, *([_pairing(comparisons)] if any(len(c.own) > 2 for c in comparisons) else [])])
+
+
+def _claims(comparisons: Sequence[Comparison], race: Race) -> list[str]:
+    better, partly, cheaper = _made(comparisons, race.margin)
+    if better:
+        lines = [f"A gain is shown: {'; '.join(better)}, at equal or lower cost."]
+    elif partly:
+        rivals = "one of its two rivals, but not the other beyond the seeds' spread"
+        lines = [f"A gain is shown in part: {', '.join(partly)} beats, at equal or lower cost, {rivals}."]
+    else:
+        lines = ["No gain at equal or lower cost is shown: the differences may be the seeds' alone."]
+    if cheaper:
+        lines.append(f"As good and cheaper: {'; '.join(cheaper)}.")
+    elif any(c.cost_ratio and c.cost_ratio < 1 for c in comparisons):
+        lines.append(f"None is shown to be as good (within {race.margin:g} mAP50-95) at less cost.")
+    return lines
 
 
 def _made(comparisons: Sequence[Comparison], margin: float) -> tuple[list[str], list[str], list[str]]:

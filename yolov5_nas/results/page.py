@@ -88,8 +88,14 @@ def page(
         latency_text=_latency_text(records, "the parent" if options.replaces else "stock YOLOv5"),
         failures=_failures(records),
         headings=["trial", "state", "reward", *(_named(h, options) for _, h, _ in columns), "seconds", "architecture"],
-        rows=[_row(r, columns, _state(r, winner, on_front), default) for r in sorted(records, key=_rank)],
-        objectives=" and ".join(axis_label(m) for m in options.front),
+        rows=[
+            _row(r, columns, _state(r, winner, on_front, options.reference), default)
+            for r in sorted(records, key=_rank)
+        ],
+        objectives=" and ".join(
+            axis_label(m).replace("stock YOLOv5", "the parent" if options.replaces else "stock YOLOv5")
+            for m in options.front
+        ),
         options=yaml.safe_dump(
             {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()}, sort_keys=False
         ),
@@ -285,14 +291,16 @@ def _rank(record: TrialRecord) -> tuple[bool, float, int]:
     return record.reward is None, -(record.reward or 0.0), record.number
 
 
-def _state(record: TrialRecord, winner: TrialRecord | None, on_front: Sequence[TrialRecord]) -> str:
+def _state(
+    record: TrialRecord, winner: TrialRecord | None, on_front: Sequence[TrialRecord], reference: str = "stock"
+) -> str:
     if record.state == "failed":
         return f"failed ({_reason(record)})"
     if record.state != "complete":
         return "running or cut off" if record.state == "started" else record.state
     words = {
         "best": record is winner,
-        "stock": record.is_reference,
+        reference: record.is_reference,
         "front": record in on_front,
         "infeasible": record.error is not None,
     }

@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -166,6 +167,52 @@ def replacements(
     right.axvline(0, color=GREY, linewidth=0.8)
     right.set(xlabel=f"saved, in % of the parent's {axis_label(metric).split(' / ')[0]}")
     return _png(figure, left)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a contestant of a proof has more than another.
+
+    Args:
+        apart: differences of the same seed.
+        seeds: mean and 95 % interval, on the images that were validated on; they may be endless.
+        images: the same for new images.
+    """
+
+    name: str
+    apart: tuple[float, ...]
+    seeds: tuple[float, float, float]
+    images: tuple[float, float, float] | None
+
+
+def gains(found: Sequence[Gain], margin: float) -> bytes:
+    """Differences of mAP50-95, a group of rows each: the seeds', and their mean with 95 % intervals.
+
+    Args:
+        margin: what is not below by more counts as good.
+    """
+    figure, (axes,) = _axes(8.5, 1.4 + 0.75 * len(found))
+    ends = [end for g in found for end in (*g.apart, *g.seeds, *(g.images or ())) if math.isfinite(end)]
+    low, high = min(-1.5 * margin, *ends), max(margin, *ends)
+    for row, gain in zip(range(len(found), 0, -1), found):
+        label = row == len(found)
+        dots = {"s": 14, "color": GREY, "zorder": 2, "label": "each seed" if label else None}
+        axes.scatter(gain.apart, [row + 0.22] * len(gain.apart), **dots)
+        bars = (
+            (gain.seeds, BLUE, "these images, other seeds", 0.0),
+            (gain.images, GREEN, "new images and seeds", -0.22),
+        )
+        for bar, colour, name, up in bars:
+            if bar:
+                reach = [[bar[0] - max(bar[1], 2 * low)], [min(bar[2], 2 * high) - bar[0]]]
+                style = {"fmt": "o", "ms": 6, "color": colour, "elinewidth": 1.8, "label": name if label else None}
+                axes.errorbar([bar[0]], [row + up], xerr=reach, **style)
+    axes.axvline(0, color="#5f6368", linewidth=1)
+    axes.axvline(-margin, color=RED, linewidth=1, linestyle=":", label="margin")
+    axes.set_yticks(range(len(found), 0, -1), [gain.name for gain in found], fontsize=9)
+    axes.set(xlabel="mAP50-95 above the rival's", ylim=(0.5, len(found) + 0.5), xlim=(low * 1.1, high * 1.1))
+    axes.grid(axis="y", visible=False)
+    return _png(figure, axes)
 
 
 def _is_whole(item: Item, architecture: Mapping[str, Value], default: Mapping[str, Value]) -> bool:

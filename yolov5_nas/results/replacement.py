@@ -128,8 +128,12 @@ def _is_single(item: Item) -> bool:
     return acts == 0 or (acts == 1 and len(item.change) == 1)
 
 
-def words(run: Path, records: Sequence[TrialRecord], o: Options) -> str:
-    """In words: what was found for each target, compared with the parent trained for as many more epochs."""
+def words(run: Path, records: Sequence[TrialRecord], o: Options, proof: str = "") -> str:
+    """In words: what was found for each target, compared with the parent trained for as many more epochs.
+
+    Args:
+        proof: what further trainings have shown.
+    """
     parent, lines = reference(records), []
     if not records:
         count = len({w.targets for w in planned(run, o) if w.record})
@@ -149,7 +153,7 @@ def words(run: Path, records: Sequence[TrialRecord], o: Options) -> str:
         if "latency_ratio" in r.metrics:
             text += f" at {r.metrics['latency_ratio']:.2f} times the parent's latency"
         lines.append(text + "." + _falls(fallen(r, parent)))
-    lines.append("Each was trained once; another seed moves mAP too.")
+    lines.append(proof or "Each was trained once; another seed moves mAP too.")
     return "\n".join(lines)
 
 

@@ -48,10 +48,12 @@ def report(run: str | Path) -> Path:
     model_files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
     sections = []
     if records:
-        sections = [*audit.sections(run, options), *comparison.sections(run, options), *ranking.sections(run)]
+        sections = [*audit.sections(run, options), *ranking.sections(run)]
     sections = [*deployed.sections(run), *sections]
     if options.replaces:
         sections = [*replacement.sections(run, records, options), *sections]
+    if records:
+        sections = [*comparison.sections(run, options), *sections]
     words = _said(run, records, options)
     compared = _headings(run, records, options), _rows(run, records, options)
     html = page(run, records, options, drawn, sections, words, compared, model_files, winner)
@@ -68,12 +70,15 @@ def trials_of(run: Path, options: Options) -> list[TrialRecord]:
     return [] if options.replaces and not RunFolder(run).journal.exists() else read_journal(run)
 
 
-def summary(records: Sequence[TrialRecord], stock_leads: bool = False, again: Confirmed | None = None) -> str:
+def summary(
+    records: Sequence[TrialRecord], stock_leads: bool = False, again: Confirmed | None = None, proof: str = ""
+) -> str:
     """In words: what the search found, or that it found nothing better than stock YOLOv5, or could not tell.
 
     Args:
         stock_leads: stock YOLOv5 took inherited weights whole.
         again: what was trained with another seed.
+        proof: what further trainings have shown.
     """
     winner, stock = again.winner if again else best(records), reference(records)
     count = Counter(r.state for r in records)
@@ -85,7 +90,7 @@ def summary(records: Sequence[TrialRecord], stock_leads: bool = False, again: Co
             f"None has learnt to detect (best mAP50-95 {most:.4f}), so there is nothing to compare: give more --epochs,"
             " or --weights to start from."
         )
-    sure = again.words() if again else ONCE
+    sure = " ".join(filter(None, [again.words() if again else "" if proof else ONCE, proof]))
     if winner is None:
         return ended + "No trial has a result" + (" that meets the constraints." if complete(records) else ".")
     if stock is None:
@@ -98,10 +103,15 @@ def summary(records: Sequence[TrialRecord], stock_leads: bool = False, again: Co
 
 
 def _said(run: Path, records: Sequence[TrialRecord], options: Options) -> str:
+    proof = comparison.shown(run, options) if records else ""
     if not options.replaces:
-        return summary(records, options.inherits, confirmed.read(run, records, options))
+        return summary(records, options.inherits, confirmed.read(run, records, options), proof)
     found = replacement.winners(run, records, options)
-    parts = [replacement.words(run, records, options), rivals.words(run, found, options), judged.words(run, found)]
+    parts = [
+        replacement.words(run, records, options, proof),
+        rivals.words(run, found, options),
+        judged.words(run, found),
+    ]
     return "\n".join(filter(None, parts))
 
 
