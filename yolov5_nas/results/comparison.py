@@ -260,8 +260,7 @@ def _claims(comparisons: Sequence[Comparison], race: Race) -> list[str]:
     if better:
         lines = [f"A gain is shown: {'; '.join(better)}, at equal or lower cost."]
     elif partly:
-        rivals = "one of its two rivals, but not the other beyond the seeds' spread"
-        lines = [f"A gain is shown in part: {', '.join(partly)} beats, at equal or lower cost, {rivals}."]
+        lines = [f"A gain is shown in part: {'; '.join(partly)} beyond the seeds' spread."]
     else:
         lines = ["No gain at equal or lower cost is shown: the differences may be the seeds' alone."]
     if cheaper:
@@ -287,7 +286,8 @@ def _made(comparisons: Sequence[Comparison], margin: float) -> tuple[list[str], 
         if beaten and len(beaten) == len(fair):
             shown.append(f"{name} detects better than {' and '.join(beaten)}")
         elif beaten:
-            partly.append(name)
+            rest = [WORDS[c.rival] for c in fair if not c.holds(Claim.BETTER)]
+            partly.append(f"{name} beats {' and '.join(beaten)} at equal or lower cost, but not {' and '.join(rest)}")
     return shown, partly, cheaper
 
 
