@@ -131,7 +131,9 @@ def test_winners_have_rivals_of_their_cost(whole):
         assert rival.record.metrics["latency_ratio"] < 1 and rival.record.budget["epochs"] == 2
         apart = [label for label, value in rival.architecture.items() if records[0].architecture.get(label) != value]
         assert set(apart) == {"scale", "imgsz"}
-    assert closing_table(whole, records).count("rival: parent") == 4
+    said = closing_table(whole, records)
+    assert said.count("rival: parent") == 4
+    assert re.search(r"has mAP50-95 0\.\d+, and had 0\.\d+ before.\nSo it was far from trained out", said)
     report = (whole / "report.html").read_text()
     assert "of its widths" in report and "Rivals are the parent in forms of a winner's cost" in html.unescape(report)
 

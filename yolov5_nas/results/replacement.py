@@ -21,6 +21,7 @@ from .ranking import html_table
 NEAR = 0.01  # a plan keeps to a target where its cost is at most this share above it
 FALLS = 0.05  # of a class's mAP50-95 below the parent's, from which on it is said
 NAMED = 3  # of such classes
+UNTRAINED = 1.2  # times its mAP50-95 that a parent reaches by further training, above which it was not trained out
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,16 @@ def words(run: Path, records: Sequence[TrialRecord], o: Options, proof: str = ""
         return f"Targets with a plan: {count} of {len(o.plans)}. Nothing was trained yet ({way_on})."
     if parent is None:
         return "The parent's further training has no result, so nothing is compared with it."
-    lines.append(f"The parent, trained further ({o.epochs} epochs), has mAP50-95 {parent.metrics['map50_95']:.3f}.")
+    after, known = parent.metrics["map50_95"], _done(RunFolder(run).parent)
+    before = known[0].metrics["map50_95"] if known else after
+    lines.append(
+        f"The parent, trained further ({o.epochs} epochs), has mAP50-95 {after:.3f}, and had {before:.3f} before."
+    )
+    if after > UNTRAINED * before:
+        lines.append(
+            "So it was far from trained out, and options were judged in a network that still changed: train it longer"
+            " first."
+        )
     for winner in winners(run, records, o):
         name, r = " ".join(map(str, winner.targets)), winner.record
         if r is None:
