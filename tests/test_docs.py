@@ -327,7 +327,7 @@ def test_a_notebook_runs(host, digits_yaml, tmp_path, monkeypatch, name):
     shell = InteractiveShell()  # as of a notebook, but in this process
     tiny = {
         r"trials=\d+": "trials=2, subset=0.05, imgsz=64",
-        r"imgsz=96": "subset=0.1, imgsz=64",
+        r'"imgsz": 96': '"subset": 0.1, "imgsz": 64',
         r"epochs=\d+": "epochs=1",
     }
     tiny |= {"gflops=0.075": "gflops=0.035"}

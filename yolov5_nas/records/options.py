@@ -95,8 +95,8 @@ class Options:
     method: str = searched(
         "trials",
         "trials: train many architectures; replace: replace single layers of the trained network in --weights by other"
-        " options, and train the best combinations; one-shot: see --one-shot (default: replace where --weights is a"
-        " checkpoint and none of --trials, --strategy, --inherit, --one-shot is given, else trials)",
+        " options, and train the best combinations; one-shot: see --one-shot (default: trials; replace where --weights"
+        " is a checkpoint and none of --trials, --strategy, --inherit, --one-shot is given)",
         choices=METHODS,
     )
     trials: int | None = searched(
