@@ -20,12 +20,11 @@ class Job(Protocol):
 
 
 def lines_of(
-    jobs: Sequence[Any], do: Callable[..., dict[str, Any]], file: Path, processes: int, *given: Any
+    jobs: Sequence[Job], do: Callable[..., dict[str, Any]], file: Path, processes: int, *given: Any
 ) -> list[Any]:
     """The lines of a file, after those jobs were done that it lacks; one that is cut off goes on there.
 
     Args:
-        jobs: of the type `Job`.
         do: called as `do(job, *given)` on one thread; its metrics become a line.
     """
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

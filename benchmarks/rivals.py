@@ -71,10 +71,9 @@ def contestants(run: Path, layers: Path) -> list[Contestant]:
 
 
 def _rivals(run: Path, winner: Winner, o: Options, target: float) -> list[Contestant]:
-    own = [rival for rival in rivals(run, [winner], o) if rival.record]
     return [
         Contestant(KINDS[r.kind], target, dict(r.architecture), r.record.metrics["latency_ratio"])
-        for r in own
+        for r in rivals(run, [winner], o)
         if r.record
     ]
 

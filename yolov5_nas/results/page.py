@@ -67,6 +67,7 @@ def page(
     from jinja2 import Environment
 
     on_front, default = front(records, *options.front), _default(records)
+    reference = "the parent" if options.replaces else "stock YOLOv5"
     known = {metric for metric, _, _ in COLUMNS}
     columns = (*COLUMNS, *((m, m, "{:.3f}") for m in options.front if m not in known))
     template = Environment(autoescape=True).from_string(
@@ -78,24 +79,21 @@ def page(
         summary=summary,
         compared=compared[1],
         compared_headings=compared[0],
-        reference="the parent" if options.replaces else "stock YOLOv5",
+        reference=reference,
         usage=usage,
         has_trials=bool(records) or not options.replaces,
         changed=_changed(winner, default) if winner else [],
         figures=figures,
         sections=list(sections),
         conditions=_conditions(records),
-        latency_text=_latency_text(records, "the parent" if options.replaces else "stock YOLOv5"),
+        latency_text=_latency_text(records, reference),
         failures=_failures(records),
         headings=["trial", "state", "reward", *(_named(h, options) for _, h, _ in columns), "seconds", "architecture"],
         rows=[
             _row(r, columns, _state(r, winner, on_front, options.reference), default)
             for r in sorted(records, key=_rank)
         ],
-        objectives=" and ".join(
-            axis_label(m).replace("stock YOLOv5", "the parent" if options.replaces else "stock YOLOv5")
-            for m in options.front
-        ),
+        objectives=" and ".join(axis_label(m).replace("stock YOLOv5", reference) for m in options.front),
         options=yaml.safe_dump(
             {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()}, sort_keys=False
         ),
