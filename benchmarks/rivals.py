@@ -1,18 +1,21 @@
-"""What a search over scale, input size and layers together finds, beside each of the three alone, at the same latency.
+r"""What a search over scale, input size and layers together finds, beside each of the three alone, at the same latency.
 
-    yolov5-nas search --weights best.pt --data my.yaml --cfg formed.yaml --target latency_ratio=0.8,0.6,0.45
-    yolov5-nas search --weights best.pt --data my.yaml --target latency_ratio=0.8,0.6,0.45 --trials 0
+    yolov5-nas search --weights best.pt --data my.yaml --cfg formed.yaml --epochs 6 \
+                      --target latency_ratio=0.8,0.6,0.45
+    yolov5-nas search --method replace --weights best.pt --data my.yaml --trials 0
     python benchmarks/rivals.py RUN LAYERS --seeds 1 2 3 --epochs 25 --draw rivals.png
 
 `formed.yaml` is the elastic YAML with `scale` and `imgsz` at its top. RUN's winners, LAYERS' plans (of layers alone),
 and RUN's rivals (the parent at other widths, and at a smaller input size) are trained alike from the parent's weights,
-by seeds that the searches did not use; the mAP50-95 of the last epoch counts. Lines go to RUN/together.jsonl, where a
-later call goes on. Differences are paired by target and seed.
+by seeds that the searches did not use; the mAP50-95 of the last epoch counts. Layers alone may have other targets: they
+do not reach the lowest. Lines go to RUN/together.jsonl, where a later call goes on. Differences are paired by target
+and seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,22 +55,24 @@ class Contestant:
 
 
 def contestants(run: Path, layers: Path) -> list[Contestant]:
-    """Of both runs, those that the first run's targets have, and the parent."""
+    """The parent, what RUN found with its rivals, and what LAYERS planned; each network once."""
     o, of_layers = (Options().with_given(load_options(RunFolder(folder).options)) for folder in (run, layers))
     records = read_journal(run)
-    reference = next(r for r in records if r.is_reference)
-    found = [Contestant(PARENT, 1.0, dict(reference.architecture), 1.0)]
-    alone = {w.targets: w for w in planned(layers, of_layers)}
-    for winner in winners(run, records, o):
-        target = float(winner.targets[0].value)
-        for way, folder, own in ((TOGETHER, run, winner), (LAYERS, layers, alone[winner.targets])):
-            if own.record is None:
+    default = dict(next(r for r in records if r.is_reference).architecture)
+    every = [Contestant(PARENT, 1.0, default, 1.0)]
+    for way, folder, found in ((TOGETHER, run, winners(run, records, o)), (LAYERS, layers, planned(layers, of_layers))):
+        for winner in found:
+            target = float(winner.targets[0].value)
+            if winner.record is None:
                 print(f"{way}: nothing keeps to {target:g}")
                 continue
-            cost = cost_of(folder, own.record, "latency_ratio")
-            found.append(Contestant(way, target, {**dict(reference.architecture), **own.record.architecture}, cost))
-        found += _rivals(run, winner, o, target)
-    return found
+            cost = cost_of(folder, winner.record, "latency_ratio")
+            every.append(Contestant(way, target, {**default, **winner.record.architecture}, cost))
+            every += _rivals(run, winner, o, target) if way == TOGETHER else []
+    distinct: dict[str, Contestant] = {}
+    for one in every:
+        distinct.setdefault(one.way + json.dumps(one.architecture, sort_keys=True), one)
+    return list(distinct.values())
 
 
 def _rivals(run: Path, winner: Winner, o: Options, target: float) -> list[Contestant]:
@@ -79,30 +84,36 @@ def _rivals(run: Path, winner: Winner, o: Options, target: float) -> list[Contes
 
 
 def table(found: list[Contestant], lines: list[dict[str, Any]]) -> str:
-    """Means over seeds, and what all together is above each of the others, paired by target and seed."""
-    from scipy.stats import t
-
+    """Means over seeds, differences to the parent, and what all together is above each rival, paired by seed."""
     scores = {(line["name"], line["seed"]): line["map50_95"] for line in lines}
     seeds = sorted({seed for _, seed in scores})
-    rows = ["| target | network | latency | mAP50-95 | by seed |", "|---|---|---|---|---|"]
+
+    def apart(own: Contestant, other: Contestant) -> list[float]:
+        return [scores[own.name, seed] - scores[other.name, seed] for seed in seeds]
+
+    rows = ["| target | network | latency | mAP50-95 | by seed | against the parent |", "|---|---|---|---|---|---|"]
     for one in found:
         own = [scores[one.name, seed] for seed in seeds]
         shown = ", ".join(f"{score:.3f}" for score in own)
-        target = "" if one.way == PARENT else f"{one.target:g}"
-        rows.append(f"| {target} | {one.way} | {one.cost:.3f} | {statistics.mean(own):.3f} | {shown} |")
+        target, against = ("", "") if one.way == PARENT else (f"{one.target:g}", _interval(apart(one, found[0])))
+        rows.append(f"| {target} | {one.way} | {one.cost:.3f} | {statistics.mean(own):.3f} | {shown} | {against} |")
     rows += ["", "| all together is above | by | pairs |", "|---|---|---|"]
-    best = {one.target: one.name for one in found if one.way == TOGETHER}
+    best = {one.target: one for one in found if one.way == TOGETHER}
     pooled: list[float] = []
     for way in (LAYERS, WIDTHS, SIZE):
-        pairs = [(best[one.target], one.name) for one in found if one.way == way and one.target in best]
-        apart = [scores[own, seed] - scores[other, seed] for own, other in pairs for seed in seeds]
-        pooled += apart
-        rows.append(f"| {way} | {_interval(apart, t)} | {len(apart)} |")
-    return "\n".join([*rows, f"| all of them | {_interval(pooled, t)} | {len(pooled)} |"])
+        pairs = [(best[one.target], one) for one in found if one.way == way and one.target in best]
+        differences = [d for own, other in pairs for d in apart(own, other)]
+        pooled += differences
+        rows.append(f"| {way} | {_interval(differences)} | {len(differences)} |")
+    return "\n".join([*rows, f"| all of them | {_interval(pooled)} | {len(pooled)} |"])
 
 
-def _interval(apart: list[float], t: Any) -> str:
+def _interval(apart: list[float]) -> str:
     """The mean with its 95 % interval."""
+    from scipy.stats import t
+
+    if len(apart) < 2:
+        return f"{statistics.mean(apart):+.3f}" if apart else "-"
     half = t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
     return f"{statistics.mean(apart):+.3f} ± {half:.3f}"
 

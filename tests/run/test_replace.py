@@ -266,6 +266,7 @@ def test_scale_and_input_size_are_planned_with_layers(asked, formed, host, capsy
     assert any(r.architecture["scale"] == 0.5 for r in plans)
     out = capsys.readouterr().out
     assert "forms: 3 of the parent" in out and "gflops=0.085 at 64 px" in out
+    assert "then at most 5 trainings of 1 epochs" in out  # the parent, and two targets at two sizes
     trained = read_journal(result.folder)
     assert {r.state for r in trained} == {"complete"} and len({r.architecture["imgsz"] for r in trained}) == 2
     for record in trained:

@@ -20,6 +20,7 @@ from .claims import EQUAL
 from .replacement import Winner, cost_of
 
 KINDS = ("scale", "imgsz")
+DEAR = 1.25  # times a winner's cost, above which a form is no rival of that cost any more
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,7 @@ class Rival:
 
 
 def rivals(run: Path, found: Sequence[Winner], o: Options) -> list[Rival]:
-    """The rivals of each winner, as far as the costs of the parent's forms were measured.
-
-    A form seldom costs exactly what the winner does. One that costs a little more is preferred: it is no easy rival.
-    """
+    """The rivals of each winner, as far as the costs of the parent's forms were measured."""
     files = RunFolder(run).rivals
     measured = [r for r in latest(read_lines(files.latencies.journal)).values() if r.state == "complete"]
     if not measured:
@@ -64,11 +62,20 @@ def rivals(run: Path, found: Sequence[Winner], o: Options) -> list[Rival]:
             own = [r for r in forms if r.architecture[kind] != zero.architecture[kind] and metric in r.metrics]
             costs = {r.id: share(r, metric, zero) for r in own}
             if own := [r for r in own if costs[r.id] < 1]:
-                dear = [r for r in own if costs[r.id] >= wanted / EQUAL]
-                best = min(dear or own, key=lambda r: abs(math.log(costs[r.id] / wanted)))
-                architecture = Architecture(best.architecture)
+                best = nearest([costs[r.id] for r in own], wanted)
+                architecture = Architecture(own[best].architecture)
                 chosen.append(Rival(winner, kind, architecture, trained.get(architecture.id)))
     return chosen
+
+
+def nearest(costs: Sequence[float], wanted: float) -> int:
+    """Which of some costs is that of a rival.
+
+    A form seldom costs exactly what the winner does. The nearest that costs as much or more is preferred, since it is
+    no easy rival, unless it costs far more.
+    """
+    dear = [i for i, cost in enumerate(costs) if wanted / EQUAL <= cost <= wanted * DEAR]
+    return min(dear or range(len(costs)), key=lambda i: abs(math.log(costs[i] / wanted)))
 
 
 def words(run: Path, found: Sequence[Winner], o: Options) -> str:

@@ -144,12 +144,14 @@ class Replacement:
     def _to_come(self) -> str:
         """What the search will do, and how long the trainings of it take."""
         plans, epochs, trials = len(self.options.plans), self.options.epochs, self.options.trials
+        sizes = len({form.get("imgsz") for form in self.space.forms})  # each may have a plan of its own for a target
         with_rivals = self.options.rivals != "none"
-        count = (1 + plans if trials is None else trials) + 2 * plans * with_rivals
+        count = (1 + plans * sizes if trials is None else trials) + 2 * plans * with_rivals
         table = "to come: the table, latencies and plans (some minutes: options are scored, not trained)"
         if trials == 0:
             return f"{table}; --trials 0 trains none"
-        text = f"{table}, then {count} trainings of {epochs} epochs"
+        most = "at most " if trials is None and sizes > 1 else ""
+        text = f"{table}, then {most}{count} trainings of {epochs} epochs"
         if "epoch_seconds" in self.parent.metrics:
             text += f", about {duration(count * epochs * self.parent.metrics['epoch_seconds'])} one after the other"
         rivals = "two rivals of each winner included (--rivals none: no); " if with_rivals else ""
