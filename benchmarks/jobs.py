@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
+
+from yolov5_nas.engines.local import end_with
 
 
 class Job(Protocol):
@@ -30,7 +33,8 @@ def lines_of(
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     left = [job for job in jobs if not any(job.labels.items() <= line.items() for line in lines)]
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start, (os.getpid(),)) as pool:
         futures = {pool.submit(do, job, *given): job for job in left}
         for number, future in enumerate(as_completed(futures), 1):
             line = {**future.result(), **futures[future].labels}
@@ -40,3 +44,8 @@ def lines_of(
             what = ", ".join(f"{name} {value}" for name, value in futures[future].labels.items())
             print(f"[{number}/{len(left)}] {what}: mAP50-95 {line.get('map50_95', float('nan')):.4f}", flush=True)
     return lines
+
+
+def _start(parent: int) -> None:
+    """The processes end with a benchmark that is killed."""
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()

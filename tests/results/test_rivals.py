@@ -15,6 +15,7 @@ from yolov5_nas.results.rivals import nearest
         ((0.97, 0.72, 0.43), 0.45, 0.43),  # the next dearer one costs far more
         ((0.60, 0.43), 0.80, 0.60),
         ((0.97, 0.90), 0.50, 0.90),
+        ((0.72, 0.43, 0.44), 0.45, 0.43),  # which is larger than the one of 0.44
     ],
 )
 def test_a_rival_costs_what_the_winner_does_or_a_little_more(costs, wanted, best):

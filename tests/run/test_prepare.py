@@ -72,6 +72,12 @@ def test_the_input_size_is_the_checkpoints(host, trained_n, digits_yaml, tmp_pat
     assert prepare(Options().with_given(with_method({**given, "engine": "local"}))).options.imgsz == 64
     assert f"input size: 64 px, at which {trained_n} was trained" in capsys.readouterr().out
     host.save_checkpoint(host.load_checkpoint(trained_n), tmp_path / "nameless.pt")
+    model = yaml.safe_load((shipped("models") / "yolov5n_elastic.yaml").read_text())
+    for sizes, size in (([64, 96], 64), ([96, 128], 128)):
+        (tmp_path / "sizes.yaml").write_text(yaml.safe_dump({**model, "imgsz": sizes}))
+        sized = {**given, "cfg": str(tmp_path / "sizes.yaml"), "engine": "local"}
+        assert prepare(Options().with_given(with_method(sized))).options.imgsz == size
+    assert "input size: 128 px; the model YAML has none of 64 px" in capsys.readouterr().out
     given["weights"] = str(tmp_path / "nameless.pt")
     assert prepare(Options().with_given(with_method({**given, "engine": "local"}))).options.imgsz == 128
 

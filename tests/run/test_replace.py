@@ -4,7 +4,7 @@ import html
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,17 +14,20 @@ from inline import inline, untrained
 
 from yolov5_nas import search
 from yolov5_nas.cli import main
-from yolov5_nas.errors import UserError
+from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import read_journal, read_lines
 from yolov5_nas.records.options import Options
+from yolov5_nas.records.reward import Target
 from yolov5_nas.records.run_folder import RunFolder
 from yolov5_nas.results.judged import read as read_judged
-from yolov5_nas.results.replacement import read_table, winners
+from yolov5_nas.results.replacement import keeps, read_table, winners
 from yolov5_nas.results.report import closing_table
 from yolov5_nas.results.rivals import rivals as find_rivals
 from yolov5_nas.run.check_parent import with_method
-from yolov5_nas.run.rivals import distinct
+from yolov5_nas.run.rivals import distinct, formed
+from yolov5_nas.run.stages import asked_before, with_earlier
+from yolov5_nas.space.architecture import Architecture
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 
@@ -189,6 +192,31 @@ def test_other_targets_are_planned_without_scoring_anything_again(whole, tmp_pat
     assert "now proposes another" not in out and "warning: 6 of 6 latencies can't be trusted" in out
 
 
+def test_a_plan_whose_cost_was_not_measured_keeps_to_no_target_of_it(whole):
+    """As those that were planned for GFLOPs alone, when a latency is asked for later."""
+    parent, plan = (read_lines(whole / f"{stage}/trials.jsonl")[-1] for stage in ("parent", "plans"))
+    o, targets = Options().with_given(yaml.safe_load((whole / "search.yaml").read_text())), [Target("latency_ratio", 9)]
+    assert keeps(plan, targets, o, parent)
+    unmeasured = replace(plan, metrics={k: v for k, v in plan.metrics.items() if not k.startswith("latency")})
+    assert not keeps(unmeasured, targets, o, parent)
+
+
+def test_a_stage_is_asked_for_what_it_has_first_and_then_for_what_is_new(whole):
+    """So that a resume for other targets scores the options of another form of the network, too."""
+    files, space = RunFolder(whole).replacements, Space.from_yaml(whole / "space.yaml")
+    before = asked_before(files)
+    new = [Architecture({**space.default(), "c3_6": 0.75, "c3_23": 0.5}), before[2]]
+    assert with_earlier(files, new) == [*before, new[0]]
+
+
+def test_rivals_have_widths_that_grouped_layers_can_have(small_settings, monkeypatch):
+    monkeypatch.setattr("yolov5_nas.run.rivals.SCALES", (0.85, 0.75))
+    model = yaml.safe_load((shipped("models") / "yolov5n_elastic.yaml").read_text())
+    model["backbone"][3] = [-1, 1, "NASConv", [256, 3, 2, None, 16]]
+    scales = formed(replace(small_settings, model=model), 32).space.choices["scale"].options
+    assert scales == (1.0, 0.75)  # of 64 and 48 channels; 0.85 has 56
+
+
 def test_no_trial_is_trained_where_none_is_asked_for(asked, host, tmp_path, capsys, monkeypatch):
     """And of what may be wrong with the checkpoint and the data it is warned."""
     monkeypatch.setattr("yolov5_nas.run.replace.LEARNT", 0.5)
@@ -232,8 +260,8 @@ def test_a_search_that_is_interrupted_in_every_stage_goes_on_and_ends_the_same(a
     assert found_by(found.folder) == found_by(whole)
 
 
-@pytest.fixture
-def formed(few, tmp_path):
+@pytest.fixture(name="formed")
+def _formed(few, tmp_path):
     """The YAML with choices of the network as a whole."""
     whole = {"imgsz": [64, 96], "scale": [0.5, 1.0], "activation": ["SiLU", "ReLU"]}
     (tmp_path / "formed.yaml").write_text(yaml.safe_dump({**yaml.safe_load(few.read_text()), **whole}))
@@ -377,6 +405,25 @@ def test_weights_that_have_no_such_form_are_refused(asked, formed, host, tmp_pat
     with inline(), untrained(), pytest.raises(UserError) as e:
         search(**given)
     assert words in str(e.value)
+
+
+def test_a_checkpoint_of_before_v6_needs_a_yaml_of_its_own(host, trained_n, tmp_path):
+    model = host.load_checkpoint(trained_n)
+    focus = host.common.Focus(3, 16)
+    focus.i, focus.f, focus.type, focus.np = 0, -1, "Focus", 0
+    model.model[0] = focus
+    host.save_checkpoint(model, tmp_path / "old.pt")
+    with pytest.raises(UserError, match="of no size of YOLOv5's own"):
+        with_method({"weights": str(tmp_path / "old.pt")})
+
+
+def test_a_latency_that_can_not_be_measured_is_one_line(asked, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise TrialError("latency", "no driver")
+
+    monkeypatch.setattr("yolov5_nas.run.check_parent.measure_architecture", fail)
+    with inline(), untrained(), pytest.raises(UserError, match=r"the network can't be measured .*no driver"):
+        search(**{**asked, "target": list(TARGETS)})
 
 
 def test_a_layer_that_computes_something_else_is_named(asked, host, trained_n, tmp_path):

@@ -129,3 +129,12 @@ def test_a_layer_that_has_no_channels_for_its_groups_is_named():
     model["backbone"][3] = [-1, 1, "NASConv", [256, 3, 2, None, 32]]
     with pytest.raises(UserError, match=r"layer 3: .*groups.* \(at scale 0.25\)"):
         Space.from_dict({**model, "scale": [0.25, 1.0]}, nc=4)
+
+
+def test_a_c3_of_odd_width_has_no_layer_of_its_own_that_the_parent_had():
+    space = space_with(scale=[0.75, 1.0], default={"nasconv_2-1_act": "ReLU", "nasconv_4-1_act": "ReLU"})
+    form = {"scale": 0.75}  # 12 hidden channels in layer 2, 24 in layer 4
+    formed = space.in_form(form)
+    assert formed.default()["nasconv_2-1_act"] == "SiLU" and formed.default()["nasconv_4-1_act"] == "ReLU"
+    kinds = [line.row[2] for line in stock_lines(formed, formed.default()) if line.origin == 2]
+    assert kinds == ["C3"]

@@ -11,7 +11,7 @@ from yolov5_nas.records.options import Options
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.space.space import Space
 from yolov5_nas.strategies.knapsack import APART, Limit, plan, promising
-from yolov5_nas.strategies.replacement import Item, Table, changed, make_table, rows, smallest
+from yolov5_nas.strategies.replacement import Item, Table, activations, changed, make_table, rows, smallest
 from yolov5_nas.strategies.savings import corrected, measured_costs, offset, with_savings
 
 
@@ -62,6 +62,11 @@ def test_frozen_layers_are_not_replaced(space):
 def test_the_smallest_architecture_keeps_the_activations(space):
     small = smallest(space)
     assert (small["nasconv_0"], small["c3_6"], small["c3_6_depth"], small["nasconv_0_act"]) == ("k4p1", 0.5, 2, "SiLU")
+    assert smallest(space, act="ReLU") == changed(small, [(k, "ReLU") for k in small if k.endswith("_act")])
+    assert activations(space) == ["SiLU", "ReLU", "Hardswish"]
+    model, _ = read_model_yaml(shipped("models") / "yolov5n_elastic.yaml")
+    whole = Space.from_dict({**model, "activation": ["SiLU", "ReLU"]})
+    assert smallest(whole, act="ReLU")["activation"] == "ReLU"
 
 
 def test_what_a_parent_has_already_is_the_least_that_replaces_it(space):
@@ -198,6 +203,8 @@ def test_forms_are_looked_at_that_may_be_better_by_what_is_left_to_save():
     better, worse, reaching = form(0.9, 0.84, 0.5 * least), form(0.8, 0.8, 2 * least), form(0.1, 0.12, 9 * least)
     assert promising(own, [better, worse, reaching], goals) == [better, reaching]
     assert promising(own, [worse], goals[:1]) == []
+    helps = form(1.0, 0.84, -1.0)
+    assert promising(own, [helps, worse], goals[:1]) == [helps]
     sized = [Table(own.parent, {}, {"imgsz": size}, {"gflops": 0.8}, 2 * least) for size in (256, 288)]
     assert promising(own, sized, goals[:1]) == sized  # losses of two sizes are not compared
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from yolov5_nas.files import shipped
+from yolov5_nas.host.yolov5 import load
 from yolov5_nas.records.journal import TrialResult
 from yolov5_nas.space.architecture import Architecture
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.training.initial import load_weights
-from yolov5_nas.training.parent import read_parent, split
+from yolov5_nas.training.parent import read_parent, scoring_batches, split
 from yolov5_nas.training.replacement import distance, score_replacement, validate_parent
 from yolov5_nas.training.trial import run_trial
 
@@ -86,6 +87,23 @@ def test_a_trial_starts_from_the_network_that_was_scored(settings, host, tmp_pat
     result = run_trial(architecture, settings, 0, tmp_path, COSTS)
     assert result.state == "complete" and len(result.classes) == 10
     assert "replaced where the architecture differs" in (tmp_path / "log.txt").read_text()
+
+
+def test_scores_are_of_two_batches_at_least(settings, host):
+    """So that their error is known, of a few images too."""
+    batches = scoring_batches(host, settings, 64, 0, 1000)
+    assert [len(images) for images, _ in batches] == [16, 16]
+
+
+def test_a_parents_anchors_are_kept(settings, monkeypatch, tmp_path):
+    """AutoAnchor would move them under a head that was trained for them."""
+
+    def refused(*_, **__):
+        raise AssertionError("AutoAnchor was called")
+
+    monkeypatch.setattr(load(settings.location).autoanchor, "check_anchors", refused)
+    result = run_trial(with_values(settings, c3_4=0.5), settings, 0, tmp_path, COSTS)
+    assert result.metrics["map50_95"] >= 0
 
 
 def test_distances_count_where_the_parent_sees_an_object():

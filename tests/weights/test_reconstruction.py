@@ -8,7 +8,7 @@ from torch.optim.swa_utils import update_bn
 
 from yolov5_nas.space.compile import derive
 from yolov5_nas.weights.mapping import inherit
-from yolov5_nas.weights.reconstruction import _ridge, refit
+from yolov5_nas.weights.reconstruction import _ridge, refit, solve
 from yolov5_nas.weights.source import read_source
 
 IMAGES = smooth(96, 1)
@@ -91,3 +91,20 @@ def test_ridge_regression_is_the_same_in_either_dimension(n):
     ridge = 0.3 * x.square().sum() / n
     expected = torch.linalg.inv(x.T @ x + ridge * torch.eye(40)) @ x.T @ y
     assert torch.allclose(_ridge(x, y), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("zeros", ["filter", "gamma", "both"])
+def test_what_was_pruned_to_zero_or_switched_off_stays_finite_however_often_it_is_solved(host, zeros):
+    conv = host.common.Conv(8, 4, 1)
+    with torch.no_grad():
+        if zeros != "gamma":
+            conv.conv.weight[0] = 0
+        if zeros != "filter":
+            conv.bn.weight[0] = 0
+        rng = torch.Generator().manual_seed(0)
+        read = torch.randn(64, 8, generator=rng)
+        for wanted in (torch.zeros(64, 4), torch.randn(64, 4, generator=rng), torch.zeros(64, 4)):
+            wanted[:, 1:] = torch.randn(64, 3, generator=rng)
+            solve(conv, read, wanted)
+            assert all(value.isfinite().all() for value in conv.state_dict().values())
+            assert conv.eval()(read[..., None, None]).isfinite().all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from ..records.journal import TrialRecord, eligible, latest, read_lines, reference
 from ..records.metrics import axis_label
 from ..records.options import Options
-from ..records.reward import Target
+from ..records.reward import Constraint, Target
 from ..records.run_folder import RunFolder
 from ..space.choices import size_of
 from ..space.space import Space
@@ -49,14 +49,20 @@ def goal(limit: Any, parent: TrialRecord) -> float:
 
 
 def keeps(record: TrialRecord, targets: Sequence[Target], o: Options, parent: TrialRecord) -> bool:
-    """Whether a network meets targets and constraints, within the error of a measurement."""
-    if excess(record, targets, parent) > NEAR:
+    """Whether a network meets targets and constraints, within the error of a measurement; one whose cost is not known
+    does not."""
+    if not is_measured(record, [*targets, *o.constraints]) or excess(record, targets, parent) > NEAR:
         return False
     for c in o.constraints:
         above = share(record, ratio_of(c.metric), parent) / goal(c, parent) - 1
         if (above if c.at_most else -above) > NEAR:
             return False
     return True
+
+
+def is_measured(record: TrialRecord, limits: Iterable[Target | Constraint]) -> bool:
+    """Whether a network has the costs that are limited: plans of other targets may lack them."""
+    return {ratio_of(limit.metric) for limit in limits} <= record.metrics.keys()
 
 
 def winners(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Winner]:
@@ -66,11 +72,11 @@ def winners(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Winne
     """
     files = RunFolder(run)
     parent = next(iter(_done(files.parent)), None)
-    planned = {r.id: r for r in _done(files.plans)}
     if parent is None:
         return []
     found = []
     for targets in o.plans:
+        planned = {r.id: r for r in _done(files.plans) if is_measured(r, [*targets, *o.constraints])}
         fits = [r for r in eligible(records) if not r.is_reference and keeps(planned.get(r.id, r), targets, o, parent)]
         best = max(fits, key=lambda r: (r.metrics["map50_95"], -r.number), default=None)
         found.append(Winner(targets, best))
@@ -80,7 +86,7 @@ def winners(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Winne
 def cost_of(run: Path, record: TrialRecord, metric: str) -> float:
     """A trained network's cost as a share of the parent's, by which it was planned where it was."""
     files = RunFolder(run)
-    planned = {r.id: r for r in _done(files.plans)}
+    planned = {r.id: r for r in _done(files.plans) if metric in r.metrics}
     return share(planned.get(record.id, record), metric, _done(files.parent)[0])
 
 

@@ -61,6 +61,7 @@ def rivals(run: Path, found: Sequence[Winner], o: Options) -> list[Rival]:
         for kind in KINDS:
             own = [r for r in forms if r.architecture[kind] != zero.architecture[kind] and metric in r.metrics]
             costs = {r.id: share(r, metric, zero) for r in own}
+            own.sort(key=lambda r: -r.metrics["gflops"])
             if own := [r for r in own if costs[r.id] < 1]:
                 best = nearest([costs[r.id] for r in own], wanted)
                 architecture = Architecture(own[best].architecture)
@@ -69,13 +70,14 @@ def rivals(run: Path, found: Sequence[Winner], o: Options) -> list[Rival]:
 
 
 def nearest(costs: Sequence[float], wanted: float) -> int:
-    """Which of some costs is that of a rival.
+    """Which of some forms, the largest first, is a winner's rival, by their costs.
 
     A form seldom costs exactly what the winner does. The nearest that costs as much or more is preferred, since it is
-    no easy rival, unless it costs far more.
+    no easy rival, unless it costs far more. One that costs no less than a larger form is none.
     """
-    dear = [i for i, cost in enumerate(costs) if wanted / EQUAL <= cost <= wanted * DEAR]
-    return min(dear or range(len(costs)), key=lambda i: abs(math.log(costs[i] / wanted)))
+    worth = [i for i, cost in enumerate(costs) if all(cost < before for before in costs[:i])]
+    dear = [i for i in worth if wanted / EQUAL <= costs[i] <= wanted * DEAR]
+    return min(dear or worth, key=lambda i: abs(math.log(costs[i] / wanted)))
 
 
 def words(run: Path, found: Sequence[Winner], o: Options) -> str:

@@ -98,7 +98,7 @@ def _prepare(o: Options) -> Prepared:
         inherit_hyp["optimizer"] = o.optimizer or inherit_hyp.get("optimizer", optimizer)
     host = load(location)
     print(f"{location}, torch {host.torch_utils.torch.__version__}")
-    own = space.default().get("imgsz") or o.imgsz or _trained_size(o, host)
+    own = o.imgsz or _trained_size(o, space, host) or space.default().get("imgsz")
     wanted = own or read_data(data_file).get("imgsz") or 640
     data = resolve_data(data_file, host)
     model["nc"] = 1 if o.single_cls else data["nc"]
@@ -141,9 +141,13 @@ def _prepare(o: Options) -> Prepared:
     return prepared
 
 
-def _trained_size(o: Options, host: Host) -> int | None:
-    """The input size of the checkpoint whose layers are replaced, where it says that."""
+def _trained_size(o: Options, space: Space, host: Host) -> int | None:
+    """The input size of the checkpoint whose layers are replaced, where it says that and the model YAML allows it."""
     if not (o.replaces and o.weights) or (size := host.trained_size(absolute(o.weights))) is None:
+        return None
+    listed = next((c.options for c in space.whole if c.label == "imgsz"), ())
+    if listed and size not in listed:
+        print(f"input size: {max(listed)} px; the model YAML has none of {size} px, at which {o.weights} was trained")
         return None
     print(f"input size: {size} px, at which {o.weights} was trained (--imgsz takes another)")
     return size

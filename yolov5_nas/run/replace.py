@@ -34,7 +34,7 @@ from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
 from .callbacks import Steps, duration, say
 from .planning import ROUNDS, Planned, Planner, limits
-from .stages import StageError, asked_before, run_stage
+from .stages import StageError, asked_before, run_stage, with_earlier
 
 MEASURED = 40  # joint architectures by which savings of latency are fitted
 MEASURED_MORE = 12  # in each further form of the network
@@ -169,7 +169,7 @@ class Replacement:
     def _scores(self, asked: Sequence[Architecture]) -> list[TrialRecord]:
         """Each option alone."""
         say(f"table: {len(asked) - 1} options are scored in the parent, in {self.files.replacements.path}")
-        default, count = self.space.default(), len(asked)
+        default, count = self.space.default(), len(with_earlier(self.files.replacements, asked))
 
         def line(record: TrialRecord) -> str:
             change, m = changes(default, record.architecture) or "the parent", record.metrics
@@ -199,9 +199,8 @@ class Replacement:
         """Costs of joint architectures that are drawn at random."""
         if not self._measured:
             return []
-        backend = self.settings.latency_backend
+        backend, count = self.settings.latency_backend, len(with_earlier(self.files.latencies, asked))
         say(f"latencies: {len(asked) - 1} joint architectures on {backend}, in {self.files.latencies.path}")
-        count = len(asked)
 
         def line(record: TrialRecord) -> str:
             shown = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._measured if name in record.metrics)
@@ -245,7 +244,8 @@ class Replacement:
 
     def _said(self, found: Sequence[Planned]) -> list[str]:
         """The plans in words, with what training them would take."""
-        loss = next(r for r in read_lines(self.files.replacements.journal) if r.done).metrics["loss"]
+        scored = read_lines(self.files.replacements.journal)
+        loss = next(r.metrics["loss"] for r in scored if r.is_reference and r.state == "complete")
         lines = ["", f"plans (the parent's loss on training images is {loss:.4f}; rises are before fine-tuning)"]
         for one in found:
             name = " ".join(map(str, one.targets)) + (f" at {one.imgsz} px" if one.imgsz else "")
@@ -276,16 +276,17 @@ class Replacement:
             line: says what came of an architecture.
             bar: the name of a bar, which in a terminal stands for the lines.
         """
-        o, count = without_portal(self.options), len(architectures)
+        o, every = without_portal(self.options), with_earlier(files, architectures)
+        count = len(every)
         with contextlib.ExitStack() as stack:
 
             def listeners(journal: Journal) -> list[Steps]:
                 return [stack.enter_context(Steps(journal, count, line, bar))] if line else []
 
-            given = GivenArchitectures(architectures)
+            given = GivenArchitectures(every)
             rest = {"engine": lambda: self.engine(o), "listeners": listeners, **self.stage}
             found = run_stage(files, trial, settings, given, reward=reward, count=count, **rest)
-        asked = {a.id for a in architectures}  # the journal may have more, of a later step before a resume
+        asked = {a.id for a in architectures}  # the journal may have more, of other targets or a later step
         return [record for record in found if record.id in asked]
 
 

@@ -27,7 +27,7 @@ from ..weights.scaling import scaled
 from ..weights.source import read_source
 from .callbacks import say
 from .replace import without_portal
-from .stages import asked_before, run_stage
+from .stages import run_stage, with_earlier
 
 SCALES = tuple(n / 20 for n in range(19, 4, -1))  # of all widths, 0.95 to 0.25
 LEFT = 0.5  # of a winner's cost: what has fewer GFLOPs than that share of it costs less
@@ -110,7 +110,7 @@ class Rivals:
         def listeners(journal: Journal) -> list[Callable[[TrialRecord], None]]:
             return [tell]
 
-        asked = list({a.id: a for a in (*asked_before(files), *asked)}.values())  # also those of other targets
+        asked = with_earlier(files, asked)
         o = self.options if trial is run_trial else without_portal(self.options)
         rest = {"engine": lambda: self.engine(o), "listeners": listeners, **self.stage}
         settings, given = replace(self.settings, needed=needed), GivenArchitectures(asked)
@@ -125,8 +125,18 @@ def formed(s: Settings, stride: int) -> Settings:
         stride: the parent's largest.
     """
     plain, imgsz = s.space.in_form(s.space.forms[0]), s.imgsz_of(s.space.default())
-    choices = {"scale": [1.0, *distinct(plain, SCALES)], "imgsz": list(range(imgsz, 0, -stride))}
+    scales = [scale for scale in distinct(plain, SCALES) if _can_be_built(plain, scale)]
+    choices = {"scale": [1.0, *scales], "imgsz": list(range(imgsz, 0, -stride))}
     return replace(s, model={**plain.yaml, **choices}, imgsz=imgsz)
+
+
+def _can_be_built(plain: Space, scale: float) -> bool:
+    """Whether all layers have widths that they can have at a scale, by their groups say."""
+    try:
+        Space.from_dict({**plain.yaml, "scale": [1.0, scale]})
+    except UserError:
+        return False
+    return True
 
 
 def having(architecture: Mapping[str, Value], s: Settings) -> Settings:

@@ -122,6 +122,11 @@ def asked_before(files: RunFolder) -> list[Architecture]:
     return [Architecture(r.architecture) for _, r in sorted(latest(read_lines(files.journal)).items())]
 
 
+def with_earlier(files: RunFolder, asked: Sequence[Architecture]) -> list[Architecture]:
+    """What a stage is asked for now, after all that its journal has, which may be of other targets."""
+    return list({a.id: a for a in (*asked_before(files), *asked)}.values())
+
+
 def run_stage(
     files: RunFolder,
     trial: Trial,

@@ -14,7 +14,7 @@ from .activations import ACTIVATIONS, activation_name
 from .architecture import Architecture, Value
 from .arithmetic import Multiples
 from .choices import Choice
-from .layers import Layer, row_in_form
+from .layers import C3Layer, Layer, is_odd, row_in_form
 
 STOCK_ACT = "SiLU"  # YOLOv5's, where a YAML says nothing
 LARGEST = 4.0  # scale of the widths
@@ -116,6 +116,10 @@ def in_form(
     if layers:
         multiples, count = Multiples(found), len(model["backbone"])
         rows = [*model["backbone"], *model["head"]]
+        for layer in layers.values():
+            if isinstance(layer, C3Layer) and is_odd(rows[layer.index], layer, multiples):
+                for choice in (*layer.kernels, *layer.acts):
+                    found["default"].pop(choice.label, None)
         rows = [row_in_form(r, layers[i], stock, act, multiples) if i in layers else r for i, r in enumerate(rows)]
         found |= {"backbone": rows[:count], "head": rows[count:]}
     return found

@@ -285,6 +285,11 @@ def _filled(args: Sequence[Any], defaults: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*args, *defaults[len(args) :])
 
 
+def is_odd(row: list[Any], layer: C3Layer, multiples: Multiples) -> bool:
+    """Whether a C3's hidden width is no multiple of 8, so that it can't be written line by line."""
+    return hidden_width(multiples.channels(row[3][0]), layer.e, 1.0) % 8 > 0
+
+
 def row_in_form(row: list[Any], layer: Layer, stock: str, act: str, multiples: Multiples) -> list[Any]:
     """A searchable line with its layer's options written out, and one activation replaced by another."""
     args, options = (row[3][:-1], row[3][-1]) if row[3] and isinstance(row[3][-1], Mapping) else (row[3], {})
@@ -292,7 +297,6 @@ def row_in_form(row: list[Any], layer: Layer, stock: str, act: str, multiples: M
     options = {**options, "act": list(dict.fromkeys(act if a == stock else a for a in acts))}
     if isinstance(layer, C3Layer):
         options["width"] = list(layer.width.options)
-        hidden = hidden_width(multiples.channels(args[0]), layer.e, 1.0)
-        if hidden % 8:
+        if is_odd(row, layer, multiples):
             options |= {"kernel": [1], "act": [multiples.default_act]}
     return [*row[:3], [*args, options]]

@@ -121,7 +121,8 @@ def promising(own: Table, others: Sequence[Table], goals: Sequence[Sequence[Limi
                 if table.form.get("imgsz") == size and (best := plan(own, left)):
                     rated.append((table.form_rise + own.rise(best), table))
             rated.sort(key=lambda one: one[0])
-            near = [table for rise, table in rated[:FORMS] if rise <= WORSE * rated[0][0]]
+            least = rated[0][0] if rated else 0.0  # below 0 where a form lowers the loss
+            near = [table for rise, table in rated[:FORMS] if rise <= max(WORSE * least, least)]
             found |= {id(table): table for table in near if table is not own}
     return list(found.values())
 

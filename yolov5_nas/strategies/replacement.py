@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..records.journal import TrialRecord
 from ..space.architecture import Architecture, Value
-from ..space.choices import size_of
+from ..space.choices import Choice, size_of
 from ..space.layers import Layer
 from ..space.space import Space
 
@@ -68,10 +68,17 @@ def changed(parent: Architecture, change: Iterable[tuple[str, Value]]) -> Archit
     return Architecture({**parent, **dict(change)})
 
 
-def smallest(space: Space, frozen: Collection[int] = ()) -> Architecture:
-    """The architecture with the fewest weights, and of the smallest input, that replacements reach; activations are the
-    parent's."""
-    form = {c.label: c.extreme(min) for c in space.whole}
+def smallest(space: Space, frozen: Collection[int] = (), act: Value | None = None) -> Architecture:
+    """The architecture with the fewest weights, and of the smallest input, that replacements reach.
+
+    Args:
+        act: its activation wherever that is a choice; by default the parent's are kept.
+    """
+
+    def chosen(c: Choice) -> Value:
+        return act if act in c.options and not c.is_sized else c.extreme(min)
+
+    form = {c.label: chosen(c) for c in space.whole}
     formed = space.in_form(form)
     parent, change = formed.default(), {}
     for i, layer in formed.layers.items():
@@ -79,7 +86,15 @@ def smallest(space: Space, frozen: Collection[int] = ()) -> Architecture:
             for c in layer.choices:
                 if c.is_sized:
                     change[c.label] = min((*c.options, parent[c.label]), key=_size)
+                elif act in c.options:
+                    change[c.label] = act
     return space.outer(changed(parent, change.items()), form)
+
+
+def activations(space: Space, frozen: Collection[int] = ()) -> list[Value]:
+    """All that an activation can be where it is a choice."""
+    choices = [*space.whole, *(c for i, layer in space.layers.items() if i not in frozen for c in layer.choices)]
+    return list(dict.fromkeys(option for c in choices if not c.is_sized for option in c.options))
 
 
 # The table ------------------------------------------------------------------------------------------------------------

@@ -186,6 +186,6 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and its standard error."""
     mean = sum(values) / len(values)
     if len(values) < 2:
-        return mean, math.inf
+        return mean, 0.0  # there is nothing to tell it by; of so few images the search warns
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return mean, math.sqrt(variance / len(values))

@@ -152,7 +152,7 @@ class Training:
         self.ema = host.torch_utils.ModelEMA(model)
         stride = int(model.stride.max())
         self.images = Images(host, s, self.imgsz, self.batch_size, stride, hyp, self.seed)
-        if not s.noautoanchor:
+        if not (s.noautoanchor or s.replaces):  # the parent's head knows its own anchors
             host.autoanchor.check_anchors(self.images.dataset, model=model, thr=hyp["anchor_t"], imgsz=self.imgsz)
         # Anchors get the precision that a checkpoint holds; so do weights, as in train.py, but not what was shared out.
         (model.model[-1] if s.weights else model).half().float()

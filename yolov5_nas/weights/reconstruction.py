@@ -234,7 +234,8 @@ def solve(
         return
     effective = effective + _ridge(read, missed).T
     # Batch norm undoes the scale of a convolution: its rows keep their norms, and its own scale is the wanted one.
-    norms = weight.norm(dim=1) / effective.norm(dim=1).clamp(min=1e-12)
+    norms = weight.norm(dim=1) / effective.norm(dim=1)
+    norms[~norms.isfinite() | (norms == 0)] = 1.0  # a filter that was pruned, or switched off, has no norm to keep
     weight = effective * norms[:, None]
     conv.weight.copy_(weight.view_as(conv.weight))
     variance = (read @ weight.T).var(0)
