@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
 from .arguments import EXIT_CODES, Parser, SearchParser, kind, search_arguments, search_texts
@@ -29,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas`: returns one of `EXIT_CODES`."""
     parser = _parser()
     args = parser.parse_args(argv)
+    _print_anything()
     if args.version:
         from importlib.metadata import version
 
@@ -42,7 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search_main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas-search`, the same as `yolov5-nas search`."""
+    _print_anything()
     return _guarded(_search_parser().parse_args(argv))
+
+
+def _print_anything() -> None:
+    """What a terminal can't show, of a folder's name say, is shown as its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _guarded(args: argparse.Namespace) -> int:
@@ -85,7 +96,7 @@ def _search(args: argparse.Namespace) -> int:
     result = search(resume=getattr(args, "resume", None), **given)
     print(f"\n{result.ending}\n\n{result.table()}")
     if result.interrupted:
-        print(f"\nstopped; go on with: yolov5-nas search --resume {result.folder}")
+        print(f"\nstopped; go on with: yolov5-nas search --resume {quote(str(result.folder))}")
         return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     return EXIT_OK if result.is_compared else EXIT_NOTHING_FOUND
 

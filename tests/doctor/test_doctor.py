@@ -371,18 +371,39 @@ def test_a_module_that_does_not_import(monkeypatch):
 
 
 def test_a_full_disk_and_folders_that_can_and_cannot_be_made(tmp_path, monkeypatch):
-    assert doctor._disk("disk", tmp_path / "runs" / "nas").mark == OK
+    assert doctor._disk("disk", lambda: tmp_path / "runs" / "nas", "mend").mark == OK
     (tmp_path / "file").touch()
-    assert doctor._disk("disk", tmp_path / "file" / "nas").mark == BROKEN
+    assert doctor._disk("disk", lambda: tmp_path / "file" / "nas", "mend").mark == BROKEN
     monkeypatch.setattr(doctor, "FREE", 1e9)
-    check = doctor._disk("disk", tmp_path)
+    check = doctor._disk("disk", lambda: tmp_path, "mend")
     assert (check.mark, check.fix) == (BROKEN, "make 1e+09 GB free")
 
 
 def test_a_disk_that_can_only_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: mode != os.W_OK)
-    check = doctor._disk("disk", tmp_path)
+    check = doctor._disk("disk", lambda: tmp_path, "mend")
     assert (check.mark, check.text) == (BROKEN, f"{tmp_path} is no folder that can be written")
+
+
+def test_a_working_directory_that_is_gone_and_no_temporary_folder(tmp_path, monkeypatch):
+    def no_folder():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(doctor.tempfile, "gettempdir", no_folder)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    *_, runs, temporary = doctor.doctor()
+    assert (runs.mark, runs.fix) == (BROKEN, "give another --project")
+    assert (temporary.mark, temporary.fix) == (BROKEN, "set TMPDIR")
+
+
+def test_a_user_without_a_home(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(doctor.Path, "home", no_home)
+    assert doctor._host_font().fix.startswith("offline: copy any .ttf to") or doctor._host_font().mark == OK
 
 
 def test_a_terminal_without_ticks_gets_letters():

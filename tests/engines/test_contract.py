@@ -260,5 +260,9 @@ def test_a_device_that_is_not_there(device):
 
 def test_device_indices_count_within_what_the_user_made_visible(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert device_indices("1,0") == ("7", "4")
     assert device_indices("cpu") == ()
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)  # without a driver, whatever the variable says
+    with pytest.raises(UserError, match="--device must name devices of this machine"):
+        device_indices("0")

@@ -1,5 +1,7 @@
 """Checkpoints that people bring: old ones, other programs', and files that are none."""
 
+import sys
+import types
 from copy import deepcopy
 from pathlib import Path
 
@@ -70,6 +72,22 @@ def yolov5u(path, model):
     torch.save({"model": DetectionModel("yolov5n.yaml", nc=10, verbose=False).half(), "train_args": {}}, path)
 
 
+def of_another_program(path, model):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1))
+    torch.save({"model": network}, path)
+
+
+def of_a_changed_clone(path, model):
+    """Whose classes are not here."""
+    module = types.ModuleType("own_layers")
+    exec("class CBAM: pass", vars(module))
+    sys.modules["own_layers"] = module
+    try:
+        torch.save({"model": module.CBAM()}, path)
+    finally:
+        del sys.modules["own_layers"]
+
+
 def text(words):
     return lambda path, model: path.write_bytes(words)
 
@@ -88,6 +106,8 @@ def text(words):
         (nested, "a bare state dict"),
         (without, "a dict without a model (it has epoch, optimizer)"),
         (scripted, "TorchScript"),
+        (of_another_program, "got 'a Sequential'"),
+        (of_a_changed_clone, "No module named 'own_layers'"),
         (yolov5u, "a model of the package ultralytics (YOLOv5u"),
     ],
 )

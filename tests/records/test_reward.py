@@ -89,3 +89,9 @@ def test_bad_constraints(text):
 
 def test_the_examples():
     assert doctest.testmod(module).failed == 0
+
+
+def test_a_file_that_is_no_utf_8_is_one_line(tmp_path):
+    (tmp_path / "own.py").write_bytes("# für\ndef reward(metrics):\n    return 1.0\n".encode("latin-1"))
+    with pytest.raises(UserError, match="the reward's file can't be read"):
+        make_reward(f"{tmp_path}/own.py:reward", [])

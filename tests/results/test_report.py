@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import cv2
 import pytest
 import synthetic
 
+from yolov5_nas.cli import main
 from yolov5_nas.records.journal import Journal, TrialRecord, read_journal
 from yolov5_nas.records.options import Options
 from yolov5_nas.results.effects import MIN_TRIALS, effects
@@ -279,6 +281,18 @@ def test_the_commands_have_the_winners_input_size(trials, tmp_path):
     chosen = replace(trials[1], architecture={**trials[1].architecture, "imgsz": 256})
     assert usage(folder, chosen).count("--imgsz 256") == 4
     assert options_of(folder).imgsz == 320
+
+
+def test_the_commands_can_be_pasted_whatever_the_folders_name(trials, tmp_path):
+    folder = synthetic.write(tmp_path / "Bob's runs", trials[:2], imgsz=320)
+    commands = [shlex.split(line) for line in usage(folder, trials[1]).splitlines()[3:]]
+    files = [part for command in commands for part in command if part.startswith(str(folder))]
+    assert len(files) == 4 and all(re.search(r"/best/(weights/best.pt|model.yaml)$", file) for file in files)
+
+
+def test_a_report_is_of_a_folder(run, capsys):
+    assert main(["report", str(run / "trials.jsonl")]) == 2
+    assert "a report is of a run's folder" in capsys.readouterr().err
 
 
 def test_the_summary_says_what_was_found(trials):

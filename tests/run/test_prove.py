@@ -200,6 +200,20 @@ def test_nothing_to_prove(run, tmp_path, capsys):
     assert main(["prove", str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize("flag", ["--top", "--seeds", "--epochs"])
+def test_nothing_is_proved_by_none(run, capsys, flag):
+    assert main(["prove", str(run), flag, "0"]) == 2
+    assert f"error: {flag} must be at least 1, got 0" in capsys.readouterr().err
+    assert not (run / "prove").exists()
+
+
+def test_a_runtime_that_is_not_here(run, capsys):
+    options = yaml.safe_load((run / "search.yaml").read_text())
+    (run / "search.yaml").write_text(yaml.safe_dump({**options, "latency_backend": "engine"}))
+    assert main(["prove", str(run)]) == 2
+    assert "the runtime engine" in capsys.readouterr().err and not (run / "prove").exists()
+
+
 def test_on_inherited_weights_the_best_of_all_others_are_proved(run):
     records = read_journal(run)
     stock, other = replace(records[0], reward=0.9), replace(records[1], reward=0.5)

@@ -150,6 +150,12 @@ def test_export_gives_any_trial(host, run, tmp_path):
     assert main(["export", str(run), "--trial", "2"]) == 0
     assert (run / "export/2/model.yaml").exists()
     assert main(["export", str(run), "--trial", "9"]) == 2
+    theirs = tmp_path / "exp" / "weights" / "best.pt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
+    for more in ([], ["--include", "onnx"]):
+        assert main(["export", str(run), "--trial", "2", "--out", str(tmp_path / "exp"), *more]) == 2
+    assert theirs.read_text() == "theirs" and len(list((tmp_path / "exp").rglob("*"))) == 2
 
 
 def test_report_is_rebuilt_from_the_journal_alone(run, capsys):
@@ -179,6 +185,26 @@ def test_a_resume_with_other_options_is_refused(run, capsys, flags):
     error = capsys.readouterr().err
     assert error.startswith("error: a resumed run keeps its options: " + flags[0][2:])
     assert (run / "search.yaml").read_text() == before
+
+
+def test_a_run_whose_files_lie_elsewhere_now_goes_on_with_them_and_not_without(run, digits_yaml, tmp_path, capsys):
+    moved, options = tmp_path / "moved.yaml", yaml.safe_load((run / "search.yaml").read_text())
+    moved.write_text(digits_yaml.read_text())
+    before = read_journal(run)
+    gone = {**options, "weights": "/gone/best.pt"}
+    (run / "search.yaml").write_text(yaml.safe_dump(gone))
+    assert search("--resume", run, "--trials", 7) == 2
+    error = capsys.readouterr().err
+    assert "what the run's trials start from is gone, got '/gone/best.pt'; accepted: --weights with" in error
+    assert search("--resume", run, "--trials", 7, "--weights", tmp_path / "no.pt") == 2
+    (run / "search.yaml").write_text(yaml.safe_dump({**options, "data": "/gone/my.yaml"}))
+    assert search("--resume", run, "--data", moved) == 0
+    assert read_journal(run) == before and yaml.safe_load((run / "search.yaml").read_text())["data"] == str(moved)
+    assert search("--resume", run, "--data", digits_yaml) == 2  # which is not where the run's are
+    (run / "search.yaml").write_text(yaml.safe_dump({**options, "latency_backend": "engine"}))
+    assert search("--resume", run, "--trials", 7) == 2
+    assert read_journal(run) == before
+    (run / "search.yaml").write_text(yaml.safe_dump(options))
 
 
 def test_a_run_again_by_its_own_search_yaml_is_the_same(run, tmp_path):

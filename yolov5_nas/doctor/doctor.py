@@ -67,8 +67,8 @@ def doctor(yolov5: str | None = None, project: str = "runs/nas", thorough: bool 
     yield tried(_plot_font())
     if usable:
         yield _host_font()
-    yield _disk("disk for runs", Path(project))
-    yield _disk("disk for temporary files", Path(tempfile.gettempdir()))
+    yield _disk("disk for runs", lambda: Path(project).absolute(), "give another --project")
+    yield _disk("disk for temporary files", lambda: Path(tempfile.gettempdir()), "set TMPDIR")
 
 
 # What is looked at ----------------------------------------------------------------------------------------------------
@@ -294,7 +294,10 @@ def _try_plot_font(check: Check) -> Check:
 
 def _host_font() -> Check:
     """YOLOv5's own scripts fetch a font that they lack; a search does not."""
-    config = Path.home() / ".config"
+    try:
+        config = Path.home() / ".config"
+    except RuntimeError:  # a user without a home, as in containers
+        config = Path("/")
     folder = (config if os.access(config, os.W_OK) else Path("/tmp")) / "Ultralytics"
     path = Path(os.environ.get("YOLOV5_CONFIG_DIR") or folder) / "Arial.ttf"  # as `utils.general.CONFIG_DIR`
     if os.access(path, os.F_OK):
@@ -303,10 +306,14 @@ def _host_font() -> Check:
     return Check("font of YOLOv5's scripts", ABSENT, text, f"offline: copy any .ttf to {path}")
 
 
-def _disk(name: str, folder: Path) -> Check:
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.access(path, os.F_OK))
+def _disk(name: str, find_folder: Callable[[], Path], fix: str) -> Check:
+    try:
+        folder = find_folder()
+    except OSError as e:  # the working directory is gone, or no temporary folder can be written
+        return Check(name, BROKEN, first_line(e), fix)
+    there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     if not there.is_dir() or not os.access(there, os.W_OK):
-        return Check(name, BROKEN, f"{there} is no folder that can be written", "give another --project, or set TMPDIR")
+        return Check(name, BROKEN, f"{there} is no folder that can be written", fix)
     free = shutil.disk_usage(there).free / 1e9
     return Check(name, OK if free >= FREE else BROKEN, f"{free:.1f} GB free at {there}", f"make {FREE:g} GB free")
 

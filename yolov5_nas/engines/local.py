@@ -118,7 +118,8 @@ def device_indices(device: str) -> tuple[str, ...]:
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    known = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+    count = torch.cuda.device_count()
+    known = visible.split(",")[:count] if visible else list(map(str, range(count)))
     indices = [d.strip().removeprefix("cuda:") for d in device.split(",")]
     for index in indices:
         if not index.isdigit() or int(index) >= len(known):

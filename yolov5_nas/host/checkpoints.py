@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def what_is(path: Path) -> str | None:
     if not start:
         return "an empty file"
     if start.startswith(b"PK"):
-        return "a damaged file, perhaps not downloaded to its end"
+        return None if zipfile.is_zipfile(path) else "a damaged file, perhaps not downloaded to its end"
     return "a text" if start.isascii() and start.replace(b"\n", b" ").decode().isprintable() else None
 
 
@@ -66,6 +67,9 @@ def _checked(model: Any, path: Path) -> Any:
         raise _refused("an exported TorchScript model", path)
     if name in ("ClassificationModel", "SegmentationModel"):
         raise _refused(f"a {name} of YOLOv5", path)
+    layers = getattr(model, "model", None)
+    if not isinstance(layers, torch.nn.Sequential) or not hasattr(layers[-1], "anchors"):
+        raise _refused(f"a {name}", path)
     return modernised(model.float())
 
 

@@ -7,6 +7,8 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,10 +102,20 @@ def exported(
         said = stack.enter_context(host.heard())
         stack.enter_context(patched(exporter, **exporting))
         stack.enter_context(patched(torch.onnx, export=legacy))
-        given = {"weights": path, "imgsz": (imgsz, imgsz), "batch_size": batch, "device": "", "half": half}
-        files = exporter.run(**given, include=(form,), **options)
-    found = [Path(file) for file in files if file]
-    wrong = failures(said)
-    if not found or wrong:
-        raise RuntimeError(wrong[-1] if wrong else f"{form} gave no file")
-    return found[-1]
+        # In a folder of its own, since exporters replace every ".pt" in a path.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        weights = folder / path.name
+        given = {"weights": weights, "imgsz": (imgsz, imgsz), "batch_size": batch, "device": "", "half": half}
+        found = [Path(file) for file in exporter.run(**given, include=(form,), **options) if file]
+        wrong = failures(said)
+        if not found or wrong:
+            raise RuntimeError(wrong[-1] if wrong else f"{form} gave no file")
+        for made in folder.iterdir():
+            _move(made, path.with_name(made.name))
+    return path.with_name(found[-1].name)
+
+
+def _move(made: Path, to: Path) -> None:
+    if to.is_dir():
+        shutil.rmtree(to)
+    shutil.move(made, to)

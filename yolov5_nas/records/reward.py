@@ -234,7 +234,7 @@ class OwnReward:
     def __init__(self, name: str, source: str | None = None):
         self.name, path = name, given_path(name.rpartition(":")[0])
         if source is None and path.suffix == ".py" and is_file(path):
-            source = path.read_text()
+            source = _read(path)
         self.source, self.function = source, _function(name, source)
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
@@ -243,6 +243,13 @@ class OwnReward:
 
     def __reduce__(self) -> tuple[type[OwnReward], tuple[str, str | None]]:
         return OwnReward, (self.name, self.source)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"the reward's file can't be read ({e})", file=path) from None
 
 
 def _function(name: str, source: str | None) -> Reward:

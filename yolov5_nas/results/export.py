@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import write_whole
+from ..files import given_path, write_whole
 from ..records.journal import TrialRecord, best, complete, front, read_journal
 from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
@@ -16,6 +16,8 @@ from ..space.model_yaml import load_yaml
 from ..space.space import Space
 from .confirmed import leading
 from .winner import options_of, winner_of
+
+WRITTEN = ("model.yaml", "weights/best.pt", "README.md")  # names of what exports write, besides `architecture.json`
 
 
 def export(run: str | Path, number: int | None = None, out: str | Path | None = None) -> Path:
@@ -46,12 +48,21 @@ def export(run: str | Path, number: int | None = None, out: str | Path | None = 
     )
     if record is None:
         raise UserError("no such trial in the run", got=number, accepted=[r.number for r in records], file=run)
-    folder = Path(out) if out else RunFolder(run).exported / str(record.number)
+    folder = given_path(out) if out else RunFolder(run).exported / str(record.number)
+    check_out(folder)
     try:
         write_trial(run, record, folder)
     except OSError as e:
         raise UserError(f"the folder can't be written ({e.strerror})", got=str(folder)) from None
     return folder
+
+
+def check_out(folder: Path) -> None:
+    """Raise a UserError where a folder has files of the same names that no export wrote."""
+    theirs = [name for name in WRITTEN if (folder / name).exists()]
+    if theirs and not (folder / "architecture.json").exists():
+        accepted = "a new folder, or one of an earlier export"
+        raise UserError(f"--out would overwrite {theirs[0]}", got=str(folder), accepted=accepted)
 
 
 def write_trial(run: Path, record: TrialRecord, folder: Path) -> None:

@@ -9,7 +9,9 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
+from ..errors import UserError
 from ..records.journal import TrialRecord, best, complete, read_journal, reference, to_dict
 from ..records.metrics import LATENCIES, LEARNT, is_maximised
 from ..records.options import Options
@@ -35,6 +37,8 @@ def report(run: str | Path) -> Path:
         UserError: there is no run, or its `search.yaml` can't be read.
     """
     run, files = Path(run), RunFolder(run)
+    if run.is_file():
+        raise UserError("a report is of a run's folder", got=str(run))
     options = options_of(run)
     records = trials_of(run, options)
     _write_csv(records, files.table)
@@ -159,17 +163,18 @@ def usage(run: Path, winner: TrialRecord) -> str:
     options = options_of(run)
     folder, size = RunFolder(run.resolve()).best, winner.architecture.get("imgsz") or options.imgsz
     imgsz = f" --imgsz {size}" if size else ""
-    weights = folder / "weights" / "best.pt"
+    weights, data = quote(str(folder / "weights" / "best.pt")), quote(str(options.data))
     # What was trained before is worth keeping where trials started from weights.
-    start = f"--weights {weights}" if winner.budget.get("weights") else f"--cfg {folder / 'model.yaml'} --weights ''"
+    from_nothing = f"--cfg {quote(str(folder / 'model.yaml'))} --weights ''"
+    start = f"--weights {weights}" if winner.budget.get("weights") else from_nothing
     return (
         f"model       {folder / 'model.yaml'}\n"
-        f"weights     {weights}\n"
+        f"weights     {folder / 'weights' / 'best.pt'}\n"
         f"report      {run.resolve() / 'report.html'}\n"
         f"detect      python detect.py --weights {weights}{imgsz} --source IMAGES\n"
-        f"validate    python val.py --weights {weights}{imgsz} --data {options.data}\n"
+        f"validate    python val.py --weights {weights}{imgsz} --data {data}\n"
         f"export      python export.py --weights {weights}{imgsz} --include onnx\n"
-        f"train on    python train.py {start}{imgsz} --data {options.data}"
+        f"train on    python train.py {start}{imgsz} --data {data}"
     )
 
 

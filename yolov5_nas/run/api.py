@@ -78,13 +78,14 @@ def search(
         options["reward"], reward = reward, None
     if isinstance(engine, str):
         options["engine"], engine = engine, None
-    if resume:
+    if resume is not None:
         folder = given_path(resume)
         chosen = resumed_options(folder, check_names(options))
         _check_objects(engine, strategy, chosen)
         engine = engine or engine_of(chosen)
         with hold(folder):
             settings = settings_of(folder, chosen)
+            settings.runtime.check()
             how_of(chosen).check(load(settings.location), settings.device)
             print(f"{settings.location}; {folder} goes on, and keeps {_kept(RunFolder(folder), chosen)}")
             chosen.save(RunFolder(folder).options)

@@ -20,13 +20,13 @@ from ..cost.quantisation import has_vnni
 from ..cost.whole import detector
 from ..engines.local import own_device
 from ..errors import UserError
-from ..files import write_whole
+from ..files import given_path, write_whole
 from ..records.journal import read_journal
 from ..records.metrics import BACKENDS
 from ..records.options import Options, load_options
 from ..records.run_folder import REFERENCE, RunFolder
 from ..results.deployed import PLAIN, RECTANGULAR, Deployed, Deployment, Form, read, readme, write
-from ..results.export import export
+from ..results.export import check_out, export
 from ..results.report import report
 from ..results.winner import winner_of
 from ..training.detections import detect
@@ -67,12 +67,15 @@ def deploy(
         number = winner.number if winner else None
     if number is None:
         raise UserError("there is no winner to export", file=run)
+    folder = given_path(out) if out else None
+    if folder:
+        check_out(folder)
     with hold(run):
         compared = how.validate and number != REFERENCE and files.trial(REFERENCE).weights.exists()
         if how.validate and number != REFERENCE and not compared:
             say(f"nothing is compared: the weights of trial 0 ({o.reference}) were not kept")
         deploying = Deploying(run, o, settings_of(run, o), how)
-        found, folders = deploying.deploy([*([REFERENCE] if compared else []), number], Path(out) if out else None)
+        found, folders = deploying.deploy([*([REFERENCE] if compared else []), number], folder)
         if how.validate:
             report(run)
     return found, folders[-1], number

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ..engines.contract import Engine, EngineError, MachineError
@@ -127,7 +128,7 @@ class Pipeline:
             if not (fault := machine_fault(e)):
                 raise
             problem = MachineError(fault)
-        kind, way_on = type(problem), f"go on with: yolov5-nas search --resume {self.folder}"
+        kind, way_on = type(problem), f"go on with: yolov5-nas search --resume {quote(str(self.folder))}"
         raise kind(f"{problem}; {way_on}") from problem
 
     def _run(self) -> SearchResult:

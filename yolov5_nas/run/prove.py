@@ -77,11 +77,14 @@ def prove(
     files = RunFolder(run)
     records = read_journal(run)
     o = Options().with_given(load_options(files.options)).with_given(options)
-    if seeds < 1:
-        raise UserError("--seeds must be at least 1", got=seeds)
+    for name, count in (("seeds", seeds), ("top", top), ("epochs", epochs)):
+        if count is not None and count < 1:
+            raise UserError(f"--{name} must be at least 1", got=count)
     begun = read_plan(run)
     start = _start(start, o, begun)
     settings = _settings(run, o, start, epochs)
+    if not o.measure_on:
+        settings.runtime.check()
     engine = engine or engine_of(replace(o, measure_on=None))
     candidates = _candidates(run, records, o, top)
     if begun and len(begun.candidates) == len(candidates):  # a version before may have chosen others
@@ -245,7 +248,10 @@ def _rescale(winner: TrialRecord, settings: Settings, cost: str) -> dict[str, fl
     for _ in range(STEPS):
         width = round(math.exp((low + high) / 2), 4)
         scaled = rescaled(settings, depth_of(width, settings), width)
-        costs[width] = measure_architecture(scaled.space.default(), scaled).metrics[cost]
+        found = measure_architecture(scaled.space.default(), scaled)
+        if cost not in found.metrics:
+            raise UserError(f"{cost} of the reference can't be measured", got=found.conditions.get("error"))
+        costs[width] = found.metrics[cost]
         low, high = (math.log(width), high) if costs[width] < wanted else (low, math.log(width))
     if not all(costs.values()):  # a hook's metric, which scaling does not move
         return None

@@ -11,10 +11,14 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..files import absolute
+from ..host.locate import PACKAGE
 from ..records.hooks import split
+from ..records.option_rules import PARENT
 from ..records.options import MAY_CHANGE, Options, load_options
-from ..records.run_folder import RunFolder
+from ..records.run_folder import REFERENCE, RunFolder
 from .prepare import check_onnx
+
+MOVABLE = ("data", "weights", "distill", "yolov5")  # files that may lie elsewhere now
 
 
 def resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
@@ -29,15 +33,35 @@ def resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
     new = old.with_given(given)
     may_change = (*MAY_CHANGE, "target") if old.replaces else MAY_CHANGE  # a finished table is planned again
     for name, value in given.items():
-        if name not in may_change and not _same(name, getattr(old, name), getattr(new, name)):
+        elsewhere = name in MOVABLE and _is_gone(getattr(old, name))
+        if name not in may_change and not elsewhere and not _same(name, getattr(old, name), getattr(new, name)):
             raise UserError(
                 f"a resumed run keeps its options: {name} is {getattr(old, name)!r} in {folder}/search.yaml",
                 got=value,
                 accepted="changes of " + ", ".join(may_change),
             )
-    resumed = replace(old, **{name: getattr(new, name) for name in may_change})
+    names = [name for name in MOVABLE if name in given and _is_gone(getattr(old, name))]
+    moved: dict[str, Any] = {name: str(absolute(given[name])) for name in names}
+    resumed = replace(old, **{name: getattr(new, name) for name in may_change}, **moved)
     check_onnx(resumed)
+    _check_checkpoints(folder, resumed)
     return resumed
+
+
+def _is_gone(file: str | None) -> bool:
+    """Whether a file of the run's options does not lie any more where it did."""
+    return bool(file) and file not in (PARENT, PACKAGE) and not Path(str(file)).exists()
+
+
+def _check_checkpoints(folder: Path, o: Options) -> None:
+    """Raise a UserError where what trials start or learn from is gone: all further ones would fail."""
+    files = RunFolder(folder)
+    base = (files.parent if o.replaces else files).trial(REFERENCE).weights
+    needed = {"weights": o.weights if not (o.base_epochs and base.is_file()) else None, "distill": o.distill}
+    for name, file in needed.items():
+        if _is_gone(file):
+            accepted = f"--{name} with the place where it lies now"
+            raise UserError("what the run's trials start from is gone", got=file, accepted=accepted)
 
 
 def _same(name: str, old: Any, new: Any) -> bool:

@@ -18,7 +18,7 @@ import yaml
 from ..errors import UserError
 from ..files import find_file, shipped
 from ..host.compat import importable, patched
-from ..host.dataset import find_data, resolve_data
+from ..host.dataset import find_data, read_data, resolve_data
 from ..host.locate import find
 from ..host.yolov5 import Host, load
 from ..weights.supernet import registered
@@ -78,6 +78,9 @@ def _with_files(argv: Sequence[str], host: Host, folder: Path) -> list[str]:
         elif name == "--data":
             file = find_data(value, host.location.root)
             data = resolve_data(file, host)
+            if Path(str(read_data(file).get("path") or "")).is_absolute():  # then it means the same to the script
+                found[i + 1] = str(file)
+                continue
             found[i + 1] = str(folder / file.name)
             Path(found[i + 1]).write_text(yaml.safe_dump({k: v for k, v in data.items() if k != "download"}))
     return found

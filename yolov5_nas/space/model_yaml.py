@@ -33,6 +33,8 @@ def load_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
         mark = getattr(e, "problem_mark", None)
         problem = " ".join(str(getattr(e, "problem", None) or e).split())
         raise UserError(f"invalid YAML: {problem}", file=path, line=mark.line + 1 if mark else None) from None
+    except (ValueError, RecursionError) as e:  # 2026-13-45 is taken for a date
+        raise UserError(f"invalid YAML: {e}", file=path) from None
 
 
 def top_level_lines(node: yaml.Node | None) -> dict[str, int]:
