@@ -77,7 +77,7 @@ def test_the_input_size_is_the_checkpoints(host, trained_n, digits_yaml, tmp_pat
         (tmp_path / "sizes.yaml").write_text(yaml.safe_dump({**model, "imgsz": sizes}))
         sized = {**given, "cfg": str(tmp_path / "sizes.yaml"), "engine": "local"}
         assert prepare(Options().with_given(with_method(sized))).options.imgsz == size
-    assert "input size: 128 px; the model YAML has none of 64 px" in capsys.readouterr().out
+    assert "input size: 128 px; the model YAML does not list 64 px" in capsys.readouterr().out
     given["weights"] = str(tmp_path / "nameless.pt")
     assert prepare(Options().with_given(with_method({**given, "engine": "local"}))).options.imgsz == 128
 

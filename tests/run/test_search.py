@@ -196,14 +196,16 @@ def test_a_run_whose_files_lie_elsewhere_now_goes_on_with_them_and_not_without(r
     assert search("--resume", run, "--trials", 7) == 2
     error = capsys.readouterr().err
     assert "what the run's trials start from is gone, got '/gone/best.pt'; accepted: --weights with" in error
-    assert search("--resume", run, "--trials", 7, "--weights", tmp_path / "no.pt") == 2
+    (tmp_path / "no.pt").write_text("no checkpoint")
+    for other in ("", tmp_path / "nowhere.pt", tmp_path / "no.pt"):
+        assert search("--resume", run, "--trials", 7, "--weights", other) == 2
     (run / "search.yaml").write_text(yaml.safe_dump({**options, "data": "/gone/my.yaml"}))
     assert search("--resume", run, "--data", moved) == 0
     assert read_journal(run) == before and yaml.safe_load((run / "search.yaml").read_text())["data"] == str(moved)
     assert search("--resume", run, "--data", digits_yaml) == 2  # which is not where the run's are
     (run / "search.yaml").write_text(yaml.safe_dump({**options, "latency_backend": "engine"}))
     assert search("--resume", run, "--trials", 7) == 2
-    assert read_journal(run) == before
+    assert "the runtime engine" in capsys.readouterr().err and read_journal(run) == before
     (run / "search.yaml").write_text(yaml.safe_dump(options))
 
 

@@ -89,10 +89,13 @@ def test_a_trial_starts_from_the_network_that_was_scored(settings, host, tmp_pat
     assert "replaced where the architecture differs" in (tmp_path / "log.txt").read_text()
 
 
-def test_scores_are_of_two_batches_at_least(settings, host):
+def test_scores_are_of_two_batches_at_least(settings, host, monkeypatch):
     """So that their error is known, of a few images too."""
     batches = scoring_batches(host, settings, 64, 0, 1000)
     assert [len(images) for images, _ in batches] == [16, 16]
+    monkeypatch.setattr("yolov5_nas.training.parent.SCORED", 15)
+    assert [len(images) for images, _ in scoring_batches(host, settings, 64, 0, 8)] == [8, 7]
+    assert [len(images) for images, _ in scoring_batches(host, settings, 64, 0, 4)] == [4, 4, 4, 3]
 
 
 def test_a_parents_anchors_are_kept(settings, monkeypatch, tmp_path):

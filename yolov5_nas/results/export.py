@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..errors import UserError
@@ -17,7 +17,7 @@ from ..space.space import Space
 from .confirmed import leading
 from .winner import options_of, winner_of
 
-WRITTEN = ("model.yaml", "weights/best.pt", "README.md")  # names of what exports write, besides `architecture.json`
+WRITTEN = ("model.yaml", "weights/best.pt")  # besides `architecture.json`
 
 
 def export(run: str | Path, number: int | None = None, out: str | Path | None = None) -> Path:
@@ -49,7 +49,7 @@ def export(run: str | Path, number: int | None = None, out: str | Path | None = 
     if record is None:
         raise UserError("no such trial in the run", got=number, accepted=[r.number for r in records], file=run)
     folder = given_path(out) if out else RunFolder(run).exported / str(record.number)
-    check_out(folder)
+    check_out(folder, WRITTEN)
     try:
         write_trial(run, record, folder)
     except OSError as e:
@@ -57,12 +57,12 @@ def export(run: str | Path, number: int | None = None, out: str | Path | None = 
     return folder
 
 
-def check_out(folder: Path) -> None:
-    """Raise a UserError where a folder has files of the same names that no export wrote."""
-    theirs = [name for name in WRITTEN if (folder / name).exists()]
+def check_out(folder: Path, written: Sequence[str]) -> None:
+    """Raise a UserError where a folder has files of names that would be written, and no export wrote them."""
+    theirs = [name for name in written if (folder / name).exists()]
     if theirs and not (folder / "architecture.json").exists():
         accepted = "a new folder, or one of an earlier export"
-        raise UserError(f"--out would overwrite {theirs[0]}", got=str(folder), accepted=accepted)
+        raise UserError(f"the export would overwrite {theirs[0]}", got=str(folder), accepted=accepted)
 
 
 def write_trial(run: Path, record: TrialRecord, folder: Path) -> None:

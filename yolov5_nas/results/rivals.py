@@ -20,7 +20,7 @@ from .claims import EQUAL
 from .replacement import Winner, cost_of
 
 KINDS = ("scale", "imgsz")
-DEAR = 1.25  # times a winner's cost, above which a form is no rival of that cost any more
+DEAR = 1.25  # times a winner's cost, up to which a form that costs more is preferred to one that costs less
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def nearest(costs: Sequence[float], wanted: float) -> int:
     """Which of some forms, the largest first, is a winner's rival, by their costs.
 
     A form seldom costs exactly what the winner does. The nearest that costs as much or more is preferred, since it is
-    no easy rival, unless it costs far more. One that costs no less than a larger form is none.
+    no easy rival, unless it costs far more. A form that a larger one undercuts is never taken.
     """
     worth = [i for i, cost in enumerate(costs) if all(cost < before for before in costs[:i])]
     dear = [i for i in worth if wanted / EQUAL <= costs[i] <= wanted * DEAR]

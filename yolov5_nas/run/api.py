@@ -21,6 +21,7 @@ from ..records.reward import Reward
 from ..records.run_folder import RunFolder
 from ..space.architecture import Value
 from ..space.space import Space
+from ..training.initial import check_weights
 from ..training.trial import run_trial
 from .check_parent import with_method
 from .exported import how_of
@@ -85,7 +86,10 @@ def search(
         engine = engine or engine_of(chosen)
         with hold(folder):
             settings = settings_of(folder, chosen)
-            settings.runtime.check()
+            if not chosen.measure_on:
+                settings.runtime.check()
+            if options.get("weights"):  # they may lie elsewhere now
+                check_weights(Path(chosen.weights or ""), settings.space, settings.nc, load(settings.location))
             how_of(chosen).check(load(settings.location), settings.device)
             print(f"{settings.location}; {folder} goes on, and keeps {_kept(RunFolder(folder), chosen)}")
             chosen.save(RunFolder(folder).options)

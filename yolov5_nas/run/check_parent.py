@@ -201,19 +201,21 @@ def check_reach(o: Options, settings: Settings, frozen: tuple[int, ...]) -> None
     limits = [t for plan in o.plans for t in plan]
     measured = any(t.metric in LATENCIES for t in limits)
     settings = replace(settings, constraints=(), hooks=(), needed=tuple(LATENCIES) if measured else ())
-    beyond: list[tuple[Target, float]] = []
+    least: tuple[float, Target, float] | None = None  # by how much beyond which target, and the cost
     for act in (None, *(activations(space, frozen) if measured else ())):
         try:
             found = measure_architecture(smallest(space, frozen, act), settings, measured).metrics
         except TrialError as e:
             raise UserError(f"the network can't be measured ({e.message})") from None
-        beyond = [(target, found[target.metric]) for target in limits if _is_beyond(target, found)]
+        beyond = [(found[t.metric] / t.value, t, found[t.metric]) for t in limits if _is_beyond(t, found)]
         if not beyond:
             return
-    target, least = beyond[0]
+        least = min(filter(None, (least, max(beyond, key=lambda one: one[0]))), key=lambda one: one[0])
+    assert least
+    _, target, cost = least
     raise UserError(
         f"no architecture of {Path(o.cfg).name} reaches the target {target}",
-        got=f"{least:.4g} at least",
+        got=f"{cost:.4g} at least",
         accepted="a larger target, or a YAML with smaller options",
     )
 

@@ -26,7 +26,7 @@ from ..records.metrics import BACKENDS
 from ..records.options import Options, load_options
 from ..records.run_folder import REFERENCE, RunFolder
 from ..results.deployed import PLAIN, RECTANGULAR, Deployed, Deployment, Form, read, readme, write
-from ..results.export import check_out, export
+from ..results.export import WRITTEN, check_out, export
 from ..results.report import report
 from ..results.winner import winner_of
 from ..training.detections import detect
@@ -69,7 +69,7 @@ def deploy(
         raise UserError("there is no winner to export", file=run)
     folder = given_path(out) if out else None
     if folder:
-        check_out(folder)
+        check_out(folder, (*WRITTEN, "README.md"))
     with hold(run):
         compared = how.validate and number != REFERENCE and files.trial(REFERENCE).weights.exists()
         if how.validate and number != REFERENCE and not compared:

@@ -147,7 +147,7 @@ def _trained_size(o: Options, space: Space, host: Host) -> int | None:
         return None
     listed = next((c.options for c in space.whole if c.label == "imgsz"), ())
     if listed and size not in listed:
-        print(f"input size: {max(listed)} px; the model YAML has none of {size} px, at which {o.weights} was trained")
+        print(f"input size: {max(listed)} px; the model YAML does not list {size} px, at which {o.weights} was trained")
         return None
     print(f"input size: {size} px, at which {o.weights} was trained (--imgsz takes another)")
     return size

@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..files import absolute
-from ..host.locate import PACKAGE
+from ..host.dataset import find_data
+from ..host.locate import PACKAGE, find
 from ..records.hooks import split
 from ..records.option_rules import PARENT
 from ..records.options import MAY_CHANGE, Options, load_options
@@ -40,12 +41,20 @@ def resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
                 got=value,
                 accepted="changes of " + ", ".join(may_change),
             )
-    names = [name for name in MOVABLE if name in given and _is_gone(getattr(old, name))]
-    moved: dict[str, Any] = {name: str(absolute(given[name])) for name in names}
+    names = [name for name in MOVABLE if given.get(name) and _is_gone(getattr(old, name))]
+    host = given.get("yolov5") or old.yolov5
+    moved: dict[str, Any] = {name: _place(name, given[name], host) for name in names}
     resumed = replace(old, **{name: getattr(new, name) for name in may_change}, **moved)
     check_onnx(resumed)
     _check_checkpoints(folder, resumed)
     return resumed
+
+
+def _place(name: str, given: str, host: str | None) -> str:
+    """Where a file lies that a user named, as a run's options have it."""
+    if name == "data":
+        return str(find_data(given, find(host).root))
+    return given if given in (PARENT, PACKAGE) else str(absolute(given))
 
 
 def _is_gone(file: str | None) -> bool:
@@ -57,7 +66,9 @@ def _check_checkpoints(folder: Path, o: Options) -> None:
     """Raise a UserError where what trials start or learn from is gone: all further ones would fail."""
     files = RunFolder(folder)
     base = (files.parent if o.replaces else files).trial(REFERENCE).weights
-    needed = {"weights": o.weights if not (o.base_epochs and base.is_file()) else None, "distill": o.distill}
+    shared = files.supernet.trial(REFERENCE).weights
+    has_own = (o.base_epochs and base.is_file()) or (o.one_shot and shared.is_file())  # from which trials start
+    needed = {"weights": None if has_own else o.weights, "distill": o.distill}
     for name, file in needed.items():
         if _is_gone(file):
             accepted = f"--{name} with the place where it lies now"

@@ -79,11 +79,14 @@ def loss_of(host: Host, model: Any, settings: Settings, imgsz: int) -> Any:
 def scoring_batches(
     host: Host, settings: Settings, imgsz: int, seed: int, size: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The images that scores are taken on in two batches or more: (B, 3, H, W) of 0 to 1, and labels (n, 6): image,
-    class, box. B is `size` at most."""
+    """The images that scores are taken on, in batches of `size` at most, two or more where there are two images.
+
+    Returns:
+        Images (B, 3, H, W) of 0 to 1, and labels (n, 6): image, class, box.
+    """
     dataset, device = _dataset(host, settings, imgsz), torch.device(settings.device)
     _, scored = split(len(dataset), imgsz, seed)
-    size = min(size, max(1, len(scored) // 2))
+    size = min(size, -(-len(scored) // 2))
     return [_batch(dataset, scored[i : i + size], device) for i in range(0, len(scored), size)]
 
 
