@@ -1,6 +1,6 @@
 r"""What a search over scale, input size and layers together finds, beside each of the three alone, at the same latency.
 
-    yolov5-nas search --weights best.pt --data my.yaml --cfg formed.yaml --epochs 6 \
+    yolov5-nas search --weights best.pt --data my.yaml --cfg formed.yaml --epochs 25 \
                       --target latency_ratio=0.8,0.6,0.45
     yolov5-nas search --method replace --weights best.pt --data my.yaml --trials 0
     python benchmarks/rivals.py RUN LAYERS --seeds 1 2 3 --epochs 25 --draw rivals.png
