@@ -66,8 +66,8 @@ def test_an_exported_model_predicts_what_the_model_does(host, stock, tmp_path, b
 
 def test_a_batch_takes_longer_than_one_image(host, stock, in_earnest, monkeypatch):
     monkeypatch.setattr("yolov5_nas.cost.latency.PAIRS", (4, 6))
-    one, eight = (latency(stock, stock, (96, 96), Runtime(batch=batch), host)[0] for batch in (1, 8))
-    assert eight["latency_ms"] > 2 * one["latency_ms"]
+    one, eight = (latency(stock, stock, (224, 224), Runtime(batch=batch), host)[0] for batch in (1, 8))
+    assert eight["latency_ms"] > 2 * one["latency_ms"]  # some 5 times; smaller images cost mostly calls
     assert 0.5 < eight["latency_ratio"] < 2  # stock is timed with eight images too, or it would be 8
 
 
