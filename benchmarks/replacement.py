@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,6 @@ def main() -> None:
 
 def table(lines: list[dict[str, Any]], args: argparse.Namespace, o: Options) -> str:
     """Means over seeds, and differences to the parent of the same seed with their 95 % intervals."""
-    from scipy.stats import t
-
     costs = {
         name: cost
         for target in args.target
@@ -166,12 +165,20 @@ def table(lines: list[dict[str, Any]], args: argparse.Namespace, o: Options) -> 
     parent = scores["parent"]
     for name, own in scores.items():
         apart = [own[seed] - parent[seed] for seed in own if seed in parent] if name != "parent" else []
-        shown = f"{statistics.mean(apart):+.4f}" if apart else ""
-        if len(apart) > 1:
-            shown += f" ± {t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5:.4f}"
+        shown = interval(apart) if apart else ""
         cost = f"{costs[name]:.3f}" if name in costs else ""
         rows.append(f"| {name} | {cost} | {len(own)} | {statistics.mean(own.values()):.4f} | {shown} |")
     return "\n".join(rows)
+
+
+def interval(apart: Sequence[float]) -> str:
+    """The mean of differences with its 95 % interval."""
+    from scipy.stats import t
+
+    if len(apart) < 2:
+        return f"{statistics.mean(apart):+.4f}" if apart else "-"
+    half = t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
+    return f"{statistics.mean(apart):+.4f} ± {half:.4f}"
 
 
 if __name__ == "__main__":

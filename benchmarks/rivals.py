@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import lines_of
-from replacement import Run, add_options, options_of, train
+from replacement import Run, add_options, interval, options_of, train
 
 from yolov5_nas.records.journal import read_journal
 from yolov5_nas.records.options import Options, load_options
@@ -95,7 +95,7 @@ def table(found: list[Contestant], lines: list[dict[str, Any]]) -> str:
     for one in found:
         own = [scores[one.name, seed] for seed in seeds]
         shown = ", ".join(f"{score:.3f}" for score in own)
-        target, against = ("", "") if one.way == PARENT else (f"{one.target:g}", _interval(apart(one, found[0])))
+        target, against = ("", "") if one.way == PARENT else (f"{one.target:g}", interval(apart(one, found[0])))
         rows.append(f"| {target} | {one.way} | {one.cost:.3f} | {statistics.mean(own):.3f} | {shown} | {against} |")
     rows += ["", "| all together is above | by | pairs |", "|---|---|---|"]
     best = {one.target: one for one in found if one.way == TOGETHER}
@@ -104,18 +104,8 @@ def table(found: list[Contestant], lines: list[dict[str, Any]]) -> str:
         pairs = [(best[one.target], one) for one in found if one.way == way and one.target in best]
         differences = [d for own, other in pairs for d in apart(own, other)]
         pooled += differences
-        rows.append(f"| {way} | {_interval(differences)} | {len(differences)} |")
-    return "\n".join([*rows, f"| all of them | {_interval(pooled)} | {len(pooled)} |"])
-
-
-def _interval(apart: list[float]) -> str:
-    """The mean with its 95 % interval."""
-    from scipy.stats import t
-
-    if len(apart) < 2:
-        return f"{statistics.mean(apart):+.3f}" if apart else "-"
-    half = t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
-    return f"{statistics.mean(apart):+.3f} ± {half:.3f}"
+        rows.append(f"| {way} | {interval(differences)} | {len(differences)} |")
+    return "\n".join([*rows, f"| all of them | {interval(pooled)} | {len(pooled)} |"])
 
 
 def draw(found: list[Contestant], lines: list[dict[str, Any]], epochs: int, file: Path) -> None:
