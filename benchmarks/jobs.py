@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from yolov5_nas.engines.local import end_with
 
+SHOWN = {"map50_95": "mAP50-95", "latency_ratio": "latency / parent"}
+
 
 class Job(Protocol):
     """What is done in one call."""
@@ -42,7 +44,8 @@ def lines_of(
                 out.write(json.dumps(line) + "\n")
             lines.append(line)
             what = ", ".join(f"{name} {value}" for name, value in futures[future].labels.items())
-            print(f"[{number}/{len(left)}] {what}: mAP50-95 {line.get('map50_95', float('nan')):.4f}", flush=True)
+            shown = ", ".join(f"{label} {line[key]:.4f}" for key, label in SHOWN.items() if key in line)
+            print(f"[{number}/{len(left)}] {what}: {shown}", flush=True)
     return lines
 
 

@@ -167,7 +167,7 @@ def table(lines: list[dict[str, Any]], args: argparse.Namespace, o: Options) -> 
         apart = [own[seed] - parent[seed] for seed in own if seed in parent] if name != "parent" else []
         shown = interval(apart) if apart else ""
         cost = f"{costs[name]:.3f}" if name in costs else ""
-        rows.append(f"| {name} | {cost} | {len(own)} | {statistics.mean(own.values()):.4f} | {shown} |")
+        rows.append(f"| {name} | {cost} | {len(own)} | {statistics.mean(own.values()):.3f} | {shown} |")
     return "\n".join(rows)
 
 
@@ -176,9 +176,9 @@ def interval(apart: Sequence[float]) -> str:
     from scipy.stats import t
 
     if len(apart) < 2:
-        return f"{statistics.mean(apart):+.4f}" if apart else "-"
+        return f"{statistics.mean(apart):+.3f}" if apart else "-"
     half = t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
-    return f"{statistics.mean(apart):+.4f} ± {half:.4f}"
+    return f"{statistics.mean(apart):+.3f} ± {half:.3f}"
 
 
 if __name__ == "__main__":

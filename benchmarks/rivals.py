@@ -7,9 +7,11 @@ r"""What a search over scale, input size and layers together finds, beside each 
 
 `formed.yaml` is the elastic YAML with `scale` and `imgsz` at its top. RUN's winners, LAYERS' plans (of layers alone),
 and RUN's rivals (the parent at other widths, and at a smaller input size) are trained alike from the parent's weights,
-by seeds that the searches did not use; the mAP50-95 of the last epoch counts. Layers alone may have other targets: they
-do not reach the lowest. Lines go to RUN/together.jsonl, where a later call goes on. Differences are paired by target
-and seed.
+by seeds that the searches did not use; the mAP50-95 of the last epoch counts. Before that their latencies are measured
+anew, by turns, since those by which a search chose err to the low side. Layers alone may have other targets: they do
+not reach the lowest. Lines go to RUN/together.jsonl and RUN/together_latency.jsonl, where a later call goes on.
+Differences are paired by target and seed; for the pooled one the rivals' mean is taken first, since all of a pair are
+to one and the same training.
 """
 
 from __future__ import annotations
@@ -17,20 +19,23 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jobs import lines_of
-from replacement import Run, add_options, interval, options_of, train
+from replacement import Run, add_options, interval, options_of, parent_settings, train
 
 from yolov5_nas.records.journal import read_journal
 from yolov5_nas.records.options import Options, load_options
 from yolov5_nas.records.run_folder import RunFolder
-from yolov5_nas.results.replacement import Winner, cost_of, planned, winners
+from yolov5_nas.results.replacement import Winner, planned, winners
 from yolov5_nas.results.rivals import rivals
+from yolov5_nas.run.rivals import having
+from yolov5_nas.training.trial import measure_trial
 
 TOGETHER, LAYERS, WIDTHS, SIZE, PARENT = "all together", "layers alone", "widths alone", "input size alone", "parent"
+TURNS = 3  # in which each latency is measured
 KINDS = {"scale": WIDTHS, "imgsz": SIZE}
 COLOURS = {TOGETHER: "#009e73", LAYERS: "#0072b2", WIDTHS: "#d55e00", SIZE: "#e69f00", PARENT: "#5f6368"}
 MARKS = {TOGETHER: "*", LAYERS: "o", WIDTHS: "s", SIZE: "D", PARENT: "P"}
@@ -38,16 +43,12 @@ MARKS = {TOGETHER: "*", LAYERS: "o", WIDTHS: "s", SIZE: "D", PARENT: "P"}
 
 @dataclass(frozen=True)
 class Contestant:
-    """What is trained for a target.
-
-    Args:
-        cost: measured, as a share of the parent's.
-    """
+    """What is trained for a target."""
 
     way: str
     target: float
     architecture: dict[str, Any]
-    cost: float
+    cost: float = 1.0  # latency as a share of the parent's
 
     @property
     def name(self) -> str:
@@ -59,15 +60,14 @@ def contestants(run: Path, layers: Path) -> list[Contestant]:
     o, of_layers = (Options().with_given(load_options(RunFolder(folder).options)) for folder in (run, layers))
     records = read_journal(run)
     default = dict(next(r for r in records if r.is_reference).architecture)
-    every = [Contestant(PARENT, 1.0, default, 1.0)]
-    for way, folder, found in ((TOGETHER, run, winners(run, records, o)), (LAYERS, layers, planned(layers, of_layers))):
+    every = [Contestant(PARENT, 1.0, default)]
+    for way, found in ((TOGETHER, winners(run, records, o)), (LAYERS, planned(layers, of_layers))):
         for winner in found:
             target = float(winner.targets[0].value)
             if winner.record is None:
                 print(f"{way}: nothing keeps to {target:g}")
                 continue
-            cost = cost_of(folder, winner.record, "latency_ratio")
-            every.append(Contestant(way, target, {**default, **winner.record.architecture}, cost))
+            every.append(Contestant(way, target, {**default, **winner.record.architecture}))
             every += _rivals(run, winner, o, target) if way == TOGETHER else []
     distinct: dict[str, Contestant] = {}
     for one in every:
@@ -76,11 +76,23 @@ def contestants(run: Path, layers: Path) -> list[Contestant]:
 
 
 def _rivals(run: Path, winner: Winner, o: Options, target: float) -> list[Contestant]:
-    return [
-        Contestant(KINDS[r.kind], target, dict(r.architecture), r.record.metrics["latency_ratio"])
-        for r in rivals(run, [winner], o)
-        if r.record
-    ]
+    return [Contestant(KINDS[r.kind], target, dict(r.architecture)) for r in rivals(run, [winner], o) if r.record]
+
+
+def measure(run: Run, folder: Path, o: Options) -> dict[str, Any]:
+    """The latency of one network beside its parent's."""
+    settings = replace(parent_settings(folder, o), needed=("latency_ratio",))
+    return dict(measure_trial(run.architecture, having(run.architecture, settings), run.seed).metrics)
+
+
+def measured(found: list[Contestant], args: argparse.Namespace, o: Options) -> list[Contestant]:
+    """The same, with the median of what was measured by turns."""
+    jobs = [Run(one.name, one.architecture, turn, 0) for turn in range(TURNS) for one in found]
+    lines = lines_of(jobs, measure, args.run / "together_latency.jsonl", 1, args.run, o)
+    costs: dict[str, list[float]] = {}
+    for line in lines:
+        costs.setdefault(line["name"], []).append(line["latency_ratio"])
+    return [replace(one, cost=statistics.median(costs[one.name])) for one in found]
 
 
 def table(found: list[Contestant], lines: list[dict[str, Any]]) -> str:
@@ -99,13 +111,16 @@ def table(found: list[Contestant], lines: list[dict[str, Any]]) -> str:
         rows.append(f"| {target} | {one.way} | {one.cost:.3f} | {statistics.mean(own):.3f} | {shown} | {against} |")
     rows += ["", "| all together is above | by | pairs |", "|---|---|---|"]
     best = {one.target: one for one in found if one.way == TOGETHER}
-    pooled: list[float] = []
+    pooled: dict[tuple[float, int], list[float]] = {}  # of a target and a seed, which have one winner's score
     for way in (LAYERS, WIDTHS, SIZE):
         pairs = [(best[one.target], one) for one in found if one.way == way and one.target in best]
-        differences = [d for own, other in pairs for d in apart(own, other)]
-        pooled += differences
+        for winner, rival in pairs:
+            for seed, difference in zip(seeds, apart(winner, rival)):
+                pooled.setdefault((winner.target, seed), []).append(difference)
+        differences = [d for winner, rival in pairs for d in apart(winner, rival)]
         rows.append(f"| {way} | {interval(differences)} | {len(differences)} |")
-    return "\n".join([*rows, f"| all of them | {interval(pooled)} | {len(pooled)} |"])
+    means = [statistics.mean(several) for several in pooled.values()]
+    return "\n".join([*rows, f"| the mean of them | {interval(means)} | {len(means)} |"])
 
 
 def draw(found: list[Contestant], lines: list[dict[str, Any]], epochs: int, file: Path) -> None:
@@ -142,9 +157,10 @@ def main() -> None:
     add_options(parser, epochs=25)
     parser.add_argument("layers", type=Path, help="the run without scale and imgsz in its YAML")
     args = parser.parse_args()
-    found = contestants(args.run, args.layers)
+    o = options_of(args)
+    found = measured(contestants(args.run, args.layers), args, o)
     jobs = [Run(one.name, one.architecture, seed, args.epochs) for seed in args.seeds for one in found]
-    lines = lines_of(jobs, train, args.run / "together.jsonl", args.jobs, args.run, options_of(args))
+    lines = lines_of(jobs, train, args.run / "together.jsonl", args.jobs, args.run, o)
     lines = [line for line in lines if line["epochs"] == args.epochs and line["seed"] in args.seeds]
     print("\n" + table(found, lines))
     if args.draw:
