@@ -129,7 +129,12 @@ def _prove(args: argparse.Namespace) -> int:
 
     _interrupt_on_sigterm()
     try:
-        print("\n" + prove(args.run, args.top, args.seeds, args.prove_epochs, start=args.start, **_given(args)))
+        print(
+            "\n"
+            + prove(
+                args.run, args.top, args.seeds, args.prove_epochs, start=args.start, trial=args.trial, **_given(args)
+            )
+        )
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise  # `_guarded` knows the exit codes
@@ -163,7 +168,7 @@ def _report(args: argparse.Namespace) -> int:
         from .run.remeasure import remeasure
 
         device, batch = args.device or "cpu", args.latency_batch
-        print(remeasure(args.run, args.latency_backend, device, batch, _precision(args)) + "\n")
+        print(remeasure(args.run, args.latency_backend, device, batch, _precision(args), args.yolov5) + "\n")
     print(report(args.run))
     run = Path(args.run)
     print(closing_table(run, trials_of(run, options_of(run))))
@@ -294,6 +299,7 @@ def _other_arguments(commands: Any) -> None:
     report.add_argument("--latency-batch", type=int, default=1, help="images in a timed pass (default: 1)")
     report.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the timed networks (default: fp32)")
     report.add_argument("--half", action="store_true", help="the same as --precision fp16")
+    report.add_argument("--yolov5", metavar="PATH", help="a clone of YOLOv5 to measure with (default: the run's)")
     report.set_defaults(function=_report)
     text = "train the best and stock with several seeds: is the gain real?"
     prove = add_command("prove", text, "yolov5-nas prove runs/nas/exp --seeds 5 --epochs 60")
@@ -304,6 +310,7 @@ def _other_arguments(commands: Any) -> None:
         default=3,
         help="how many candidates, from the best and the front; on inherited weights, from all trials (default: 3)",
     )
+    prove.add_argument("--trial", type=int, metavar="N", help="this trial alone, in place of --top (default: none)")
     prove.add_argument("--seeds", type=int, default=3, help="trainings of each at most (default: 3)")
     text = (
         "what each training starts from: the weights that the run started from, or nothing (default: weights, if any)"

@@ -9,6 +9,7 @@ from inline import inline
 from old_runs import copied
 
 from yolov5_nas.cli import main
+from yolov5_nas.host.locate import PACKAGE
 from yolov5_nas.records.journal import TrialResult, read_journal
 
 
@@ -76,3 +77,15 @@ def test_a_new_proof_of_it_starts_from_its_weights(old, capsys, monkeypatch):
     assert all(f"{run}/trials/0/weights.pt" in log and word in log for log, word in zip(started, words))
     assert call("prove", run, "--top", 1, "--seeds", 1, "--epochs", 1, "--from", "scratch") == 2
     assert "from weights with a margin" in capsys.readouterr().err
+
+
+def test_it_is_measured_again_on_a_device_without_its_data(old, host, capsys):
+    run = old("finished")
+    options = yaml.safe_load((run / "search.yaml").read_text())
+    options |= {"data": "/gone/my.yaml", "yolov5": "/gone/yolov5", "subset": 0.5}
+    (run / "search.yaml").write_text(yaml.safe_dump(options))
+    assert call("report", run, "--remeasure") == 2
+    assert "/gone/yolov5" in capsys.readouterr().err and not (run / "remeasured").exists()
+    here = PACKAGE if host.location.kind == "package" else host.location.root
+    assert call("report", run, "--remeasure", "--yolov5", here) == 0
+    assert "Kendall's tau" in capsys.readouterr().out and (run / "remeasured/pytorch-cpu.jsonl").exists()

@@ -107,6 +107,21 @@ def test_an_engine_is_named_on_the_command_line(run, cheap_scale, monkeypatch, c
     assert "No gain at equal or lower cost is shown" in capsys.readouterr().out
 
 
+def test_one_trial_is_proved_alone(run, cheap_scale, monkeypatch, capsys):
+    monkeypatch.setattr(prove, "run_trial", planted(dict.fromkeys((STOCK, RESCALED, "trial 1", "trial 2"), 0.7)))
+    for number in ("0", "7"):
+        assert main(["prove", str(run), "--trial", number]) == 2
+        assert "--trial names none that can be proved" in capsys.readouterr().err and not (run / "prove").exists()
+    prove.prove(run, seeds=2, trial=2, engine=InlineEngine())
+    race, plan = finished(run, OPTIONS)
+    assert plan.candidates == (2,) and set(race.contestants) == {STOCK, RESCALED, "trial 2"}
+    capsys.readouterr()
+    prove.prove(run, top=1, seeds=2, engine=InlineEngine())
+    assert f"goes on with the trials [2]; to prove [1] in their place, delete {run}/prove" in capsys.readouterr().out
+    with pytest.raises(UserError, match="a proof of 3 epochs of the trials"):
+        prove.prove(run, seeds=2, trial=1, engine=InlineEngine())
+
+
 def test_a_better_one_that_plain_scaling_equals_is_said(run, cheap_scale, monkeypatch):
     scores = {STOCK: 0.70, RESCALED: 0.75, "trial 1": 0.75, "trial 2": 0.70}
     monkeypatch.setattr(prove, "run_trial", planted(scores))

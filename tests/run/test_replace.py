@@ -21,7 +21,7 @@ from yolov5_nas.records.options import Options
 from yolov5_nas.records.reward import Target
 from yolov5_nas.records.run_folder import RunFolder
 from yolov5_nas.results.judged import read as read_judged
-from yolov5_nas.results.replacement import keeps, read_table, winners
+from yolov5_nas.results.replacement import keeps, read_table, winners, words
 from yolov5_nas.results.report import closing_table
 from yolov5_nas.results.rivals import rivals as find_rivals
 from yolov5_nas.run.check_parent import with_method
@@ -119,9 +119,22 @@ def test_it_goes_from_a_checkpoint_to_a_winner_for_each_target(whole):
         assert (folder / "weights/best.pt").exists() and (folder / "model.yaml").exists()
     assert json.loads((whole / "best/architecture.json").read_text()) == dict(found[0].record.architecture)
     report = (whole / "report.html").read_text()
-    for words in ("x parent", "Plans, before they were trained", "What each option costs and saves"):
-        assert words in report
+    for text in ("x parent", "Plans, before they were trained", "What each option costs and saves"):
+        assert text in report
     assert f"python train.py --weights {whole.resolve()}/best/weights/best.pt" in report
+
+
+def test_it_says_whether_there_is_a_network_to_change_to(whole):
+    o = Options().with_given(yaml.safe_load((whole / "search.yaml").read_text()))
+    records = read_journal(whole)
+    parent = records[0].metrics["map50_95"]
+
+    def said(fall):
+        others = [replace(r, metrics={**r.metrics, "map50_95": parent - fall}) for r in records[1:] if r.done]
+        return words(whole, [records[0], *others], o)
+
+    assert "Within 0.005 of the parent's mAP50-95, or above it: latency_ratio=0.95, latency_ratio=0.85." in said(0.004)
+    assert "None is as accurate as the parent: the best loses 0.100." in said(0.1)
 
 
 def test_winners_have_rivals_of_their_cost(whole):

@@ -159,7 +159,8 @@ def words(run: Path, records: Sequence[TrialRecord], o: Options, proof: str = ""
             "So it was far from trained out, and options were judged in a network that still changed: train it longer"
             " first."
         )
-    for winner in winners(run, records, o):
+    found = winners(run, records, o)
+    for winner in found:
         name, r = " ".join(map(str, winner.targets)), winner.record
         if r is None:
             lines.append(f"{name}: no trained network keeps to it.")
@@ -169,8 +170,19 @@ def words(run: Path, records: Sequence[TrialRecord], o: Options, proof: str = ""
         if "latency_ratio" in r.metrics:
             text += f" at {r.metrics['latency_ratio']:.2f} times the parent's latency"
         lines.append(text + "." + _falls(fallen(r, parent)))
-    lines.append(proof or "Each was trained once; another seed moves mAP too.")
+    lines.append(proof or f"{_verdict(found, parent, o.margin)} Each was trained once; another seed moves mAP too.")
     return "\n".join(lines)
+
+
+def _verdict(found: Sequence[Winner], parent: TrialRecord, margin: float) -> str:
+    """Whether there is a network to change to, as far as one training of each can tell."""
+    falls = {w.name: parent.metrics["map50_95"] - w.record.metrics["map50_95"] for w in found if w.record}
+    if kept := [name for name, fall in falls.items() if fall <= margin]:
+        return f"Within {margin:g} of the parent's mAP50-95, or above it: {', '.join(kept)}."
+    if not falls:
+        return "There is no network to change to."
+    least = min(falls.values())
+    return f"None is as accurate as the parent: the best loses {least:.3f}. Higher targets, or more --epochs, may do."
 
 
 def _falls(falls: Sequence[tuple[str, float]]) -> str:

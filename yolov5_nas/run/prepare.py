@@ -258,6 +258,20 @@ def settings_of(folder: Path, o: Options) -> Settings:
     return _settings(folder, o, data, host)
 
 
+def settings_without_data(folder: Path, o: Options, model: Path) -> Settings:
+    """Those by which architectures are built and measured where a run's images are not.
+
+    Args:
+        model: a stock YAML of the run's, which has the number of classes.
+
+    Raises:
+        UserError: it is not there.
+    """
+    count = read_model_yaml(model)[0]["nc"]
+    data = {"nc": count, "names": {i: str(i) for i in range(count)}}
+    return _settings(folder, replace(o, subset=1.0), data, load(find(o.yolov5)))
+
+
 def _settings(folder: Path, o: Options, data: dict[str, Any], host: Host, subset: list[str] | None = None) -> Settings:
     if o.subset < 1:
         file, imgsz = Path(o.data), o.imgsz or 640

@@ -4,7 +4,7 @@ with several seeds."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ def prove(
     epochs: int | None = None,
     engine: str | Engine | None = None,
     start: str | None = None,
+    trial: int | None = None,
     **options: Any,
 ) -> str:
     """Train, or go on with what was begun, and say in words what came of it.
@@ -65,6 +66,7 @@ def prove(
             `trial_minutes`.
         start: `weights`, those that the run started from, adapted to each contestant; or `scratch`. By default weights
             where the run had any.
+        trial: the number of the one candidate, in place of `top`.
         options: those of a search that say where to train, and `margin`.
 
     Raises:
@@ -86,9 +88,9 @@ def prove(
     if not o.measure_on:
         settings.runtime.check()
     engine = engine or engine_of(replace(o, measure_on=None))
-    candidates = _candidates(run, records, o, top)
-    if begun and len(begun.candidates) == len(candidates):  # a version before may have chosen others
-        candidates = [r for number in begun.candidates for r in records if r.number == number]
+    candidates = _candidates(run, records, o, top) if trial is None else [_candidate(records, trial)]
+    if begun and trial is None and len(begun.candidates) == len(candidates):  # the search may have gone on since
+        candidates = _as_begun(begun, candidates, records, files.proof)
     with hold(run):
         files.proof.path.mkdir(exist_ok=True)
         wanted = Plan(settings.epochs, tuple(r.number for r in candidates), None, start, (seeds,), o.margin)
@@ -179,6 +181,24 @@ def _candidates(run: Path, records: list[TrialRecord], o: Options, top: int) -> 
         found.values() if o.replaces else sorted(found.values(), key=lambda r: (r.number != first, -(r.reward or 0.0)))
     )
     return list(order)[:top]
+
+
+def _candidate(records: Sequence[TrialRecord], number: int) -> TrialRecord:
+    """The trial that the user named."""
+    found = {r.number: r for r in eligible(records) if not r.is_reference}
+    if number not in found:
+        raise UserError("--trial names none that can be proved", got=number, accepted=sorted(found))
+    return found[number]
+
+
+def _as_begun(
+    begun: Plan, now: Sequence[TrialRecord], records: Sequence[TrialRecord], folder: RunFolder
+) -> list[TrialRecord]:
+    """The candidates of the proof that was begun, which it goes on with."""
+    best = [r.number for r in now]
+    if sorted(best) != sorted(begun.candidates):
+        print(f"goes on with the trials {list(begun.candidates)}; to prove {best} in their place, delete {folder.path}")
+    return [r for number in begun.candidates for r in records if r.number == number]
 
 
 def _named(o: Options) -> str:

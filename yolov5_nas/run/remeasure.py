@@ -14,15 +14,25 @@ from ..records.run_folder import RunFolder
 from ..results.ranking import agreement, ranking
 from ..results.report import report
 from ..training.trial import measure_architecture
-from .prepare import reward_of, settings_of
+from .prepare import reward_of, settings_without_data
 
 
 def remeasure(
-    run: str | Path, backend: str = "pytorch", device: str = "cpu", batch: int = 1, precision: str = "fp32"
+    run: str | Path,
+    backend: str = "pytorch",
+    device: str = "cpu",
+    batch: int = 1,
+    precision: str = "fp32",
+    yolov5: str | None = None,
 ) -> str:
     """Measure every complete architecture on another runtime, and rank by the run's reward with the new costs.
 
+    Neither data nor weights are needed, so that a run's folder can be copied to the device that it is for.
+
     `<run>/remeasured/<backend>-<device>.jsonl` gets the records with their new metrics, and the report a section.
+
+    Args:
+        yolov5: a clone, where the run's own is not here.
 
     Returns:
         The new ranking beside the old, and Kendall's tau between the two, as text.
@@ -36,9 +46,15 @@ def remeasure(
         raise UserError("a ranking needs two complete trials at least", got=len(records), file=run)
     o = Options().with_given(load_options(files.options))
     o = replace(
-        o, device=device, latency_backend=backend, latency_batch=batch, precision=precision, half=precision == "fp16"
+        o,
+        device=device,
+        latency_backend=backend,
+        latency_batch=batch,
+        precision=precision,
+        half=precision == "fp16",
+        yolov5=yolov5 or o.yolov5,
     )
-    settings = settings_of(run, o)
+    settings = settings_without_data(run, o, files.trial(records[0].number).model)
     settings = replace(settings, constraints=(), needed=("latency_ratio",), device=own_device(device))
     settings.runtime.check()
     reward = reward_of(o)
