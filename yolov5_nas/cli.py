@@ -129,12 +129,8 @@ def _prove(args: argparse.Namespace) -> int:
 
     _interrupt_on_sigterm()
     try:
-        print(
-            "\n"
-            + prove(
-                args.run, args.top, args.seeds, args.prove_epochs, start=args.start, trial=args.trial, **_given(args)
-            )
-        )
+        which = {"start": args.start, "trial": args.trial}
+        print("\n" + prove(args.run, args.top, args.seeds, args.prove_epochs, **which, **_given(args)))
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise  # `_guarded` knows the exit codes
