@@ -64,6 +64,17 @@ def test_an_exported_model_predicts_what_the_model_does(host, stock, tmp_path, b
     assert torch.allclose(got, expected, rtol=1e-2, atol=0.3)  # pixels
 
 
+def test_threads_of_onnxruntime_stop_when_a_pass_is_over(host, stock, tmp_path):
+    """Or they disturb the other network's pass: with two threads ratios spread by 0.5 in place of 0.04."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    exported = host.export(stock, tmp_path / "m.pt", "onnx", 64, 1, False, "cpu")
+    session = host.load_exported(exported, "fp32", torch.device("cpu")).session
+    options = session.get_session_options()
+    assert isinstance(session, onnxruntime.InferenceSession)
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+    assert options.intra_op_num_threads == torch.get_num_threads()
+
+
 def test_a_batch_takes_longer_than_one_image(host, stock, in_earnest, monkeypatch):
     monkeypatch.setattr("yolov5_nas.cost.latency.PAIRS", (4, 6))
     one, eight = (latency(stock, stock, (224, 224), Runtime(batch=batch), host)[0] for batch in (1, 8))

@@ -40,6 +40,8 @@ def _onnxruntime_threads() -> Iterator[None]:
     def with_threads(*args: Any, **kwargs: Any) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Or its threads go on spinning after a pass, and disturb whatever is timed next: another session's pass.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         return session(*args, sess_options=options, **kwargs)
 
     with patched(onnxruntime, InferenceSession=with_threads):
