@@ -114,10 +114,11 @@ def table(found: list[Contestant], lines: list[dict[str, Any]]) -> str:
     pooled: dict[tuple[float, int], list[float]] = {}  # of a target and a seed, which have one winner's score
     for way in (LAYERS, WIDTHS, SIZE):
         pairs = [(best[one.target], one) for one in found if one.way == way and one.target in best]
+        differences = []
         for winner, rival in pairs:
             for seed, difference in zip(seeds, apart(winner, rival)):
                 pooled.setdefault((winner.target, seed), []).append(difference)
-        differences = [d for winner, rival in pairs for d in apart(winner, rival)]
+                differences.append(difference)
         rows.append(f"| {way} | {interval(differences)} | {len(differences)} |")
     means = [statistics.mean(several) for several in pooled.values()]
     return "\n".join([*rows, f"| the mean of them | {interval(means)} | {len(means)} |"])

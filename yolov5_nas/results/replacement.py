@@ -74,9 +74,9 @@ def winners(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Winne
     parent = next(iter(_done(files.parent)), None)
     if parent is None:
         return []
-    found = []
+    found, plans = [], _done(files.plans)
     for targets in o.plans:
-        planned = {r.id: r for r in _done(files.plans) if is_measured(r, [*targets, *o.constraints])}
+        planned = {r.id: r for r in plans if is_measured(r, [*targets, *o.constraints])}
         fits = [r for r in eligible(records) if not r.is_reference and keeps(planned.get(r.id, r), targets, o, parent)]
         best = max(fits, key=lambda r: (r.metrics["map50_95"], -r.number), default=None)
         found.append(Winner(targets, best))

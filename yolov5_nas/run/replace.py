@@ -169,9 +169,9 @@ class Replacement:
     def _scores(self, asked: Sequence[Architecture]) -> list[TrialRecord]:
         """Each option alone."""
         say(f"table: {len(asked) - 1} options are scored in the parent, in {self.files.replacements.path}")
-        default, count = self.space.default(), len(with_earlier(self.files.replacements, asked))
+        default = self.space.default()
 
-        def line(record: TrialRecord) -> str:
+        def line(record: TrialRecord, count: int) -> str:
             change, m = changes(default, record.architecture) or "the parent", record.metrics
             start = f"[table {record.number + 1}/{count}] {change}"
             if record.state != "complete":
@@ -199,10 +199,10 @@ class Replacement:
         """Costs of joint architectures that are drawn at random."""
         if not self._measured:
             return []
-        backend, count = self.settings.latency_backend, len(with_earlier(self.files.latencies, asked))
+        backend = self.settings.latency_backend
         say(f"latencies: {len(asked) - 1} joint architectures on {backend}, in {self.files.latencies.path}")
 
-        def line(record: TrialRecord) -> str:
+        def line(record: TrialRecord, count: int) -> str:
             shown = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._measured if name in record.metrics)
             return f"[latency {record.number + 1}/{count}] {shown or _message(record)}  {record.seconds:.0f} s"
 
@@ -230,7 +230,7 @@ class Replacement:
     def _wholes(self, asked: Sequence[Architecture]) -> dict[str, TrialRecord]:
         """Score and measure architectures whole."""
 
-        def line(record: TrialRecord) -> str:  # how many follow is not known
+        def line(record: TrialRecord, _: int) -> str:  # how many follow is not known
             m = record.metrics
             shown = [f"loss {total_rise(record):+.4f}"] if "rise" in m else [_message(record)]
             shown += [f"{name} {m[name]:.3f}" for name in (*self._measured, "gflops") if name in m]
@@ -267,13 +267,13 @@ class Replacement:
         settings: Settings,
         architectures: Sequence[Architecture],
         reward: Callable[[Mapping[str, float]], float],
-        line: Callable[[TrialRecord], str] | None = None,
+        line: Callable[[TrialRecord, int], str] | None = None,
         bar: str | None = None,
     ) -> list[TrialRecord]:
         """Run a stage.
 
         Args:
-            line: says what came of an architecture.
+            line: says what came of an architecture, of how many in the journal.
             bar: the name of a bar, which in a terminal stands for the lines.
         """
         o, every = without_portal(self.options), with_earlier(files, architectures)
@@ -281,7 +281,8 @@ class Replacement:
         with contextlib.ExitStack() as stack:
 
             def listeners(journal: Journal) -> list[Steps]:
-                return [stack.enter_context(Steps(journal, count, line, bar))] if line else []
+                said = (lambda record: line(record, count)) if line else None
+                return [stack.enter_context(Steps(journal, count, said, bar))] if said else []
 
             given = GivenArchitectures(every)
             rest = {"engine": lambda: self.engine(o), "listeners": listeners, **self.stage}

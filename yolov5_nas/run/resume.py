@@ -33,17 +33,16 @@ def resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
     old = Options().with_given(load_options(RunFolder(folder).options))
     new = old.with_given(given)
     may_change = (*MAY_CHANGE, "target") if old.replaces else MAY_CHANGE  # a finished table is planned again
+    gone = [name for name in MOVABLE if _is_gone(getattr(old, name))]
     for name, value in given.items():
-        elsewhere = name in MOVABLE and _is_gone(getattr(old, name))
-        if name not in may_change and not elsewhere and not _same(name, getattr(old, name), getattr(new, name)):
+        if name not in (*may_change, *gone) and not _same(name, getattr(old, name), getattr(new, name)):
             raise UserError(
                 f"a resumed run keeps its options: {name} is {getattr(old, name)!r} in {folder}/search.yaml",
                 got=value,
                 accepted="changes of " + ", ".join(may_change),
             )
-    names = [name for name in MOVABLE if given.get(name) and _is_gone(getattr(old, name))]
     host = given.get("yolov5") or old.yolov5
-    moved: dict[str, Any] = {name: _place(name, given[name], host) for name in names}
+    moved: dict[str, Any] = {name: _place(name, given[name], host) for name in gone if given.get(name)}
     resumed = replace(old, **{name: getattr(new, name) for name in may_change}, **moved)
     check_onnx(resumed)
     _check_checkpoints(folder, resumed)
