@@ -79,6 +79,7 @@ def test_the_given_path_comes_first_then_the_variable_then_the_working_directory
     if "package" in HOSTS:
         assert find().kind == "package"
         assert str(find()).startswith("YOLOv5 package at /")
+        assert find(find().root) == Location("package", find().root.resolve(), "--yolov5")
 
 
 @pytest.mark.parametrize("missing", ["models/yolo.py", "utils/general.py", "val.py"])

@@ -80,6 +80,7 @@ def test_the_input_size_is_the_checkpoints(host, trained_n, digits_yaml, tmp_pat
     assert "input size: 128 px; the model YAML does not list 64 px" in capsys.readouterr().out
     given["weights"] = str(tmp_path / "nameless.pt")
     assert prepare(Options().with_given(with_method({**given, "engine": "local"}))).options.imgsz == 128
+    assert f"input size: 128 px; {tmp_path / 'nameless.pt'} does not say which" in capsys.readouterr().out
 
 
 def test_both_hyper_parameter_files_have_the_same_anchors(host, tmp_path, capsys):

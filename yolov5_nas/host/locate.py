@@ -46,13 +46,27 @@ def find(path: str | Path | None = None) -> Location:
                     raise UserError(
                         f"{rule} must be a clone of ultralytics/yolov5", got=str(given), accepted=GET_YOLOV5
                     )
-                return Location("clone", root.resolve(), rule)
+                return _at(root.resolve(), rule)
         if is_clone(Path.cwd()):
-            return Location("clone", Path.cwd(), "the working directory")
+            return _at(Path.cwd(), "the working directory")
+    if package := _package():
+        return Location("package", package, "the installed package")
+    raise UserError(f"no YOLOv5 found: {GET_YOLOV5}")
+
+
+def _at(root: Path, rule: str) -> Location:
+    """The package's own folder, given as a clone, is still the package: else its modules would be there twice."""
+    package = _package()
+    same = package is not None and package.resolve() == root
+    return Location("package" if same else "clone", root, rule)
+
+
+def _package() -> Path | None:
+    """The installed package's folder."""
     spec = importlib.util.find_spec("yolov5")
     if spec and spec.origin and is_clone(Path(spec.origin).parent):  # a mere folder named yolov5 has no origin
-        return Location("package", Path(spec.origin).parent, "the installed package")
-    raise UserError(f"no YOLOv5 found: {GET_YOLOV5}")
+        return Path(spec.origin).parent
+    return None
 
 
 def is_clone(root: Path) -> bool:

@@ -98,11 +98,10 @@ def _prepare(o: Options) -> Prepared:
         inherit_hyp["optimizer"] = o.optimizer or inherit_hyp.get("optimizer", optimizer)
     host = load(location)
     print(f"{location}, torch {host.torch_utils.torch.__version__}")
-    own = o.imgsz or _trained_size(o, space, host) or space.default().get("imgsz")
-    wanted = own or read_data(data_file).get("imgsz") or 640
+    wanted = _input_size(o, space, host, data_file)
     data = resolve_data(data_file, host)
     model["nc"] = 1 if o.single_cls else data["nc"]
-    model, imgsz = check_model(model, str(cfg), lines, int(wanted), host)
+    model, imgsz = check_model(model, str(cfg), lines, wanted, host)
     check_data(data, host, imgsz, data_file, o.single_cls)
     subset = draw_subset(data, host, imgsz, o.subset, o.seed, data_file) if o.subset < 1 else None
     if o.replaces:
@@ -141,14 +140,19 @@ def _prepare(o: Options) -> Prepared:
     return prepared
 
 
-def _trained_size(o: Options, space: Space, host: Host) -> int | None:
-    """The input size of the checkpoint whose layers are replaced, where it says that and the model YAML allows it."""
-    if not (o.replaces and o.weights) or (size := host.trained_size(absolute(o.weights))) is None:
-        return None
+def _input_size(o: Options, space: Space, host: Host, data_file: Path) -> int:
+    """`--imgsz`, the size of the checkpoint whose layers are replaced, of the model YAML, of the data YAML, or 640."""
+    usual = o.imgsz or int(space.default().get("imgsz") or read_data(data_file).get("imgsz") or 640)
+    if o.imgsz or not (o.replaces and o.weights):
+        return usual
+    size = host.trained_size(absolute(o.weights))
+    if size is None:
+        print(f"input size: {usual} px; {o.weights} does not say which it was trained at (--imgsz takes another)")
+        return usual
     listed = next((c.options for c in space.whole if c.label == "imgsz"), ())
     if listed and size not in listed:
-        print(f"input size: {max(listed)} px; the model YAML does not list {size} px, at which {o.weights} was trained")
-        return None
+        print(f"input size: {usual} px; the model YAML does not list {size} px, at which {o.weights} was trained")
+        return usual
     print(f"input size: {size} px, at which {o.weights} was trained (--imgsz takes another)")
     return size
 
