@@ -6,7 +6,7 @@ from typing import Any
 
 # The navigation, by its headings. A page that is named nowhere here fails the build.
 PAGES = {
-    "My model, faster": ["docs/replacement", "docs/deploy", "docs/latency"],
+    "My model, faster": ["docs/replacement", "docs/evidence", "docs/deploy", "docs/latency"],
     "A search from scratch": ["docs/tutorial", "docs/layers", "docs/rewards"],
     "Spend less": ["docs/early_stopping", "docs/inheritance", "docs/one_shot", "docs/audit"],
     "Where it runs": ["docs/engines", "docs/gpus", "docs/cluster"],

@@ -25,6 +25,7 @@ from yolov5_nas.results.replacement import keeps, read_table, winners, words
 from yolov5_nas.results.report import closing_table
 from yolov5_nas.results.rivals import rivals as find_rivals
 from yolov5_nas.run.check_parent import with_method
+from yolov5_nas.run.planning import best_of
 from yolov5_nas.run.rivals import distinct, formed
 from yolov5_nas.run.stages import asked_before, with_earlier
 from yolov5_nas.space.architecture import Architecture
@@ -212,6 +213,18 @@ def test_a_plan_whose_cost_was_not_measured_keeps_to_no_target_of_it(whole):
     assert keeps(plan, targets, o, parent)
     unmeasured = replace(plan, metrics={k: v for k, v in plan.metrics.items() if not k.startswith("latency")})
     assert not keeps(unmeasured, targets, o, parent)
+
+
+def test_of_plans_as_good_one_within_its_target_is_taken(whole):
+    parent, plan = (read_lines(whole / f"{stage}/trials.jsonl")[-1] for stage in ("parent", "plans"))
+
+    def network(rise, ratio):
+        return replace(plan, metrics={**plan.metrics, "rise": rise, "rise_error": 0.001, "latency_ratio": ratio})
+
+    near, within, worse = network(0.0056, 0.805), network(0.0058, 0.794), network(0.0068, 0.78)
+    targets = (Target("latency_ratio", 0.8),)
+    assert best_of([near, within, worse], targets, parent) is within
+    assert best_of([near, worse], targets, parent) is near
 
 
 def test_a_stage_is_asked_for_what_it_has_first_and_then_for_what_is_new(whole):

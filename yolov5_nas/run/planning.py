@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..records.journal import TrialRecord
 from ..records.options import Options
 from ..records.reward import Constraint, Target
-from ..results.replacement import goal, keeps
+from ..results.replacement import excess, goal, keeps
 from ..space.architecture import Architecture
 from ..strategies.knapsack import Limit, plan
 from ..strategies.replacement import Table, total_rise
@@ -131,8 +131,18 @@ class Planner:
         for size in self._sizes(self.tables):
             own = [r for r in fits if r.architecture.get("imgsz") == size]
             if own:
-                found.append(Planned(targets, own[0], tuple(own[1:]), int(str(size)) if size else None))
+                best = best_of(own, targets, self.parent)
+                others = tuple(r for r in own if r is not best)
+                found.append(Planned(targets, best, others, int(str(size)) if size else None))
         return found or [Planned(targets, None)]
+
+
+def best_of(records: Sequence[TrialRecord], targets: Targets, parent: TrialRecord) -> TrialRecord:
+    """The first of networks that keep to targets, by their rises, or the first of those as good within its error that
+    was not measured above the targets: what is barely let through was often measured too low.
+    """
+    as_good = [r for r in records if total_rise(r) <= total_rise(records[0]) + records[0].metrics["rise_error"]]
+    return next((r for r in as_good if excess(r, targets, parent) <= 0), records[0])
 
 
 def limits(targets: Targets, o: Options, parent: TrialRecord, off: Mapping[str, float] | None = None) -> list[Limit]:
