@@ -35,6 +35,7 @@ from yolov5_nas.strategies.replacement import Table, changed, make_table
 
 BAND = (0.75, 0.85)  # of the parent's GFLOPs
 SAMPLES = 4000  # of a bootstrap
+LEAST = 10  # networks that a tau says something about
 SCORE = "sum of rises"  # what a search plans by
 
 
@@ -127,7 +128,11 @@ def main() -> None:
     ]
     lines = lines_of(jobs, do, args.run / "fidelity.jsonl", args.jobs, args.run, o)
     for group, networks in groups.items():
-        print(f"\n{group}\n\n" + judged(networks, lines, table, apart, args))
+        half = len(networks) // 2
+        parts = {"all": networks, "drawn at random": networks[:half], "changed plans": networks[half:]}
+        for name, some in parts.items():
+            if len(some) >= LEAST:
+                print(f"\n{group}, {name}\n\n" + judged(some, lines, table, apart, args))
 
 
 # How they rank --------------------------------------------------------------------------------------------------------
