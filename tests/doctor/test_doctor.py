@@ -172,7 +172,7 @@ def test_a_mere_folder_is_no_package(tmp_path, monkeypatch):
 @pytest.fixture
 def copied(host, tmp_path):
     """A copy of YOLOv5's code."""
-    root = tmp_path / "yolov5"
+    root = tmp_path / "clone"
     skipped = shutil.ignore_patterns(".git", "__pycache__", "*.pt", "*.jpg", "runs", "datasets")
     shutil.copytree(host.location.root, root, ignore=skipped)
     return root
