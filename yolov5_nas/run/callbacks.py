@@ -113,14 +113,15 @@ class Steps:
 
     Args:
         count: of the trials.
-        line: says what came of one; those that failed have a line beside a bar too.
+        line: says what came of one, of how many; those that failed have a line beside a bar too.
         name: of the bar.
     """
 
-    def __init__(self, journal: Journal, count: int, line: Callable[[TrialRecord], str], name: str | None):
+    def __init__(self, journal: Journal, count: int, line: Callable[[TrialRecord, int], str], name: str | None):
         done = sum(record.counts for record in journal.trials.values())
         off = None if name else True  # None: where there is no terminal
-        self.bar, self.line = tqdm(total=count, initial=done, desc=name, disable=off, file=sys.stderr), line
+        self.bar = tqdm(total=count, initial=done, desc=name, disable=off, file=sys.stderr)
+        self.count, self.line = count, line
 
     def __enter__(self) -> Steps:
         return self
@@ -131,7 +132,7 @@ class Steps:
     def __call__(self, record: TrialRecord) -> None:
         self.bar.update()
         if self.bar.disable or record.state != "complete":
-            self.bar.write(self.line(record), file=sys.stdout)
+            self.bar.write(self.line(record, self.count), file=sys.stdout)
             sys.stdout.flush()
 
 

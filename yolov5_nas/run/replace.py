@@ -281,8 +281,7 @@ class Replacement:
         with contextlib.ExitStack() as stack:
 
             def listeners(journal: Journal) -> list[Steps]:
-                said = (lambda record: line(record, count)) if line else None
-                return [stack.enter_context(Steps(journal, count, said, bar))] if said else []
+                return [stack.enter_context(Steps(journal, count, line, bar))] if line else []
 
             given = GivenArchitectures(every)
             rest = {"engine": lambda: self.engine(o), "listeners": listeners, **self.stage}
