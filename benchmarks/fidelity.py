@@ -22,16 +22,14 @@ import numpy as np
 from jobs import lines_of
 from replacement import Run, add_options, options_of, parent_settings, train
 
-from yolov5_nas.records.journal import TrialResult, latest, read_lines
+from yolov5_nas.records.journal import TrialResult
 from yolov5_nas.records.options import Options
-from yolov5_nas.records.run_folder import RunFolder
 from yolov5_nas.results.replacement import read_table
 from yolov5_nas.results.statistics import tau_b
 from yolov5_nas.run.replace import joint
 from yolov5_nas.space.architecture import Architecture
-from yolov5_nas.space.space import Space
 from yolov5_nas.strategies.knapsack import Limit, plan
-from yolov5_nas.strategies.replacement import Table, changed, make_table
+from yolov5_nas.strategies.replacement import Table, changed
 
 BAND = (0.75, 0.85)  # of the parent's GFLOPs
 SAMPLES = 4000  # of a bootstrap
@@ -81,20 +79,6 @@ def perturbed(table: Table, rng: random.Random) -> Architecture:
     return changed(table.parent, (entry for item in own.values() for entry in item.change))
 
 
-def tables(run: Path, o: Options) -> tuple[Table, Table]:
-    """The run's table, and the same of distances instead of rises."""
-    table = read_table(run, o)
-    assert table, f"{run} has no table"
-    files = RunFolder(run)
-    records = [r for _, r in sorted(latest(read_lines(files.replacements.journal)).items())]
-    apart = [
-        replace(r, metrics={**r.metrics, "rise": r.metrics["distance"], "rise_error": 0.0})
-        for r in records
-        if r.state == "complete"
-    ]
-    return table, make_table(Space.from_yaml(files.space, imgsz=o.imgsz), apart, o.frozen)
-
-
 # What is done with them -----------------------------------------------------------------------------------------------
 
 
@@ -118,7 +102,8 @@ def main() -> None:
     add_options(parser, epochs=10)
     args = parser.parse_args()
     o = options_of(args)
-    table, apart = tables(args.run, o)
+    table = read_table(args.run, o)
+    assert table, f"{args.run} has no table"
     groups = {"judge": drawn(table, args.judge, 2), "choose": drawn(table, args.choose, 1)}
     jobs = [
         Job(network, group, seed, epochs)
@@ -132,24 +117,20 @@ def main() -> None:
         parts = {"all": networks, "drawn at random": networks[:half], "changed plans": networks[half:]}
         for name, some in parts.items():
             if len(some) >= LEAST:
-                print(f"\n{group}, {name}\n\n" + judged(some, lines, table, apart, args))
+                print(f"\n{group}, {name}\n\n" + judged(some, lines, table, args))
 
 
 # How they rank --------------------------------------------------------------------------------------------------------
 
 
-def judged(
-    networks: Sequence[Architecture], lines: Sequence[Mapping[str, Any]], table: Table, apart: Table, args: Any
-) -> str:
+def judged(networks: Sequence[Architecture], lines: Sequence[Mapping[str, Any]], table: Table, args: Any) -> str:
     """Kendall's tau of each score with the trainings; differences to the first score's."""
     by = {(line["id"], line["seed"], line["epochs"]): line for line in lines}
     one, other = ([by[a.id, seed, args.epochs]["map50_95"] for a in networks] for seed in args.seeds)
     score = {a.id: by[a.id, 0, 0] for a in networks}
     scores = {
         SCORE: [-table.rise(a) for a in networks],
-        "sum of distances": [-apart.rise(a) for a in networks],
         "rise of the whole": [-score[a.id]["rise"] for a in networks],
-        "distance of the whole": [-score[a.id]["distance"] for a in networks],
         "one epoch": [by[a.id, args.seeds[0], 1]["map50_95"] for a in networks],
         "GFLOPs": [score[a.id]["gflops"] for a in networks],
         "latency": [score[a.id]["latency_ratio"] for a in networks],

@@ -12,7 +12,7 @@ from yolov5_nas.space.architecture import Architecture
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.training.initial import load_weights
 from yolov5_nas.training.parent import read_parent, scoring_batches, split
-from yolov5_nas.training.replacement import distance, score_replacement, validate_parent
+from yolov5_nas.training.replacement import score_replacement, validate_parent
 from yolov5_nas.training.trial import run_trial
 
 COSTS = TrialResult({"params": 1.0})
@@ -43,11 +43,9 @@ def test_images_to_solve_on_and_to_score_on_are_never_the_same():
 
 def test_the_parent_costs_nothing_and_what_is_replaced_does(scores):
     parent, half, most, swap, both = (result.metrics for result in scores)
-    assert (parent["rise"], parent["rise_error"], parent["distance"]) == (0.0, 0.0, 0.0)
-    assert half["rise"] > 3 * half["rise_error"] > 0
-    assert half["rise"] > most["rise"] > abs(swap["rise"])
-    assert half["distance"] > most["distance"] > swap["distance"] > 0
-    assert both["rise"] > half["rise"]
+    assert (parent["rise"], parent["rise_error"]) == (0.0, 0.0)
+    assert min(r["rise_error"] for r in (half, most, swap, both)) > 0
+    assert len({r["rise"] for r in (half, most, swap, both)}) == 4
     assert half["loss"] == pytest.approx(parent["loss"] + half["rise"])
     assert half["gflops"] < most["gflops"] < parent["gflops"] == swap["gflops"]
     assert "latency_ratio" not in half and scores[0].budget == {"epochs": 0, "weights": scores[1].budget["weights"]}
@@ -107,16 +105,6 @@ def test_a_parents_anchors_are_kept(settings, monkeypatch, tmp_path):
     monkeypatch.setattr(load(settings.location).autoanchor, "check_anchors", refused)
     result = run_trial(with_values(settings, c3_4=0.5), settings, 0, tmp_path, COSTS)
     assert result.metrics["map50_95"] >= 0
-
-
-def test_distances_count_where_the_parent_sees_an_object():
-    parents = [torch.full((1, 1, 2, 2, 6), -9.0)]
-    parents[0][0, 0, 0, 0, 4] = 9.0
-    near, far = parents[0].clone(), parents[0].clone()
-    near[0, 0, 0, 0, 0] += 1
-    far[0, 0, 1, 1, 0] += 1
-    assert distance(parents, parents) == 0
-    assert distance([near], parents) > 100 * distance([far], parents) > 0
 
 
 def test_a_trial_of_another_scale_starts_from_the_sliced_weights(small_settings, trained_n, tmp_path):

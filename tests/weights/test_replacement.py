@@ -12,7 +12,9 @@ from yolov5_nas.files import shipped
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.model_yaml import read_model_yaml
 from yolov5_nas.space.space import Space
-from yolov5_nas.weights.replacement import Parent, run_layers
+from yolov5_nas.weights.importance import taylor
+from yolov5_nas.weights.mapping import inherit
+from yolov5_nas.weights.replacement import Parent, Prefixes, convs_of, run_layers
 from yolov5_nas.weights.source import architecture_of, read_source
 
 IMAGES = smooth(96, 1)
@@ -36,8 +38,8 @@ def with_values(**values):
 
 
 def raw(parent, architecture, model=None):
-    model = model or parent.child(architecture)
-    return [torch.cat([x.flatten(1) for x in y[1]], 1) for y in parent.outputs(architecture, model, BATCHES, "test")]
+    model, prefixes = model or parent.child(architecture), Prefixes(parent.model, BATCHES)
+    return [torch.cat([x.flatten(1) for x in y], 1) for y in parent.outputs(architecture, model, prefixes)]
 
 
 def missed(parent, architecture, model=None):
@@ -116,7 +118,7 @@ def test_frozen_layers_are_not_solved(host, parent):
 @pytest.mark.parametrize("values", CHANGES, ids=str)
 def test_a_child_is_nearer_to_its_parent_than_mapped_weights_are(parent, values):
     architecture = with_values(**values)
-    mapped = parent._mapped(parent.source, parent.space, architecture)
+    mapped, _ = parent._mapped(parent.source, parent.space, architecture)
     assert missed(parent, architecture) < missed(parent, architecture, mapped)
 
 
@@ -159,10 +161,12 @@ def test_layers_before_a_replacement_are_run_once(parent, monkeypatch):
         return run_layers(model, images, start, end, kept)
 
     monkeypatch.setattr("yolov5_nas.weights.replacement.run_layers", counted)
+    prefixes = Prefixes(parent.model, BATCHES)
     for width in (0.5, 0.75):
-        raw(parent, with_values(c3_23=width))
-    own = [(start, end) for is_parent, start, end in calls if is_parent]
-    assert len(own) <= 1 + 2 * len(BATCHES)  # of the images to solve on, and of each batch
+        list(parent.outputs(with_values(c3_23=width), parent.child(with_values(c3_23=width)), prefixes))
+    own = [(start, end) for is_parent, start, end in calls if is_parent and end > start]
+    # Objects, what writers give, what the layer gives within, what comes before it; and each batch.
+    assert len(own) <= 4 + len(BATCHES)
 
 
 def test_grouped_convolutions_are_not_solved(host):
@@ -175,3 +179,79 @@ def test_grouped_convolutions_are_not_solved(host):
     conv, theirs = child.model[3], own.model.model[3]
     assert torch.equal(conv.conv.weight, theirs.conv.weight)
     assert not torch.equal(conv.bn.running_mean, theirs.bn.running_mean)
+
+
+# Inside a layer -------------------------------------------------------------------------------------------------------
+
+
+def taught(host, model):
+    """The baseline of a network whose channels' importance is known."""
+    known = taylor(model, ((x, None) for x in IMAGES[:32].split(4)), lambda raw, _: sum(x.square().mean() for x in raw))
+    return Parent(host, model, SPACE, IMAGES, importances=known)
+
+
+def widened(host, layer):
+    """A network half of whose hidden channels in a layer are copies of the others, and its narrow architecture."""
+    narrow = with_values(**{f"c3_{layer}": 0.5})
+    source = read_source(network(host, SPACE, narrow), SPACE, "narrow")
+    model = host.build(derive(SPACE, SPACE.default())).float().eval()
+    model.load_state_dict(inherit(source, SPACE, SPACE.default()).state)
+    return model, narrow
+
+
+@pytest.mark.parametrize("layer", [4, 17])  # with a shortcut, and without one
+def test_channels_that_are_copies_of_others_are_no_loss(host, layer):
+    """Their importance alone keeps both of some pairs and none of others, which misses a tenth and more."""
+    model, narrow = widened(host, layer)
+    assert missed(taught(host, model), narrow) < 1e-3
+
+
+def missed_within(model, targets, origins):
+    """Share of the variance that each convolution misses of what the parent's gives at the channels that it keeps."""
+    given = {}
+
+    def keep(name):
+        return lambda module, args, output: given.update({name: output.clone()})  # the activation works in place
+
+    convs = {name: conv for name, conv in convs_of(model, SPACE).items() if name in targets}
+    handles = [conv.bn.register_forward_hook(keep(name)) for name, conv in convs.items()]
+    with torch.no_grad():
+        model(IMAGES)
+    for handle in handles:
+        handle.remove()
+    misses = {}
+    for name, output in given.items():
+        places, values = targets[name]
+        wanted = values[:, origins[name].channels]
+        misses[name[1]] = float((places.of(output) - wanted).square().mean() / wanted.var())
+    return misses
+
+
+def test_the_convolutions_in_a_narrower_layer_give_what_the_parents_give_at_the_kept_channels(host):
+    own, architecture = taught(host, network(host, SPACE)), with_values(c3_4=0.75)
+    mapped, inherited = own._mapped(own.source, SPACE, architecture)
+    targets = own._inner([4])
+    assert [name for _, name in targets] == ["cv1", "cv2", "m.0.cv1", "m.0.cv2", "m.1.cv1", "m.1.cv2"]
+    before, after = (missed_within(model, targets, inherited.origins) for model in (mapped, own.child(architecture)))
+    assert all(after[name] < before[name] for name in ("m.0.cv1", "m.0.cv2", "m.1.cv1", "m.1.cv2"))
+    assert max(after["cv1"], after["cv2"]) < 1e-3  # they read all that they read before
+
+
+def test_what_reads_nothing_keeps_its_weights(host):
+    """A layer whose outputs are all 0, before one that is reconstructed."""
+    model = network(host, SPACE)
+    for x in (model.model[3].bn.weight, model.model[3].bn.bias):
+        x.data.zero_()
+    own = Parent(host, model, SPACE, IMAGES[:1])
+    child = own.child(with_values(c3_4=0.5))
+    assert all(value.isfinite().all() for value in child.state_dict().values())
+    weight = child.model[4].cv1.conv.weight
+    assert any(torch.equal(weight[0], row) for row in own.model.model[4].cv1.conv.weight)
+
+
+def test_prefixes_beyond_their_limit_are_computed_again(parent):
+    kept, none = Prefixes(parent.model, BATCHES), Prefixes(parent.model, BATCHES, limit=0)
+    for line in (4, 9, 2):
+        for (_, a), (_, b) in zip(kept.before(line), none.before(line)):
+            assert all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert all(outputs == [] for _, outputs in none.kept) and all(outputs for _, outputs in kept.kept)

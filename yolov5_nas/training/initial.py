@@ -115,6 +115,6 @@ def _inherited(
     """An architecture's weights of a checkpoint and the model in it, or its slice of a supernet."""
     if found := supernet.read(weights):
         shared = supernet.restore(found, space.yaml, settings.nc, host, weights)
-        return Inherited(extract(shared, architecture, host).state_dict(), exact=False), None
+        return Inherited(extract(shared, architecture, host).state_dict(), exact=False, origins={}), None
     model = host.load_checkpoint(weights)
     return inherit(read_source(model, space, weights), space, architecture), model

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from ..host.yolov5 import Host
-from ..weights.importance import Counts, taylor
+from ..weights.importance import Importances, taylor
 from ..weights.replacement import Parent
+from .crops import cropped
 from .images import plain_dataset
 from .process import global_state_kept
 from .settings import Settings
 
-SOLVED = 64 * 320 * 320  # pixels of the images that layers are solved on: 64 of 320 px, 16 of 640 px
+SIDE = 320  # pixels: layers are reconstructed on crops of this size of larger images
+SOLVED = 64 * SIDE * SIDE  # pixels that layers are reconstructed on: 64 images of 320 px or more
 MOST = 128  # such images, however small: more change scores by less than a tenth
 SCORED = 128  # images
 COUNTED, BATCH = 64, 4  # images by which the importance of channels is counted, and in a batch of them
@@ -30,7 +32,7 @@ def split(count: int, imgsz: int, seed: int) -> tuple[list[int], list[int]]:
     ([64, 128], [10, 11])
     """
     order = random.Random(seed).sample(range(count), count)
-    solved = min(max(1, SOLVED // imgsz**2), MOST, max(1, count // 2))
+    solved = min(SOLVED // min(imgsz, SIDE) ** 2, MOST, max(1, count // 2))
     return order[:solved], order[solved : solved + SCORED] or order[:SCORED]
 
 
@@ -49,13 +51,13 @@ def read_parent(host: Host, settings: Settings, imgsz: int, seed: int) -> Parent
     weights, device = Path(settings.weights or ""), torch.device(settings.device)
     dataset = _dataset(host, settings, imgsz)
     solved = split(len(dataset), imgsz, seed)[0]
-    images, _ = _batch(dataset, solved, device)
+    batches = [cropped(*_batch(dataset, solved[i : i + BATCH]), SIDE, seed + i) for i in range(0, len(solved), BATCH)]
+    images = torch.cat([batch for batch, _ in batches]).to(device).float() / 255
 
-    def counted(model: Any) -> Counts:
+    def counted(model: Any) -> Importances:
         compute_loss = loss_of(host, model, settings, imgsz)
-        some = solved[:COUNTED]
-        batches = (_batch(dataset, some[i : i + BATCH], device) for i in range(0, len(some), BATCH))
-        return taylor(model, batches, lambda raw, targets: compute_loss(raw, targets)[0])
+        some = ((x.to(device).float() / 255, targets.to(device)) for x, targets in batches[: COUNTED // BATCH])
+        return taylor(model, some, lambda raw, targets: compute_loss(raw, targets)[0])
 
     model = host.load_checkpoint(weights).to(device).eval()  # as it may not have been saved
     parent = Parent(host, model, settings.source_space, images, str(weights), counted(model), frozen=settings.freeze)
@@ -82,12 +84,13 @@ def scoring_batches(
     """The images that scores are taken on, in batches of `size` at most, two or more where there are two images.
 
     Returns:
-        Images (B, 3, H, W) of 0 to 1, and labels (n, 6): image, class, box.
+        Images (B, 3, H, W) as bytes in the CPU's memory, and labels (n, 6): image, class, box.
     """
     dataset, device = _dataset(host, settings, imgsz), torch.device(settings.device)
     _, scored = split(len(dataset), imgsz, seed)
     size = min(size, -(-len(scored) // 2))
-    return [_batch(dataset, scored[i : i + size], device) for i in range(0, len(scored), size)]
+    batches = (_batch(dataset, scored[i : i + size]) for i in range(0, len(scored), size))
+    return [(images, targets.to(device)) for images, targets in batches]
 
 
 def _dataset(host: Host, settings: Settings, imgsz: int) -> Any:
@@ -95,6 +98,7 @@ def _dataset(host: Host, settings: Settings, imgsz: int) -> Any:
         return plain_dataset(host, settings, imgsz, 32)
 
 
-def _batch(dataset: Any, indices: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(dataset: Any, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images (B, 3, H, W) as bytes, and labels (n, 6): image, class, box."""
     images, targets, _, _ = dataset.collate_fn([dataset[i] for i in indices])
-    return images.to(device).float() / 255, targets.to(device)
+    return images, targets

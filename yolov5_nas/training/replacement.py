@@ -6,9 +6,10 @@ option sees the same pixels, without mosaic, mixup or copy-paste.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from ..host.yolov5 import Host
 from ..records.journal import TrialResult
 from ..space.architecture import Value
+from ..weights.replacement import Prefixes
 from .images import Images
 from .parent import loss_of, read_parent, scoring_batches
 from .process import as_trial, free_memory
@@ -27,6 +29,8 @@ from .trainer import accuracies
 from .trial import costs_of_score, measure_architecture
 
 BATCH = 8  # images over which the loss is averaged; the error of a score is that of the mean over batches
+AT_ONCE = 8 * 320 * 320  # pixels that go through a network at a time
+KEPT = 1e9  # bytes of what the baseline's layers give for these images, for options that share these layers
 
 
 class ReplacementScorer:
@@ -40,11 +44,12 @@ class ReplacementScorer:
     def __init__(self, host: Host, settings: Settings, imgsz: int, seed: int):
         self.parent = read_parent(host, settings, imgsz, seed)
         batches = scoring_batches(host, settings, imgsz, seed, BATCH)
-        self.images, self.targets = [batch[0] for batch in batches], [batch[1] for batch in batches]
         self.compute_loss = loss_of(host, self.parent.model, settings, imgsz)
-        default = self.parent.default
-        self.raw = [raw for _, raw in self.parent.outputs(default, self.parent.model, self.images, "scored")]
-        self.losses = [self._loss(raw, t) for raw, t in zip(self.raw, self.targets)]
+        self.targets, self.count = [targets for _, targets in batches], sum(len(images) for images, _ in batches)
+        parts = [images.split(max(1, AT_ONCE // imgsz**2)) for images, _ in batches]
+        self.parts = [len(images) for images in parts]  # of each batch
+        self.prefixes = Prefixes(self.parent.model, list(itertools.chain(*parts)), KEPT)
+        self.losses = self._losses(self.parent.outputs(self.parent.default, self.parent.model, self.prefixes))
 
     def score(self, architecture: Mapping[str, Value]) -> dict[str, float]:
         """Of an architecture's network, untrained.
@@ -53,19 +58,13 @@ class ReplacementScorer:
             `loss`: mean over the images of YOLOv5's loss for one (box, objectness and class, with their gains).
             `rise`: by how much it is above the parent's in the same form; `rise_error`: the standard error of that.
             `form_rise`: by how much the parent's is in this form above what it was in its own.
-            `distance`: how far its outputs are from the parent's (see `distance`).
             `scored_images`: on how many.
         """
         model = self.parent.child(architecture)
-        losses, distances = [], []
-        outputs = self.parent.outputs(architecture, model, self.images, "scored")
-        for (_, raw), targets, theirs in zip(outputs, self.targets, self.raw):
-            losses.append(self._loss(raw, targets))
-            distances.append(float(distance(raw, theirs)))
+        losses = self._losses(self.parent.outputs(architecture, model, self.prefixes))
         rise, error = _mean([a - b for a, b in zip(losses, self.losses)])
-        count = float(sum(map(len, self.images)))
-        found = {"loss": _mean(losses)[0], "rise": rise, "rise_error": error, "distance": _mean(distances)[0]}
-        return {**found, "form_rise": self.form_rise, "scored_images": count}
+        scores = {"loss": _mean(losses)[0], "rise": rise, "rise_error": error, "form_rise": self.form_rise}
+        return {**scores, "scored_images": float(self.count)}
 
     @cached_property
     def form_rise(self) -> float:
@@ -73,31 +72,17 @@ class ReplacementScorer:
         if self.parent.reference is self.parent.model:
             return 0.0
         with torch.no_grad():
-            before = [self._loss(self.parent.reference(x)[1], t) for x, t in zip(self.images, self.targets)]
+            before = self._losses(self.parent.reference(images)[1] for images, _ in self.prefixes.before(0))
         return _mean([a - b for a, b in zip(self.losses, before)])[0]
 
-    def _loss(self, raw: Sequence[torch.Tensor], targets: torch.Tensor) -> float:
-        with torch.no_grad():
-            return float(self.compute_loss([x.float() for x in raw], targets)[1].sum())
-
-
-def distance(raw: Sequence[torch.Tensor], parents: Sequence[torch.Tensor]) -> torch.Tensor:
-    """How far a network's outputs are from its parent's: what is expected to be an object counts.
-
-    Args:
-        raw, parents: outputs of the detection layer, (B, anchors, H, W, 5 + classes) for each stride.
-
-    Returns:
-        A scalar: mean squared difference of the numbers at a place, weighted by the parent's objectness; and of the
-        objectness itself everywhere.
-    """
-    total = raw[0].new_zeros(())
-    for own, theirs in zip(raw, parents):
-        weight = theirs[..., 4].sigmoid()
-        square = (own - theirs).square()
-        apart = (own[..., 4].sigmoid() - weight).square().sum() / weight.sum().clamp(min=1e-6)
-        total = total + (weight * square.mean(-1)).sum() / weight.sum().clamp(min=1e-6) + apart
-    return total / len(raw)
+    def _losses(self, outputs: Iterator[Sequence[torch.Tensor]]) -> list[float]:
+        """Return the loss of each batch, whose images went through a network in parts."""
+        losses = []
+        for parts, targets in zip(self.parts, self.targets):
+            strides = zip(*itertools.islice(outputs, parts))
+            with torch.no_grad():
+                losses.append(float(self.compute_loss([torch.cat(raw) for raw in strides], targets)[1].sum()))
+        return losses
 
 
 def score_replacement(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
+from .importance import Importance
 from .source import ConvWeights
+
+FLOOR = 1e-3  # of the mean variance, which is added to each channel's: what is told apart by less is a copy
 
 
 def importance(conv: ConvWeights, reader: torch.Tensor, g: int = 1) -> torch.Tensor:
@@ -16,8 +20,8 @@ def importance(conv: ConvWeights, reader: torch.Tensor, g: int = 1) -> torch.Ten
     Args:
         reader: weights (c2', c2 / g, k, k) of the convolution that reads it, of `g` groups.
     """
-    if conv.counts is not None:
-        return conv.counts
+    if conv.importance is not None:
+        return conv.importance.loss
     squares = reader.square().sum((2, 3)).reshape(g, -1, reader.shape[1]).sum(1)  # (g, c2 / g)
     return conv.bn["weight"].abs() * squares.sqrt().flatten()
 
@@ -35,11 +39,40 @@ def choose(score: torch.Tensor, c: int, g: int = 1, by_importance: bool = False)
     return (chosen + old * torch.arange(g)[:, None]).flatten()
 
 
+def select(known: Sequence[Importance], c: int) -> torch.Tensor:
+    """Return the `c` channels to keep of convolutions that share them, dropping one after the other.
+
+    The next to go is the one whose loss is least: its importance times the share of its variance that the others don't
+    predict. Its importance moves to those that predict it. So of channels that are copies one is kept.
+
+    Args:
+        known: of each convolution whose outputs are added or read together.
+    """
+    losses = torch.stack([one.loss / one.loss.sum().clamp(min=1e-30) for one in known]).double()  # (convs, channels)
+    second = torch.stack([one.covariance for one in known]).double()
+    variance = second.diagonal(dim1=1, dim2=2).clone()
+    floor = FLOOR * variance.mean(1, keepdim=True) + 1e-12
+    inverse = torch.linalg.inv(second + torch.diag_embed(floor.expand_as(variance)))
+    is_kept = torch.ones(losses.shape[1], dtype=torch.bool)
+    for _ in range(losses.shape[1] - c):
+        precision = inverse.diagonal(dim1=1, dim2=2)
+        missed = losses / ((variance + floor) * precision)
+        worst = int(missed.sum(0).masked_fill(~is_kept, torch.inf).argmin())
+        is_kept[worst] = False
+        row = inverse[:, worst].clone()
+        weight = (row / row[:, worst : worst + 1]) ** 2 * variance / (variance[:, worst : worst + 1] + floor)
+        losses += losses[:, worst : worst + 1] * weight * is_kept
+        inverse -= row[:, :, None] * row[:, None] / row[:, worst, None, None]
+        inverse[:, worst, worst] = 1.0
+    return torch.nonzero(is_kept).flatten()
+
+
 def writing(conv: ConvWeights, channels: torch.Tensor) -> ConvWeights:
     """A convolution with these of its output channels."""
     bn = {name: value[channels] if value.ndim else value for name, value in conv.bn.items()}
-    counts = None if conv.counts is None else conv.counts[channels]
-    return replace(conv, weight=conv.weight[channels], bn=bn, counts=counts)
+    importance = conv.importance and conv.importance.of(channels)
+    origins = None if conv.channels is None else conv.channels[channels]
+    return replace(conv, weight=conv.weight[channels], bn=bn, importance=importance, channels=origins)
 
 
 def reading(conv: ConvWeights, channels: torch.Tensor, once: bool = False) -> ConvWeights:

@@ -14,7 +14,7 @@ Where the mapping is not exact, what it lost is made up for by `refit`, and batc
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,9 +26,10 @@ from ..space.arithmetic import parse_kernel
 from ..space.compile import weight_names
 from ..space.layers import C3Layer, ConvLayer, Layer
 from ..space.space import Space
-from .channels import choose, importance, reading, writing
+from .channels import choose, importance, reading, select, writing
 from .elastic import State, activation, rename_states
-from .source import C3Weights, ConvWeights, Part, Source, are_same
+from .importance import Importance
+from .source import C3Weights, ConvWeights, Name, Part, Source, are_same, convs_of, state_of
 
 # An added bottleneck without a shortcut runs its activations around this point, where SiLU's second derivative is 0: it
 # distorts what passes only a little. Farther right SiLU is straighter (SiLU(x + 12) is x + 12 within 1e-4), but then
@@ -39,10 +40,15 @@ SHIFT = 2.4
 
 @dataclass(frozen=True)
 class Inherited:
-    """Weights for the derived model of an architecture, and whether it computes what the source does."""
+    """Weights for the derived model of an architecture, and whether it computes what the source does.
+
+    Args:
+        origins: the mapped convolutions of searchable layers, which know the source's that they come from.
+    """
 
     state: State
     exact: bool
+    origins: Mapping[Name, ConvWeights]
 
 
 def inherit(source: Source, space: Space, architecture: Mapping[str, Value]) -> Inherited:
@@ -56,13 +62,15 @@ def inherit(source: Source, space: Space, architecture: Mapping[str, Value]) -> 
     """
     space.validate(architecture)
     states: dict[str, State] = {}
+    origins: dict[Name, ConvWeights] = {}
     exact = True
     for i, part in source.parts.items():
-        state, same = _map_part(part, space.layers.get(i), architecture, space.multiples.default_act)
-        states[f"model.{i}"] = state
+        mapped, same = _map_part(part, space.layers.get(i), architecture, space.multiples.default_act)
+        states[f"model.{i}"] = state_of(mapped)
+        origins |= {(i, name): conv for name, conv in convs_of(mapped).items()}
         exact &= same
     state = rename_states(states, weight_names(space, Architecture(architecture)))
-    return Inherited({name: value.clone() for name, value in state.items()}, exact)
+    return Inherited({name: value.clone() for name, value in state.items()}, exact, origins)
 
 
 def shared_state(source: Source, space: Space, largest: Mapping[str, Value]) -> State:
@@ -77,7 +85,7 @@ def shared_state(source: Source, space: Space, largest: Mapping[str, Value]) -> 
     state: State = {}
     for i, part in source.parts.items():
         layer = space.layers.get(i)
-        own, _ = _map_part(part, layer, largest, space.multiples.default_act, shared=True)
+        own = state_of(_map_part(part, layer, largest, space.multiples.default_act, shared=True)[0])
         if isinstance(layer, ConvLayer):  # a NASConv holds its convolution as `conv`
             own = {re.sub(r"(conv|bn)\.", r"conv.\1.", name): value for name, value in own.items()}
         state |= {f"model.{i}.{name}": value for name, value in own.items()}
@@ -102,20 +110,17 @@ def fitting(given: State, own: State) -> tuple[State, list[str]]:
 
 def _map_part(
     part: Part, layer: Layer | None, architecture: Mapping[str, Value], default_act: str, shared: bool = False
-) -> tuple[State, bool]:
-    """A layer's state for an architecture, and whether it computes the same; `shared` as `with_width` has it."""
+) -> tuple[Part, bool]:
+    """Return a layer's part for an architecture, and whether it computes the same; `shared` as `with_width` has it."""
     if isinstance(layer, ConvLayer):
         assert isinstance(part, tuple)
         k, p = parse_kernel(architecture[layer.kernel.label])
         act = activation(str(architecture[layer.act.label]))
         mapped = [map_conv(conv, k, p, act) for conv in part]
-        prefixes = [f"{j}." for j in range(len(part))] if len(part) > 1 else [""]
-        state = {f"{x}{name}": v for x, (conv, _) in zip(prefixes, mapped) for name, v in conv.state().items()}
-        return state, all(same for _, same in mapped)
+        return tuple(conv for conv, _ in mapped), all(same for _, same in mapped)
     if isinstance(layer, C3Layer):
         assert isinstance(part, C3Weights)
-        c3, same = map_c3(part, layer, architecture, activation(default_act), shared)
-        return c3.state(), same
+        return map_c3(part, layer, architecture, activation(default_act), shared)
     assert isinstance(part, dict)
     return part, True
 
@@ -173,7 +178,7 @@ def with_depth(c3: C3Weights, n: int, shortcut: bool, act: nn.Module) -> C3Weigh
     """
     m = list(c3.m)
     while len(m) > n:
-        sizes = [float((b.bn["weight"].abs() if b.counts is None else b.counts).mean()) for _, b in m]
+        sizes = [float((b.bn["weight"].abs() if b.importance is None else b.importance.loss).mean()) for _, b in m]
         m.pop(sizes.index(min(sizes)) if shortcut else -1)
     if shortcut:
         return replace(c3, m=(*m, *[_silent(m[-1])] * (n - len(m))))
@@ -184,7 +189,9 @@ def _silent(pair: tuple[ConvWeights, ConvWeights]) -> tuple[ConvWeights, ConvWei
     """A bottleneck whose residual is 0 until it has learned (Goyal et al. 2017, section 5.1)."""
     a, b = pair
     zero = torch.zeros_like(b.bn["weight"])
-    return a, replace(b, bn={**b.bn, "weight": zero, "bias": zero}, counts=None if b.counts is None else zero)
+    silent = b.importance and Importance(zero, torch.zeros_like(b.importance.covariance))
+    b = replace(b, bn={**b.bn, "weight": zero, "bias": zero}, importance=silent, origin=None)
+    return replace(a, origin=None), b
 
 
 def _with_passing(c3: C3Weights, count: int, act: nn.Module) -> C3Weights:
@@ -216,7 +223,7 @@ def _passing(like: ConvWeights, mean: torch.Tensor, variance: torch.Tensor, bias
     weight = torch.zeros_like(like.weight)
     nn.init.dirac_(weight, like.g)
     bn = {"weight": (variance + like.eps).sqrt(), "bias": bias, "running_mean": mean, "running_var": variance}
-    return replace(like, weight=weight, bn={**like.bn, **bn}, counts=None)
+    return replace(like, weight=weight, bn={**like.bn, **bn}, importance=None, origin=None)
 
 
 def _moments(conv: ConvWeights, act: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -247,14 +254,25 @@ def with_width(c3: C3Weights, c_: int, shortcut: bool, shared: bool = False) -> 
     chain, branch = c3.cv3.weight[:, :old], c3.cv3.weight[:, old:]  # the parts of cv3 that read m and cv2
     written = [c3.cv1, *(b for _, b in c3.m)]
     scores = [importance(conv, reader) for conv, reader in zip(written, [*(a.weight for a, _ in c3.m), chain])]
+    pick, reads = partial(_chosen, c=c_, shared=shared), partial(reading, once=shared)
     if shortcut:
-        scores = [torch.stack(scores).sum(0)] * len(scores)
-    pick, reads = partial(choose, by_importance=shared), partial(reading, once=shared)
-    stages = [pick(score, c_, g) for score in scores]
-    second = pick(importance(c3.cv2, branch), c_)
+        stages = [pick(written, torch.stack(scores).sum(0), g=g)] * len(written)
+    else:
+        stages = [pick([conv], score, g=g) for conv, score in zip(written, scores)]
+    second = pick([c3.cv2], importance(c3.cv2, branch))
     m = []
     for (a, b), before, after in zip(c3.m, stages, stages[1:]):
-        inner = pick(importance(a, b.weight, b.g), c_, b.g)
+        inner = pick([a], importance(a, b.weight, b.g), g=b.g)
         m.append((reads(writing(a, inner), before), reads(writing(b, after), inner)))
     cv3 = reads(c3.cv3, torch.cat((stages[-1], old + second)))
     return replace(c3, cv1=writing(c3.cv1, stages[0]), cv2=writing(c3.cv2, second), cv3=cv3, m=tuple(m))
+
+
+def _chosen(
+    convs: Sequence[ConvWeights], score: torch.Tensor, c: int, g: int = 1, shared: bool = False
+) -> torch.Tensor:
+    """The channels that a hidden width of `c` has, of convolutions whose outputs are added."""
+    known = [conv.importance for conv in convs if conv.importance]
+    if len(known) == len(convs) and c < len(score) and g == 1 and not shared:
+        return select(known, c)
+    return choose(score, c, g, shared)

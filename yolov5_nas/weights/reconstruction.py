@@ -21,6 +21,7 @@ PLACES = 8192  # of a layer's output, drawn from all images; twice as many gave 
 PIXELS = 128 * 128 * 128  # of the images: 128 of 128 px, 6 of 640 px
 RIDGE = 0.3  # of the mean square of what is read, for each of its numbers: the fewer places, the more it counts
 SMALL = 1e-3  # share of the variance; a layer that misses no more is left as it is
+LEAST = 1e-8  # a ridge that keeps a system regular where next to nothing is read
 
 
 def refit(model: nn.Module, source: nn.Module, pairs: Mapping[Any, tuple[Any, Any]], images: torch.Tensor) -> None:
@@ -227,6 +228,8 @@ def solve(
     weight, mean = conv.weight.flatten(1).float(), wanted.mean(0)
     centre = read.mean(0)
     read, wanted = read - centre, wanted - mean
+    if not read.any():  # a dead layer before it, or one place alone
+        return
     variance = bn.running_var if by_statistics else (read @ weight.T).var(0)
     effective = weight * (bn.weight / (variance + bn.eps).sqrt())[:, None]
     missed = wanted - read @ effective.T
@@ -259,9 +262,9 @@ def solve_head(conv: nn.Conv2d, read: torch.Tensor, wanted: torch.Tensor) -> Non
 
 
 def _ridge(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Ridge regression of y (n, c2) on x (n, d), both centred: (d, c2). Solved in the smaller of n and d."""
+    """Return the ridge regression of y (n, c2) on x (n, d), both centred: (d, c2). Solved in the smaller of n and d."""
     n, d = x.shape
-    ridge = RIDGE * x.square().sum() / n
+    ridge = (RIDGE * x.square().sum() / n).clamp(min=LEAST)
     if d <= n:
         return torch.linalg.solve(x.T @ x + ridge * torch.eye(d, device=x.device), x.T @ y)
     return x.T @ torch.linalg.solve(x @ x.T + ridge * torch.eye(n, device=x.device), y)

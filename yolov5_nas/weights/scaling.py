@@ -19,7 +19,7 @@ from ..space.space import Space
 from .channels import choose, importance, reading, writing
 from .elastic import activation
 from .mapping import with_depth, with_width
-from .source import C3Weights, ConvWeights, Part, Source
+from .source import C3Weights, ConvWeights, Part, Source, convs_of_c3, state_of
 
 Channels: TypeAlias = torch.Tensor  # (c), indices of a layer's output channels in the source
 PASSING = ("Upsample", "MaxPool2d", "Identity")  # modules that give as many channels as they get
@@ -55,14 +55,14 @@ def scaled(source: Source, space: Space, target: Space) -> tuple[Source, dict[in
         parts[i], channels = _Slicer(source, space, target, i).sliced(read)
         kept[i] = read[0] if channels is None else channels
         widths[i] = len(writers[i].conv.weight) if i in writers else widths.get(sources[0], 3)
-    return Source(parts, source.ends, source.counts), kept
+    return replace(source, parts=parts), kept
 
 
 class _Slicer:
     """One layer of a source, to be sliced for another space."""
 
     def __init__(self, source: Source, space: Space, target: Space, i: int):
-        self.part, self.module, self.counts, self.index = source.parts[i], source.ends[i], source.counts, i
+        self.part, self.module, self.importances, self.index = source.parts[i], source.ends[i], source.importances, i
         self.row = space.rows[i]
         self.wanted, self.target = target.layers.get(i), target
 
@@ -90,7 +90,7 @@ class _Slicer:
             shortcut, multiples = bool(self.module.m[0].add), self.target.multiples
             hidden = int(self._c2 * (self.row[3][3] if len(self.row[3]) > 3 else 0.5))
             c3 = with_depth(c3, multiples.repeats(self.row[1]), shortcut, activation(multiples.default_act))
-            return with_width(c3, hidden, shortcut).state(), channels
+            return state_of(with_width(c3, hidden, shortcut)), channels
         raise self._fail()
 
     def _fail(self, why: str = "") -> UserError:
@@ -102,11 +102,11 @@ class _Slicer:
         return self.target.multiples.channels(self.row[3][0])
 
     def _of(self, conv: Any) -> ConvWeights:
-        return ConvWeights.of(conv, self.counts)
+        return ConvWeights.of(conv, self.importances)
 
     def _c3_of_module(self) -> C3Weights:
         c3 = self.module
-        return C3Weights.of(c3.cv1, c3.cv2, c3.cv3, c3.m, self._of)
+        return C3Weights.of(convs_of_c3(c3.cv1, c3.cv2, c3.cv3, c3.m), lambda _, conv: self._of(conv))
 
     def _convs(
         self, convs: tuple[ConvWeights, ...], read: Channels, c2: int
@@ -139,4 +139,4 @@ class _Slicer:
 
 def _chosen(conv: ConvWeights, c2: int) -> Channels:
     """Which outputs are kept of a convolution that many others read."""
-    return choose(conv.bn["weight"].abs() if conv.counts is None else conv.counts, c2, conv.g)
+    return choose(conv.bn["weight"].abs() if conv.importance is None else conv.importance.loss, c2, conv.g)

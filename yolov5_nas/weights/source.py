@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -20,7 +19,9 @@ from ..space.choices import Choice
 from ..space.layers import C3Layer, ConvLayer, Layer
 from ..space.space import Space
 from .elastic import State, activation
-from .importance import Counts
+from .importance import Importance, Importances
+
+Name: TypeAlias = tuple[int, str]  # of a `Conv`: layer, and name in it; "" for the one that writes a stock layer
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class ConvWeights:
         weight: (c2, c1 / g, k, k).
         bn: batch norm's parameters and statistics by name, (c2,) each but `num_batches_tracked`.
         p, d, g: padding, dilation, groups.
-        counts: how much each output counts (see `importance`), (c2,), where it is known.
+        importance: of each output, where it is known.
+        origin: layer and name there of the convolution that this one is mapped from, where there is one.
+        channels: (c2,), the output of the origin that each output is.
     """
 
     weight: torch.Tensor
@@ -41,15 +44,18 @@ class ConvWeights:
     d: int = 1
     g: int = 1
     eps: float = 1e-3
-    counts: torch.Tensor | None = None
+    importance: Importance | None = None
+    origin: Name | None = None
+    channels: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, module: Any, counts: Counts | None = None) -> ConvWeights:
-        """Those of a `Conv`."""
+    def of(cls, module: Any, known: Importances | None = None, origin: Name | None = None) -> ConvWeights:
+        """Return the weights of a `Conv`."""
         conv, bn = module.conv, module.bn
         state = {name: value.detach() for name, value in bn.state_dict().items()}
-        weight, counted = conv.weight.detach(), (counts or {}).get(module)
-        return cls(weight, state, module.act, conv.padding[0], conv.dilation[0], conv.groups, bn.eps, counted)
+        weight, importance = conv.weight.detach(), (known or {}).get(module)
+        shape = conv.padding[0], conv.dilation[0], conv.groups, bn.eps
+        return cls(weight, state, module.act, *shape, importance, origin, torch.arange(len(weight)))
 
     def state(self) -> State:
         """Under the names that `Conv` has for them."""
@@ -66,25 +72,47 @@ class C3Weights:
     m: tuple[tuple[ConvWeights, ConvWeights], ...]
 
     @classmethod
-    def of(cls, cv1: Any, cv2: Any, cv3: Any, m: Iterable[Any], read: Callable[[Any], ConvWeights]) -> C3Weights:
-        """Those of a C3's modules, `m` its bottlenecks.
+    def of(cls, convs: Mapping[str, Any], read: Callable[[str, Any], ConvWeights]) -> C3Weights:
+        """Return the weights of a C3's modules.
 
         Args:
-            read: a `Conv` to what it holds.
+            convs: as `convs_of_c3` gives them.
+            read: a name and a `Conv` to its weights.
         """
-        return cls(read(cv1), read(cv2), read(cv3), tuple((read(b.cv1), read(b.cv2)) for b in m))
+        own = {name: read(name, conv) for name, conv in convs.items()}
+        m = tuple((own[f"m.{j}.cv1"], own[f"m.{j}.cv2"]) for j in range((len(own) - 3) // 2))
+        return cls(own["cv1"], own["cv2"], own["cv3"], m)
 
     def convs(self) -> dict[str, ConvWeights]:
         """All convolutions by name."""
         inner = {f"m.{j}.cv{i + 1}": conv for j, pair in enumerate(self.m) for i, conv in enumerate(pair)}
         return {"cv1": self.cv1, "cv2": self.cv2, "cv3": self.cv3, **inner}
 
-    def state(self) -> State:
-        """Under the names that `C3` has for them."""
-        return {f"{part}.{name}": v for part, conv in self.convs().items() for name, v in conv.state().items()}
+
+def convs_of_c3(cv1: Any, cv2: Any, cv3: Any, m: Iterable[Any]) -> dict[str, Any]:
+    """Return a C3's `Conv`s by name, `m` being its bottlenecks."""
+    inner = {f"m.{j}.{name}": getattr(b, name) for j, b in enumerate(m) for name in ("cv1", "cv2")}
+    return {"cv1": cv1, "cv2": cv2, "cv3": cv3, **inner}
 
 
 Part = C3Weights | tuple[ConvWeights, ...] | State  # of a NASC3, of a NASConv with its repeats, of any other layer
+
+
+def convs_of(part: Part) -> dict[str, ConvWeights]:
+    """Return the convolutions of a searchable layer's part by name; of other parts none."""
+    if isinstance(part, C3Weights):
+        return part.convs()
+    if isinstance(part, tuple):
+        return {str(j) if len(part) > 1 else "": conv for j, conv in enumerate(part)}
+    return {}
+
+
+def state_of(part: Part) -> State:
+    """Return a part's state under the names that YOLOv5 has for it."""
+    if isinstance(part, dict):
+        return part
+    own = convs_of(part)
+    return {f"{part}.{name}".lstrip("."): v for part, conv in own.items() for name, v in conv.state().items()}
 
 
 @dataclass(frozen=True)
@@ -94,23 +122,25 @@ class Source:
     Args:
         parts: weights by layer.
         ends: the last module of each layer.
-        counts: how much the outputs of its `Conv`s count, where that is known.
+        modules: its `Conv`s by name: all of a searchable layer, the one that writes the output of another.
+        importances: of the outputs of its `Conv`s, where they are known.
     """
 
     parts: Mapping[int, Part]
     ends: Mapping[int, nn.Module]
-    counts: Counts | None = None
+    modules: Mapping[Name, Any]
+    importances: Importances | None = None
 
     def writers(self) -> dict[int, Any]:
-        """The `Conv` that writes each layer's output, where there is one."""
-        found = {i: _writer(module) for i, module in self.ends.items()}
-        return {i: conv for i, conv in found.items() if conv is not None}
+        """Return the `Conv` that writes each layer's output, where there is one."""
+        writer_by_layer = {i: _writer(module) for i, module in self.ends.items()}
+        return {i: conv for i, conv in writer_by_layer.items() if conv is not None}
 
 
 # Taking a model apart -------------------------------------------------------------------------------------------------
 
 
-def read_source(model: Any, space: Space, file: str | Path, counts: Counts | None = None) -> Source:
+def read_source(model: Any, space: Space, file: str | Path, importances: Importances | None = None) -> Source:
     """A YOLOv5 model by the layers of a searchable YAML, whichever architecture it has.
 
     It may be stock YOLOv5 or what `derive` gives: a C3 that is written out line by line is put together again.
@@ -118,24 +148,36 @@ def read_source(model: Any, space: Space, file: str | Path, counts: Counts | Non
     Args:
         model: from `Host.load_checkpoint`.
         file: for messages.
-        counts: how much the outputs of its `Conv`s count, by `importance.taylor`.
+        importances: of the outputs of its `Conv`s, by `importance.taylor`.
 
     Raises:
         UserError: it is of another size, or another kind of model.
     """
     modules = list(model.model) if isinstance(getattr(model, "model", None), nn.Sequential) else []
-    every, parts, ends = list(modules), {}, {}
+    every, parts, ends, named = list(modules), {}, {}, dict[Name, Any]()
+
+    def reads(i: int) -> Read:
+        def read(name: str, module: Any) -> ConvWeights:
+            if not hasattr(module, "conv") or not hasattr(module, "bn"):
+                raise _MismatchError("has no batch norm in them (is it a fused model?)")
+            named[i, name] = module
+            return ConvWeights.of(module, importances, (i, name))
+
+        return read
+
     for i, row in enumerate(space.rows):
         try:
-            parts[i] = _take(modules, row[2], space.layers.get(i), counts)
+            parts[i] = _take(modules, row[2], space.layers.get(i), reads(i))
             ends[i] = every[len(every) - len(modules) - 1]
+            if i not in space.layers and (writer := _writer(ends[i])):
+                named[i, ""] = writer
         except _MismatchError as e:
             raise UserError(
                 f"the weights must be of {_name(space)} or its stock form: layer {i} {e}", file=file
             ) from None
     if modules:
         raise UserError(f"the weights must be of {_name(space)} or its stock form: they have more layers", file=file)
-    return Source(parts, ends, counts)
+    return Source(parts, ends, named, importances)
 
 
 def architecture_of(source: Source, space: Space, file: str | Path) -> Architecture:
@@ -220,16 +262,19 @@ def _name(space: Space) -> str:
     return Path(space.source).name
 
 
-def _take(modules: list[nn.Module], kind: str, layer: Layer | None, counts: Counts | None) -> Part:
+Read: TypeAlias = Callable[[str, Any], ConvWeights]
+
+
+def _take(modules: list[nn.Module], kind: str, layer: Layer | None, read: Read) -> Part:
     """Take a layer off the front of the modules."""
     if isinstance(layer, C3Layer):
-        return _take_c3(modules, layer, counts)
+        return _take_c3(modules, layer, read)
     wanted = kind.removeprefix("NAS").split(".")[-1]
     module: Any = _next(modules, wanted, "Sequential")
     if layer is None:
         return {name: value.detach() for name, value in module.state_dict().items()}
     convs = list(module) if isinstance(module, nn.Sequential) else [module]
-    weights = tuple(_conv(conv, counts) for conv in convs)
+    weights = tuple(read(str(j) if len(convs) > 1 else "", conv) for j, conv in enumerate(convs))
     for conv in weights:
         _check_width(conv, layer.c2)
     return weights
@@ -242,7 +287,7 @@ def _writer(module: Any) -> Any:
     return next((m for m in (last, *convs) if hasattr(m, "conv") and hasattr(m, "bn")), None)
 
 
-def _take_c3(modules: list[nn.Module], layer: C3Layer, counts: Counts | None) -> C3Weights:
+def _take_c3(modules: list[nn.Module], layer: C3Layer, read: Read) -> C3Weights:
     first: Any = _next(modules, "C3", "Conv")
     if type(first).__name__ == "C3":
         cv1, cv2, cv3, inner = first.cv1, first.cv2, first.cv3, list(first.m)
@@ -254,7 +299,7 @@ def _take_c3(modules: list[nn.Module], layer: C3Layer, counts: Counts | None) ->
         cv1, cv2, _, cv3 = first, *(_next(modules, name) for name in ("Conv", "Concat", "Conv"))
     if not inner or any(type(b).__name__ != "Bottleneck" for b in inner):
         raise _MismatchError("has no bottlenecks")
-    c3 = C3Weights.of(cv1, cv2, cv3, inner, partial(_conv, counts=counts))
+    c3 = C3Weights.of(convs_of_c3(cv1, cv2, cv3, inner), read)
     _check_width(c3.cv3, layer.c2)
     return c3
 
@@ -264,12 +309,6 @@ def _next(modules: list[nn.Module], *names: str) -> nn.Module:
     if found not in names:
         raise _MismatchError(f"is {found} in them, not {names[0]}")
     return modules.pop(0)
-
-
-def _conv(module: Any, counts: Counts | None) -> ConvWeights:
-    if not hasattr(module, "conv") or not hasattr(module, "bn"):
-        raise _MismatchError("has no batch norm in them (is it a fused model?)")
-    return ConvWeights.of(module, counts)
 
 
 def _check_width(conv: ConvWeights, c2: int) -> None:
