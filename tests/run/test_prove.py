@@ -18,7 +18,7 @@ from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult, read_journal, read_lines
 from yolov5_nas.records.options import Options
 from yolov5_nas.results import claims
-from yolov5_nas.results.claims import Claim, accuracy_p, cheaper_p, holm, log_ratio, sequential, shares
+from yolov5_nas.results.claims import EQUAL, Claim, accuracy_p, corrected, cost_p, hochberg, log_ratio, sequential, shares
 from yolov5_nas.results.comparison import RESCALED, STOCK, ByImages, finished, for_new_images, verdict
 from yolov5_nas.results.race import Race
 from yolov5_nas.run import prove
@@ -298,12 +298,12 @@ def test_what_has_no_spread_or_has_not_learnt_to_detect_shows_nothing():
 def test_a_costs_upper_bound_has_the_spread_of_seeds_or_of_the_measurement():
     ratio = log_ratio({0: (0.8, 0.01)}, {0: (1.0, 0.01)})
     assert (math.exp(ratio.value), ratio.error) == pytest.approx((0.8, 0.01 * 2**0.5))
-    assert cheaper_p(ratio) < 1e-6 and ratio.bound(0.95) == pytest.approx(1.645 * ratio.error, rel=1e-3)
+    assert cost_p(ratio, 1) < 1e-6 and ratio.bound(0.95) == pytest.approx(1.645 * ratio.error, rel=1e-3)
     counted = log_ratio({0: (8.0, 0.0), 1: (8.0, 0.0)}, {0: (10.0, 0.0)})
-    assert counted.error == 0 and cheaper_p(counted) == 0
+    assert counted.error == 0 and cost_p(counted, 1 / EQUAL) == 0
     spread = log_ratio({0: (0.7, 0.0), 1: (0.9, 0.0)}, {0: (1.0, 0.0), 1: (1.0, 0.0)})
-    assert spread.df == pytest.approx(1) and cheaper_p(spread) > 0.1
-    assert log_ratio({0: (0.0, 0.0)}, {0: (1.0, 0.0)}) is None and cheaper_p(None) == 1
+    assert spread.df == pytest.approx(1) and cost_p(spread, 1) > 0.1
+    assert log_ratio({0: (0.0, 0.0)}, {0: (1.0, 0.0)}) is None and cost_p(None, EQUAL) == 1
 
 
 def test_for_new_images_the_variances_of_seeds_and_of_images_add_up():
@@ -349,7 +349,13 @@ def test_claims_are_wrong_no_more_often_than_their_level(claim):
     assert wrong <= claims.LEVEL + 2 * (claims.LEVEL * (1 - claims.LEVEL) / runs) ** 0.5
 
 
-def test_holm_worked_out_on_paper():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
+def test_a_gain_needs_all_rivals_beaten_and_is_corrected_over_candidates_alone():
+    """Worked out on paper."""
+    assert hochberg([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.04, 0.04])
+    both = {("a", "x"): 0.012, ("a", "y"): 0.016, ("b", "x"): 0.03, ("b", "y"): 0.02, ("c", "x"): 0.01, ("c", "y"): 0.9}
+    found = corrected(both)
+    assert [found["a", r] for r in "xy"] == pytest.approx([0.048, 0.048])  # 3 x the larger: `a` leaves
+    assert [found["b", r] for r in "xy"] == pytest.approx([0.06, 0.06])  # 2 x the larger
+    assert [found["c", r] for r in "xy"] == pytest.approx([0.04, 1.0])  # 2 x 2 x the smaller: shown of one rival
+    assert corrected({("a", "x"): 0.05}) == {("a", "x"): 0.05} and corrected({}) == {}
     assert doctest.testmod(claims).failed == 0

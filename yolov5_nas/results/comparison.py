@@ -19,7 +19,7 @@ from ..records.run_folder import REFERENCE, RunFolder
 from ..space.architecture import Architecture
 from ..space.model_yaml import load_yaml
 from . import plots
-from .claims import LEVEL, Claim, Estimate, cheaper_p, difference, holm
+from .claims import EQUAL, LEVEL, Claim, Estimate, Pair, corrected, cost_p, difference
 from .race import Comparison, Race
 from .ranking import html_table
 
@@ -230,14 +230,12 @@ def started(plan: Plan) -> str:
 def text(c: Comparison, cost: str) -> str:
     """A comparison in words."""
     ratio = f" at {c.cost_ratio:.2f} times its {cost.removesuffix('_ratio')}" if c.cost_ratio else ""
-    beyond = (
-        "beyond the seeds' spread" if c.gain > 0 and c.ps[Claim.BETTER] <= LEVEL else "not beyond the seeds' spread"
-    )
+    beyond = "beyond the seeds' spread" if c.gain > 0 and c.accuracy <= LEVEL else "not beyond the seeds' spread"
     within = ""
-    if c.cost_ratio and c.cost_ratio < 1:
+    if c.cost_ratio and c.cost_ratio < 1 / EQUAL:
         within = f"; as good within the margin and cheaper: p = {c.ps[Claim.AS_GOOD]:.3g}"
     names = f"{c.candidate} against {c.rival}: mAP50-95 {c.gain:+.4f}{ratio}"
-    return f"{names}, p = {c.ps[Claim.BETTER]:.3g}, {beyond}{within}"
+    return f"{names}, p = {c.accuracy:.3g}, {beyond}{within}"
 
 
 def verdict(comparisons: Sequence[Comparison], cost: str, race: Race) -> str:
@@ -249,8 +247,9 @@ def verdict(comparisons: Sequence[Comparison], cost: str, race: Race) -> str:
     lines = _claims(comparisons, race)
     looks = ", and for looking after each seed" if race.races else ""
     lines.append(
-        f"One-sided Welch t-test over seeds, corrected for {len(comparisons)} comparisons (Holm){looks}, at the level"
-        f" {LEVEL:g} of each claim. Costs are compared by {cost}."
+        f"One-sided Welch t-test over seeds, corrected for {len(race.candidates)} candidates (Holm){looks}, at the level"
+        f" {LEVEL:g} of each claim; a gain needs all baselines beaten. Costs are compared by {cost}, and those within"
+        f" {EQUAL - 1:.0%} of each other count as equal."
     )
     return " ".join([*lines, *([_pairing(comparisons)] if any(len(c.own) > 2 for c in comparisons) else [])])
 
@@ -265,7 +264,7 @@ def _claims(comparisons: Sequence[Comparison], race: Race) -> list[str]:
         lines = ["No gain at equal or lower cost is shown: the differences may be the seeds' alone."]
     if cheaper:
         lines.append(f"As good and cheaper: {'; '.join(cheaper)}.")
-    elif any(c.cost_ratio and c.cost_ratio < 1 for c in comparisons):
+    elif any(c.cost_ratio and c.cost_ratio < 1 / EQUAL for c in comparisons):
         lines.append(f"None is shown to be as good (within {race.margin:g} mAP50-95) at less cost.")
     return lines
 
@@ -279,15 +278,15 @@ def _made(comparisons: Sequence[Comparison], margin: float) -> tuple[list[str], 
         own = [c for c in comparisons if c.candidate == name]
         if equal := [c for c in own if c.holds(Claim.AS_GOOD)]:
             cheaper.append(f"{name} {_as_good(equal, margin)}")
-        if any(c.is_dearer and c.ps[Claim.BETTER] > LEVEL for c in own):  # a cheaper rival may be as good
+        rest = [c for c in own if c.accuracy > LEVEL]
+        beaten = " and ".join(WORDS[c.rival] for c in own if c.holds(Claim.BETTER))
+        if not beaten or any(c.is_dearer for c in rest):  # a cheaper rival may be as good
             continue
-        fair = [c for c in own if not c.is_dearer]
-        beaten = [WORDS[c.rival] for c in fair if c.holds(Claim.BETTER)]
-        if beaten and len(beaten) == len(fair):
-            shown.append(f"{name} detects better than {' and '.join(beaten)}")
-        elif beaten:
-            rest = [WORDS[c.rival] for c in fair if not c.holds(Claim.BETTER)]
-            partly.append(f"{name} beats {' and '.join(beaten)} at equal or lower cost, but not {' and '.join(rest)}")
+        if not rest:
+            shown.append(f"{name} detects better than {beaten}")
+        else:
+            others = " and ".join(WORDS[c.rival] for c in rest)
+            partly.append(f"{name} beats {beaten} at equal or lower cost, but not {others}")
     return shown, partly, cheaper
 
 
@@ -319,17 +318,15 @@ def for_new_images(comparisons: Sequence[Comparison], images: ByImages, race: Ra
     head = f"For new images (judged on {images.images} of {images.split}{which}; images and seeds vary): "
     pairs = [(c, r) for c in race.candidates for r in race.rivals if f"{c}, {r}" in images.spreads]
     found = {pair: images.estimate(*pair) for pair in pairs}
-    costs = {(c.candidate, c.rival): c for c in comparisons}
-    ps: dict[Claim, list[float]] = {}
+    ratios = {(c.candidate, c.rival): c.ratio for c in comparisons}
+    ps: dict[Claim, dict[Pair, float]] = {}
     for claim in Claim:
         margin = claim.margin(race.margin)
-        ps[claim] = holm([Estimate(e.value + margin, e.error, e.df).p for e in found.values()])
+        accuracy = {pair: Estimate(e.value + margin, e.error, e.df).p for pair, e in found.items()}
+        ps[claim] = corrected({pair: max(p, cost_p(ratios.get(pair), claim.cost)) for pair, p in accuracy.items()})
     lines = []
-    for i, pair in enumerate(pairs):
-        holds = []
-        if (c := costs.get(pair)) and not c.is_dearer:
-            cheap = cheaper_p(c.ratio) <= LEVEL
-            holds = [claim.value for claim in Claim if ps[claim][i] <= LEVEL and (claim is Claim.BETTER or cheap)]
+    for pair in pairs:
+        holds = [claim.value for claim in Claim if ps[claim][pair] <= LEVEL]
         e, reach = found[pair], found[pair].bound(0.975)
         line = f"{pair[0]} against {pair[1]} {e.value:+.4f} (95 %: {e.value - reach:+.4f} to {e.value + reach:+.4f})"
         lines.append(line + (f", {' and '.join(holds)}" if holds else ", neither claim shown"))
