@@ -120,8 +120,12 @@ def noises(runs: int, seeds: int, seed: int) -> Iterator[list[str]]:
 
 
 def costs(runs: int, seeds: int, seed: int) -> Iterator[list[str]]:
-    """Rows by what latencies are off by: equal ones of networks that are as good, and higher ones of better networks."""
-    yield ["latencies off by", "as good and cheaper, wrong, at equal latency", f"better, wrong, at {EQUAL:g} of the latency"]
+    """Rows by what latencies are off by: equal ones of networks as good, and higher ones of better networks."""
+    yield [
+        "latencies off by",
+        "as good and cheaper, wrong, at equal latency",
+        f"better, wrong, at {EQUAL:g} of the latency",
+    ]
     good = Made(Claim.AS_GOOD, 5 * SPREAD, 5 * SPREAD, seeds, cost=1.0)
     better = Made(Claim.BETTER, 5 * SPREAD, 5 * SPREAD, seeds, cost=EQUAL)
     for offset in (0.0, 0.0025, 0.005, 0.01):

@@ -176,16 +176,15 @@ def hochberg(ps: Sequence[float]) -> list[float]:
 def corrected(ps: Mapping[Pair, float]) -> dict[Pair, float]:
     """Correct the p values of all pairs of candidates and rivals.
 
-    A candidate's gain needs all of its rivals beaten, and each of these tests then has the whole level of that candidate
-    (intersection-union, Berger 1982): so the number of rivals costs nothing, and Holm's correction (1979) is over
-    candidates. Where not all rivals are beaten, Hochberg's (1988) says which are. A false statement about any pair
-    has a probability of at most the level, as long as tests of one candidate are not negatively correlated (Sarkar
-    1998), and they are not, since they share the candidate's scores.
+    A candidate's gain needs all of its rivals beaten, so that each of these tests has the whole level of that candidate
+    (intersection-union, Berger 1982), and Holm's correction (1979) is over candidates alone. Where not all rivals are
+    beaten, Hochberg's (1988) says which are. A false statement about any pair has a probability of at most the level,
+    as long as tests of one candidate are not negatively correlated (Sarkar 1998); they share the candidate's scores.
     """
     rivals: dict[str, list[str]] = {}
     for candidate, rival in ps:
         rivals.setdefault(candidate, []).append(rival)
-    left, found = len(rivals), {}
+    left, found = len(rivals), dict[Pair, float]()
     for candidate in sorted(rivals, key=lambda c: max(ps[c, rival] for rival in rivals[c])):
         own = hochberg([ps[candidate, rival] for rival in rivals[candidate]])
         found |= {(candidate, rival): min(1.0, left * p) for rival, p in zip(rivals[candidate], own)}
@@ -197,8 +196,8 @@ def detectable(spread: float, seeds: int, level: float) -> float:
     """Return the difference of mean mAP50-95 that a comparison finds with a probability of `POWER`.
 
     The power of a t-test of two groups by the noncentral t distribution (Cohen 1988, ch. 2; the minimum detectable
-    effect of Bloom 1995), solved for the difference: nc * spread * sqrt(2 / seeds), where P(T(df, nc) > t(1 - level, df))
-    is `POWER` with df = 2 * (seeds - 1).
+    effect of Bloom 1995), solved for the difference: nc * spread * sqrt(2 / seeds), where
+    P(T(df, nc) > t(1 - level, df)) is `POWER` with df = 2 * (seeds - 1).
 
     Args:
         spread: standard deviation of mAP50-95 over seeds, of either.

@@ -115,6 +115,7 @@ class Race:
     def __init__(self, rivals: Sequence[str], candidates: Sequence[str], seeds: int, margin: float, races: bool = True):
         self.rivals, self.candidates = tuple(rivals), tuple(candidates)
         self.seeds, self.margin, self.races = seeds, margin, races
+        self.left_out: list[int] = []  # seeds of trainings that don't count
         self.contestants = {name: Contestant(name) for name in (*rivals, *candidates)}
 
     def add(self, name: str, seed: int, score: float, cost: float | None = None, error: float = 0.0) -> None:
@@ -161,7 +162,7 @@ class Race:
         return detectable(math.sqrt(statistics.fmean(variances)), seeds, LEVEL * share / len(self.candidates))
 
     def _p(self, pair: Pair, claim: Claim | None = None) -> float:
-        """P value of a claim, or of a higher mAP50-95 alone; of all looks, or of the last one where there are no others.
+        """P value of a claim, or of a higher mAP50-95 alone: of all looks, or of the last if it is the only one.
 
         Accuracy and cost must both hold (Berger 1982).
         """
