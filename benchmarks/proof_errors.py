@@ -88,8 +88,8 @@ class Made:
         return {(candidate, rival) for candidate, rival in made if not self.weak or rival == "stock"}, trained
 
     def rates(self, runs: int, seed: int = 0) -> tuple[float, float, float]:
-        """How often the claim is made of the first candidate (better: than all baselines), how often of another, and the
-        trainings on average."""
+        """Return how often the claim is made of the first candidate (better: than all baselines), how often of another,
+        and the trainings on average."""
         rng = random.Random(seed)
         results = [self.run(rng) for _ in range(runs)]
         needed = len(BASELINES) if self.claim is Claim.BETTER and not self.weak else 1
