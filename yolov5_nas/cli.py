@@ -298,7 +298,7 @@ def _other_arguments(commands: Any) -> None:
     report.add_argument("--yolov5", metavar="PATH", help="a clone of YOLOv5 to measure with (default: the run's)")
     report.set_defaults(function=_report)
     text = "train the best and stock with several seeds: is the gain real?"
-    prove = add_command("prove", text, "yolov5-nas prove runs/nas/exp --seeds 5 --epochs 60")
+    prove = add_command("prove", text, "yolov5-nas prove runs/nas/exp --seeds 7 --epochs 60")
     prove.add_argument("run", help="folder of the run")
     prove.add_argument(
         "--top",
@@ -307,7 +307,8 @@ def _other_arguments(commands: Any) -> None:
         help="how many candidates, from the best and the front; on inherited weights, from all trials (default: 3)",
     )
     prove.add_argument("--trial", type=int, metavar="N", help="this trial alone, in place of --top (default: none)")
-    prove.add_argument("--seeds", type=int, default=3, help="trainings of each at most (default: 3)")
+    text = "trainings of each at most (default: 5, or as many as a proof that was begun has)"
+    prove.add_argument("--seeds", type=int, help=text)
     text = (
         "what each training starts from: the weights that the run started from, or nothing (default: weights, if any)"
     )

@@ -476,7 +476,7 @@ def test_a_proof_goes_on_from_the_parents_weights(whole, tmp_path, capsys):
     assert "trial 1 against parent: mAP50-95" in out and "trial 1 against parent rescaled" in out
     assert "from the weights that the search started from" in out and "on 32 of test" in out
     records = [r for r in read_lines(run / "prove/trials.jsonl") if r.state == "complete"]
-    assert [r.seed for r in records[:3]] == [0, 0, 0] and {r.budget["weights"] for r in records} == {
+    assert [r.seed for r in records[:3]] == [1, 1, 1] and {r.budget["weights"] for r in records} == {
         yaml.safe_load((run / "search.yaml").read_text())["weights"]
     }
     parent, rescaled, winner = (r.metrics for r in records[:3])

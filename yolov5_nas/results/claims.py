@@ -15,10 +15,12 @@ FIRST = 2  # seeds at the first look: one has no spread
 LATE = 4  # looks have shares of the level as this power of their seeds: most is left for the last one
 HOPELESS = 0.4  # p at the last look, if the trend so far held, above which further seeds are not worth training
 EQUAL = 1.02  # costs within this ratio count as equal: no latency is known better
+POWER = 0.8  # how often a difference is found that is called large enough to be found
 NO_SPREAD = 1e-20  # a variance that is rounding alone
 LEARNT = 4  # margins that a rival's mAP must be above 0, or being within one of it says nothing
 
 Costs = Mapping[int, tuple[float, float]]  # by seed, with the standard error as a share; 0 where it is counted
+Pair = tuple[str, str]  # a candidate and a baseline that it is compared with
 
 
 class Claim(Enum):
@@ -30,6 +32,11 @@ class Claim(Enum):
     def margin(self, margin: float) -> float:
         """mAP50-95 by which the candidate may be below the rival."""
         return margin if self is Claim.AS_GOOD else 0.0
+
+    @property
+    def cost(self) -> float:
+        """Ratio of costs, the candidate's to the rival's, that the claim says to be undercut."""
+        return 1 / EQUAL if self is Claim.AS_GOOD else EQUAL
 
 
 @dataclass(frozen=True)
@@ -141,23 +148,66 @@ def log_ratio(own: Costs, other: Costs) -> Estimate | None:
     return Estimate(statistics.fmean(logs[0]) - statistics.fmean(logs[1]), math.sqrt(variance), df)
 
 
-def cheaper_p(ratio: Estimate | None) -> float:
-    """P value of a one-sided test for a cost below the rival's."""
-    return 1.0 if ratio is None else Estimate(-ratio.value, ratio.error, ratio.df).p
+def cost_p(ratio: Estimate | None, limit: float) -> float:
+    """Return the p value of a one-sided test for a ratio of costs below `limit`; 1 where costs are not known.
 
+    Against 1 / EQUAL it tests for a lower cost, against EQUAL for one that is not higher (non-inferiority).
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """P values corrected for their number (Holm 1979).
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
+    Args:
+        ratio: its logarithm, as `log_ratio` has it. Counted costs have no error: p is 0 or 1.
     """
-    order = sorted(range(len(ps)), key=lambda i: ps[i])
-    corrected, highest = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
-        corrected[i] = highest
+    return 1.0 if ratio is None else Estimate(math.log(limit) - ratio.value, ratio.error, ratio.df).p
+
+
+def hochberg(ps: Sequence[float]) -> list[float]:
+    """Correct p values for their number (Hochberg 1988): the largest stays as it is, the smallest is multiplied most.
+
+    >>> hochberg([0.01, 0.04, 0.03])
+    [0.03, 0.04, 0.04]
+    """
+    order = sorted(range(len(ps)), key=lambda i: -ps[i])
+    corrected, lowest = [0.0] * len(ps), 1.0
+    for rank, i in enumerate(order, 1):
+        lowest = min(lowest, rank * ps[i])
+        corrected[i] = lowest
     return corrected
+
+
+def corrected(ps: Mapping[Pair, float]) -> dict[Pair, float]:
+    """Correct the p values of all pairs of candidates and rivals.
+
+    A candidate's gain needs all of its rivals beaten, so that each of these tests has the whole level of that candidate
+    (intersection-union, Berger 1982), and Holm's correction (1979) is over candidates alone. Where not all rivals are
+    beaten, Hochberg's (1988) says which are. A false statement about any pair has a probability of at most the level,
+    as long as tests of one candidate are not negatively correlated (Sarkar 1998); they share the candidate's scores.
+    """
+    rivals: dict[str, list[str]] = {}
+    for candidate, rival in ps:
+        rivals.setdefault(candidate, []).append(rival)
+    left, found = len(rivals), dict[Pair, float]()
+    for candidate in sorted(rivals, key=lambda c: max(ps[c, rival] for rival in rivals[c])):
+        own = hochberg([ps[candidate, rival] for rival in rivals[candidate]])
+        found |= {(candidate, rival): min(1.0, left * p) for rival, p in zip(rivals[candidate], own)}
+        left -= int(left * max(own) <= LEVEL)  # only one of which all is shown leaves its share of the level to others
+    return found
+
+
+def detectable(spread: float, seeds: int, level: float) -> float:
+    """Return the difference of mean mAP50-95 that a comparison finds with a probability of `POWER`.
+
+    The power of a t-test of two groups by the noncentral t distribution (Cohen 1988, ch. 2; the minimum detectable
+    effect of Bloom 1995), solved for the difference: nc * spread * sqrt(2 / seeds), where
+    P(T(df, nc) > t(1 - level, df)) is `POWER` with df = 2 * (seeds - 1).
+
+    Args:
+        spread: standard deviation of mAP50-95 over seeds, of either.
+        seeds: trainings of either, at least 2.
+        level: of the one-sided test.
+    """
+    from scipy.special import nctdtrinc, stdtrit
+
+    df = 2 * (seeds - 1)
+    return float(nctdtrinc(df, 1 - POWER, stdtrit(df, 1 - level))) * spread * math.sqrt(2 / seeds)
 
 
 def t_above(t: float, df: float) -> float:

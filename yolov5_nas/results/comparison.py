@@ -19,7 +19,7 @@ from ..records.run_folder import REFERENCE, RunFolder
 from ..space.architecture import Architecture
 from ..space.model_yaml import load_yaml
 from . import plots
-from .claims import LEVEL, Claim, Estimate, cheaper_p, difference, holm
+from .claims import EQUAL, LEVEL, POWER, Claim, Estimate, Pair, corrected, cost_p, difference
 from .race import Comparison, Race
 from .ranking import html_table
 
@@ -40,6 +40,9 @@ class Plan:
         start: `scratch`, or `weights`: those that the run's trials started from.
         seeds: the most trainings of each, one entry per request; empty in plans of earlier versions.
         margin: mAP50-95 within which a cheaper one is as good.
+        search_seeds: of the search's trainings when the proof was begun, which it does not use. A training with one of
+            them is the one that its candidate was chosen by, or shares its luck: the best of ten trials is about 1.5
+            standard deviations of the seeds above its mean (selection bias).
     """
 
     epochs: int
@@ -48,11 +51,13 @@ class Plan:
     start: str = "scratch"
     seeds: tuple[int, ...] = ()
     margin: float = Options.margin
+    search_seeds: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As YAML has it."""
         rescaled = dict(self.rescaled) if self.rescaled else None
-        return {**vars(self), "candidates": list(self.candidates), "seeds": list(self.seeds), "rescaled": rescaled}
+        entries = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return entries | {"rescaled": rescaled}
 
 
 @dataclass(frozen=True)
@@ -93,18 +98,32 @@ def read(run: Path) -> list[TrialRecord]:
 
 
 def read_plan(run: Path) -> Plan | None:
-    """What a run's proof trains; None where none was begun."""
+    """What a run's proof trains; None where none was begun. Plans of earlier versions don't name the search's seeds."""
     path = RunFolder(run).proof.plan
     if not path.exists():
         return None
-    begun, _ = load_yaml(path)
-    return Plan(**{**begun, "candidates": tuple(begun["candidates"]), "seeds": tuple(begun.get("seeds", ()))})
+    entries, _ = load_yaml(path)
+    begun: dict[str, Any] = {"search_seeds": search_seeds(run), **entries}
+    for name in ("candidates", "seeds", "search_seeds"):
+        begun[name] = tuple(begun.get(name, ()))
+    return Plan(**begun)
+
+
+def search_seeds(run: Path) -> tuple[int, ...]:
+    """Return the seeds of all trainings of a run's search, whichever stage they belong to."""
+    files = RunFolder(run)
+    stages = (files, files.supernet, files.parent, files.rivals, files.audit, files.confirmed)
+    return tuple(sorted({record.seed for stage in stages for record in read_lines(stage.journal)}))
 
 
 def read_images(run: Path) -> ByImages | None:
-    """What its networks do on the images that judge them, once that is known."""
-    path = RunFolder(run).proof.judged
-    return ByImages(**json.loads(path.read_text())) if path.exists() else None
+    """What its networks do on the images that judge them, once that is known of trainings that count."""
+    path, plan = RunFolder(run).proof.judged, read_plan(run)
+    if plan is None or not path.exists():
+        return None
+    found = ByImages(**json.loads(path.read_text()))
+    seeds = {int(seed) for scores in found.scores.values() for seed in scores}
+    return None if seeds & set(plan.search_seeds) else found
 
 
 def names_of(run: Path, plan: Plan, reference: str = STOCK) -> dict[str, str]:
@@ -131,9 +150,13 @@ def race_of(names: Mapping[str, str], plan: Plan) -> Race:
     return Race(rivals, candidates, max([0, *plan.seeds]), plan.margin, races=bool(plan.seeds))
 
 
-def take(race: Race, record: TrialRecord, names: Mapping[str, str], cost: str) -> None:
-    """Put a training into its race."""
-    if record.state == "complete" and record.id in names:
+def take(race: Race, record: TrialRecord, names: Mapping[str, str], cost: str, left_out: Sequence[int]) -> None:
+    """Put a training into its race, unless its seed is one of those that are left out."""
+    if record.state != "complete" or record.id not in names:
+        return
+    if record.seed in left_out:
+        race.left_out.append(record.seed)
+    else:
         error = record.metrics.get("latency_error", 0.0) / NORMAL_95 if cost in LATENCIES else 0.0
         race.add(names[record.id], record.seed, record.metrics["map50_95"], record.metrics.get(cost), error)
 
@@ -145,7 +168,7 @@ def finished(run: Path, o: Options) -> tuple[Race, Plan] | None:
     names = names_of(run, plan, o.reference)
     race = race_of(names, plan)
     for record in sorted(read(run), key=lambda r: r.number):
-        take(race, record, names, o.cost)
+        take(race, record, names, o.cost, plan.search_seeds)
     return race, plan
 
 
@@ -209,6 +232,7 @@ def said(race: Race, plan: Plan, cost: str, images: ByImages | None = None) -> l
     comparisons = race.comparisons()
     lines = [verdict(comparisons, cost, race)]
     lines += [*([for_new_images(comparisons, images, race)] if images else []), started(plan)]
+    lines += [left_out(race.left_out)] if race.left_out else []
     if len(plan.seeds) > 1:
         lines.append(
             f"It was planned for {plan.seeds[0]} seeds and raised to {plan.seeds[-1]} after these were seen, which the"
@@ -227,17 +251,39 @@ def started(plan: Plan) -> str:
     return f"All were trained for {plan.epochs} epochs {start[plan.start]}; {which}."
 
 
+def left_out(seeds: Sequence[int]) -> str:
+    """Return in words which trainings don't count; an earlier version made them.
+
+    Args:
+        seeds: of each of these trainings.
+    """
+    which = ", ".join(map(str, sorted(set(seeds))))
+    return (
+        f"{len(seeds)} trainings with seed {which} do not count: the search chose its winners by the same seed, so they"
+        " look better with it than they are."
+    )
+
+
+def power(race: Race) -> str:
+    """Return in words how large a difference must be for this proof to find it; "" where nothing is known of it."""
+    if (found := race.detectable()) is None:
+        return ""
+    seeds = max(len(c.own) for c in race.comparisons())
+    return (
+        f"With {seeds} seeds each and the spread seen between them, a proof finds a true difference of {found:.3f}"
+        f" mAP50-95 in {POWER:.0%} of cases, and smaller ones less often; more seeds find smaller ones."
+    )
+
+
 def text(c: Comparison, cost: str) -> str:
     """A comparison in words."""
     ratio = f" at {c.cost_ratio:.2f} times its {cost.removesuffix('_ratio')}" if c.cost_ratio else ""
-    beyond = (
-        "beyond the seeds' spread" if c.gain > 0 and c.ps[Claim.BETTER] <= LEVEL else "not beyond the seeds' spread"
-    )
+    beyond = "beyond the seeds' spread" if c.gain > 0 and c.accuracy <= LEVEL else "not beyond the seeds' spread"
     within = ""
-    if c.cost_ratio and c.cost_ratio < 1:
+    if c.cost_ratio and c.cost_ratio < 1 / EQUAL:
         within = f"; as good within the margin and cheaper: p = {c.ps[Claim.AS_GOOD]:.3g}"
     names = f"{c.candidate} against {c.rival}: mAP50-95 {c.gain:+.4f}{ratio}"
-    return f"{names}, p = {c.ps[Claim.BETTER]:.3g}, {beyond}{within}"
+    return f"{names}, p = {c.accuracy:.3g}, {beyond}{within}"
 
 
 def verdict(comparisons: Sequence[Comparison], cost: str, race: Race) -> str:
@@ -249,10 +295,12 @@ def verdict(comparisons: Sequence[Comparison], cost: str, race: Race) -> str:
     lines = _claims(comparisons, race)
     looks = ", and for looking after each seed" if race.races else ""
     lines.append(
-        f"One-sided Welch t-test over seeds, corrected for {len(comparisons)} comparisons (Holm){looks}, at the level"
-        f" {LEVEL:g} of each claim. Costs are compared by {cost}."
+        f"One-sided Welch t-test over seeds, corrected for {len(race.candidates)} candidates (Holm){looks}, at the"
+        f" level {LEVEL:g} of each claim; a gain needs all baselines beaten. Costs are compared by {cost}, and those"
+        f" within {EQUAL - 1:.0%} of each other count as equal."
     )
-    return " ".join([*lines, *([_pairing(comparisons)] if any(len(c.own) > 2 for c in comparisons) else [])])
+    pairing = _pairing(comparisons) if any(len(c.own) > 2 for c in comparisons) else ""
+    return " ".join(line for line in (*lines, power(race), pairing) if line)
 
 
 def _claims(comparisons: Sequence[Comparison], race: Race) -> list[str]:
@@ -265,7 +313,7 @@ def _claims(comparisons: Sequence[Comparison], race: Race) -> list[str]:
         lines = ["No gain at equal or lower cost is shown: the differences may be the seeds' alone."]
     if cheaper:
         lines.append(f"As good and cheaper: {'; '.join(cheaper)}.")
-    elif any(c.cost_ratio and c.cost_ratio < 1 for c in comparisons):
+    elif any(c.cost_ratio and c.cost_ratio < 1 / EQUAL for c in comparisons):
         lines.append(f"None is shown to be as good (within {race.margin:g} mAP50-95) at less cost.")
     return lines
 
@@ -279,15 +327,15 @@ def _made(comparisons: Sequence[Comparison], margin: float) -> tuple[list[str], 
         own = [c for c in comparisons if c.candidate == name]
         if equal := [c for c in own if c.holds(Claim.AS_GOOD)]:
             cheaper.append(f"{name} {_as_good(equal, margin)}")
-        if any(c.is_dearer and c.ps[Claim.BETTER] > LEVEL for c in own):  # a cheaper rival may be as good
+        rest = [c for c in own if c.accuracy > LEVEL]
+        beaten = " and ".join(WORDS[c.rival] for c in own if c.holds(Claim.BETTER))
+        if not beaten or any(c.is_dearer for c in rest):  # a cheaper rival may be as good
             continue
-        fair = [c for c in own if not c.is_dearer]
-        beaten = [WORDS[c.rival] for c in fair if c.holds(Claim.BETTER)]
-        if beaten and len(beaten) == len(fair):
-            shown.append(f"{name} detects better than {' and '.join(beaten)}")
-        elif beaten:
-            rest = [WORDS[c.rival] for c in fair if not c.holds(Claim.BETTER)]
-            partly.append(f"{name} beats {' and '.join(beaten)} at equal or lower cost, but not {' and '.join(rest)}")
+        if not rest:
+            shown.append(f"{name} detects better than {beaten}")
+        else:
+            others = " and ".join(WORDS[c.rival] for c in rest)
+            partly.append(f"{name} beats {beaten} at equal or lower cost, but not {others}")
     return shown, partly, cheaper
 
 
@@ -319,17 +367,15 @@ def for_new_images(comparisons: Sequence[Comparison], images: ByImages, race: Ra
     head = f"For new images (judged on {images.images} of {images.split}{which}; images and seeds vary): "
     pairs = [(c, r) for c in race.candidates for r in race.rivals if f"{c}, {r}" in images.spreads]
     found = {pair: images.estimate(*pair) for pair in pairs}
-    costs = {(c.candidate, c.rival): c for c in comparisons}
-    ps: dict[Claim, list[float]] = {}
+    ratios = {(c.candidate, c.rival): c.ratio for c in comparisons}
+    ps: dict[Claim, dict[Pair, float]] = {}
     for claim in Claim:
         margin = claim.margin(race.margin)
-        ps[claim] = holm([Estimate(e.value + margin, e.error, e.df).p for e in found.values()])
+        accuracy = {pair: Estimate(e.value + margin, e.error, e.df).p for pair, e in found.items()}
+        ps[claim] = corrected({pair: max(p, cost_p(ratios.get(pair), claim.cost)) for pair, p in accuracy.items()})
     lines = []
-    for i, pair in enumerate(pairs):
-        holds = []
-        if (c := costs.get(pair)) and not c.is_dearer:
-            cheap = cheaper_p(c.ratio) <= LEVEL
-            holds = [claim.value for claim in Claim if ps[claim][i] <= LEVEL and (claim is Claim.BETTER or cheap)]
+    for pair in pairs:
+        holds = [claim.value for claim in Claim if ps[claim][pair] <= LEVEL]
         e, reach = found[pair], found[pair].bound(0.975)
         line = f"{pair[0]} against {pair[1]} {e.value:+.4f} (95 %: {e.value - reach:+.4f} to {e.value + reach:+.4f})"
         lines.append(line + (f", {' and '.join(holds)}" if holds else ", neither claim shown"))

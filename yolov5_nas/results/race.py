@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from .claims import (
     EQUAL,
     FIRST,
+    HOPELESS,
     LEVEL,
     Claim,
     Estimate,
+    Pair,
     accuracy_p,
-    cheaper_p,
-    holm,
+    corrected,
+    cost_p,
+    detectable,
     is_hopeless,
     log_ratio,
     sequential,
+    shares,
+    variance_of,
 )
 
 
@@ -60,6 +65,7 @@ class Comparison:
     Args:
         own, other: scores of the seeds that both have.
         ps: of each claim the p value, corrected for looks and for comparisons.
+        accuracy: the same of a higher mAP50-95, whatever the costs.
         ratio: the logarithm of own cost / the rival's; None where costs are not known.
     """
 
@@ -68,6 +74,7 @@ class Comparison:
     own: tuple[float, ...]
     other: tuple[float, ...]
     ps: Mapping[Claim, float]
+    accuracy: float
     ratio: Estimate | None
 
     @cached_property
@@ -87,13 +94,12 @@ class Comparison:
 
     @property
     def is_dearer(self) -> bool:
-        """Whether the candidate costs more, so that being better than this rival is no claim."""
+        """Whether the candidate seems to cost more, so that this rival, if it is as good, is the better choice."""
         return self.cost_ratio is not None and self.cost_ratio > EQUAL
 
     def holds(self, claim: Claim) -> bool:
         """Whether the claim is made."""
-        fair = claim is Claim.AS_GOOD or (self.cost_ratio is not None and not self.is_dearer)
-        return self.ps[claim] <= LEVEL and fair
+        return self.ps[claim] <= LEVEL
 
 
 class Race:
@@ -109,6 +115,7 @@ class Race:
     def __init__(self, rivals: Sequence[str], candidates: Sequence[str], seeds: int, margin: float, races: bool = True):
         self.rivals, self.candidates = tuple(rivals), tuple(candidates)
         self.seeds, self.margin, self.races = seeds, margin, races
+        self.left_out: list[int] = []  # seeds of trainings that don't count
         self.contestants = {name: Contestant(name) for name in (*rivals, *candidates)}
 
     def add(self, name: str, seed: int, score: float, cost: float | None = None, error: float = 0.0) -> None:
@@ -133,21 +140,39 @@ class Race:
     def comparisons(self) -> list[Comparison]:
         """Every candidate with every rival, as far as both have two seeds."""
         pairs = [(c, r) for c in self.candidates for r in self.rivals if len(self._common(c, r)) >= FIRST]
-        ps = {claim: holm([self._p(claim, *pair) for pair in pairs]) for claim in Claim}
+        accuracy = corrected({pair: self._p(pair) for pair in pairs})
+        ps = {claim: corrected({pair: self._p(pair, claim) for pair in pairs}) for claim in Claim}
         return [
-            Comparison(c, r, *self._paired(c, r), {claim: ps[claim][i] for claim in Claim}, self._ratio(c, r))
-            for i, (c, r) in enumerate(pairs)
+            Comparison(*pair, *self._paired(*pair), {claim: ps[claim][pair] for claim in Claim}, accuracy[pair], ratio)
+            for pair in pairs
+            for ratio in [self._ratio(*pair)]
         ]
 
-    def _p(self, claim: Claim, candidate: str, rival: str) -> float:
-        """Of all looks; of the last one alone where there are no others."""
-        own, other = self._paired(candidate, rival)
+    def detectable(self) -> float | None:
+        """Return the difference of mean mAP50-95 that the seeds used could have shown; see `claims.detectable`.
+
+        By the mean variance of all contestants, at the level of the first of all candidates that is tested (Holm) and
+        at the last look; None where there is no spread.
+        """
+        variances = [variance_of([*c.scores.values()]) for c in self.contestants.values() if len(c.scores) >= FIRST]
+        seeds = max([len(self._common(c, r)) for c in self.candidates for r in self.rivals], default=0)
+        if seeds < FIRST or not any(variances):
+            return None
+        share = shares(self.seeds).get(seeds, 1.0) if self.races else 1.0
+        return detectable(math.sqrt(statistics.fmean(variances)), seeds, LEVEL * share / len(self.candidates))
+
+    def _p(self, pair: Pair, claim: Claim | None = None) -> float:
+        """P value of a claim, or of a higher mAP50-95 alone: of all looks, or of the last if it is the only one.
+
+        Accuracy and cost must both hold (Berger 1982).
+        """
+        own, other = self._paired(*pair)
         looks = range(FIRST, len(own) + 1) if self.races else [len(own)]
-        margin, ps = claim.margin(self.margin), {}
+        margin, ps = claim.margin(self.margin) if claim else 0.0, {}
         for look in looks:
             ps[look] = accuracy_p(own[:look], other[:look], margin)
-            if claim is Claim.AS_GOOD:  # both must hold (Berger 1982)
-                ps[look] = max(ps[look], cheaper_p(self._ratio(candidate, rival, look)))
+            if claim:
+                ps[look] = max(ps[look], cost_p(self._ratio(*pair, look), claim.cost))
         return sequential(ps, self.seeds) if self.races else ps[len(own)]
 
     def _is_open(self, c: Comparison) -> bool:
@@ -155,9 +180,17 @@ class Race:
 
         Being better than a cheaper rival is no claim, but others are made only where it holds.
         """
-        possible = [Claim.BETTER, *([Claim.AS_GOOD] if c.ratio and c.ratio.value < 0 else [])]
-        left = [claim for claim in possible if c.ps[claim] > LEVEL]
+        if c.accuracy > LEVEL and not is_hopeless(c.own, c.other, 0.0, self.seeds):
+            return True
+        left = [claim for claim in Claim if c.ps[claim] > LEVEL and self._may_cost(c, claim)]
         return any(not is_hopeless(c.own, c.other, claim.margin(self.margin), self.seeds) for claim in left)
+
+    def _may_cost(self, c: Comparison, claim: Claim) -> bool:
+        """Whether the costs, as they are now, may be shown to be what a claim says at the last look."""
+        if c.ratio is None:
+            return False
+        last = replace(c.ratio, error=c.ratio.error * math.sqrt(len(c.own) / self.seeds))
+        return cost_p(last, claim.cost) <= HOPELESS
 
     def _common(self, candidate: str, rival: str) -> list[int]:
         """The seeds that both have."""

@@ -65,11 +65,14 @@ def judge_proof(run: Path, race: Race, names: Mapping[str, str], o: Options, set
     """Validate a proof's networks on the judging split and write `<run>/prove/judged.json`, unless it has them all.
 
     Args:
+        race: with all trainings that count; others are not looked at.
         names: contestants' names by the ids of architectures.
         settings: of the trainings.
     """
     files = RunFolder(run).proof
-    trained = [r for r in read_lines(files.journal) if r.state == "complete" and files.trial(r.number).weights.exists()]
+    counted = {(name, seed) for name, c in race.contestants.items() for seed in c.scores}
+    complete = [r for r in read_lines(files.journal) if r.state == "complete" and (names[r.id], r.seed) in counted]
+    trained = [r for r in complete if files.trial(r.number).weights.exists()]
     known = read_images(run)
     done = {(name, seed) for name, scores in (known.scores if known else {}).items() for seed in scores}
     if {(names[r.id], str(r.seed)) for r in trained} <= done:

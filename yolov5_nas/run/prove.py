@@ -4,6 +4,7 @@ with several seeds."""
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,24 @@ import yaml
 from ..engines.contract import Engine
 from ..errors import UserError
 from ..files import write_whole
-from ..records.journal import Journal, TrialRecord, TrialResult, eligible, front, read_journal, read_lines
+from ..records.journal import Journal, TrialRecord, TrialResult, eligible, front, latest, read_journal, read_lines
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
 from ..results.claims import EQUAL
-from ..results.comparison import Plan, finished, names_of, race_of, read_images, read_plan, said, table, text
+from ..results.comparison import (
+    Plan,
+    finished,
+    left_out,
+    names_of,
+    race_of,
+    read_images,
+    read_plan,
+    said,
+    search_seeds,
+    table,
+    text,
+)
 from ..results.race import Race
 from ..results.replacement import winners
 from ..results.report import report
@@ -30,6 +43,7 @@ from ..space.architecture import Architecture, Value
 from ..space.layers import ConvLayer, Layer
 from ..training.settings import Settings
 from ..training.trial import measure_architecture, run_trial
+from .callbacks import duration, say
 from .judge import judge_proof
 from .loop import Listener
 from .prepare import engine_of, settings_of
@@ -41,12 +55,13 @@ from .stages import from_scratch, from_weights, run_stage, started
 FAMILY = ((0.25, 0.5, 0.75, 1.0, 1.25), (0.33, 0.33, 0.67, 1.0, 1.33))  # YOLOv5's n, s, m, l, x: width, depth multiple
 STEPS = 8  # of the search for a scale
 STARTS = ("weights", "scratch")
+SEEDS = 5  # of three, a gain of two standard deviations is found in one proof of eight (benchmarks/proof_errors.py)
 
 
 def prove(
     run: str | Path,
     top: int = 3,
-    seeds: int = 3,
+    seeds: int | None = None,
     epochs: int | None = None,
     engine: str | Engine | None = None,
     start: str | None = None,
@@ -59,7 +74,8 @@ def prove(
         run: a run's folder; `<run>/prove` gets the journal, and the report a section.
         top: how many candidates: the winners of a replacement search; else those with the highest rewards, of the best
             and the front, or of all trials where they started from inherited weights.
-        seeds: trainings of each at most; a contestant with nothing left to decide gets no more.
+        seeds: trainings of each at most (default: `SEEDS`, or as many as a proof that was begun has); a contestant with
+            nothing left to decide gets no more. None has a seed that the search used.
         epochs: of each training; by default twice a trial's from weights, three times from scratch (or the base's, and
             those of an audit at least).
         engine: the name of one, or an object, instead of the options `engine`, `device`, `concurrency`,
@@ -83,6 +99,7 @@ def prove(
         if count is not None and count < 1:
             raise UserError(f"--{name} must be at least 1", got=count)
     begun = read_plan(run)
+    seeds = seeds or (begun.seeds[-1] if begun and begun.seeds else SEEDS)
     start = _start(start, o, begun)
     settings = _settings(run, o, start, epochs)
     if not o.measure_on:
@@ -93,19 +110,20 @@ def prove(
         candidates = _as_begun(begun, candidates, records, files.proof)
     with hold(run):
         files.proof.path.mkdir(exist_ok=True)
-        wanted = Plan(settings.epochs, tuple(r.number for r in candidates), None, start, (seeds,), o.margin)
+        numbers = tuple(r.number for r in candidates)
+        wanted = Plan(settings.epochs, numbers, None, start, (seeds,), o.margin, search_seeds(run))
         plan = _plan(files.proof, wanted, lambda: _rescaled_rival(run, candidates[0], settings, o, start))
         names = names_of(run, plan, o.reference)
         if plan.seeds:  # the last epoch's mAP counts, and not that of the one that did best on `val`
             settings = replace(settings, val_period=settings.epochs)
         race = race_of(names, plan)
         race.seeds = max(race.seeds, seeds)
-        _train(files.proof, race, _architectures(names, plan, records), names, settings, o, engine)
+        _train(run, race, plan, _architectures(names, plan, records), names, settings, o, engine)
+        found = finished(run, o)
+        assert found
+        race, plan = found
         judge_proof(run, race, names, o, settings)
-    found = finished(run, o)
-    assert found
     report(run)
-    race, plan = found
     images = read_images(run)
     lines = ["".join(f"{cell:>18}" for cell in row) for row in table(race, o.cost, images)]
     return "\n".join(
@@ -262,6 +280,7 @@ def _rescale(winner: TrialRecord, settings: Settings, cost: str) -> dict[str, fl
     wanted = winner.metrics.get(cost)
     if not wanted:
         return None
+    say(f"stock rescaled: measuring the widths at which its {cost} is that of trial {winner.number}")
     base = float(settings.model["width_multiple"])
     low, high = math.log(base / 4), math.log(base * 4)
     costs: dict[float, float] = {}
@@ -288,8 +307,9 @@ def depth_of(width: float, settings: Settings) -> float:
 
 
 def _train(
-    folder: RunFolder,
+    run: Path,
     race: Race,
+    plan: Plan,
     architectures: Mapping[str, Architecture],
     names: Mapping[str, str],
     settings: Settings,
@@ -297,20 +317,47 @@ def _train(
     engine: Engine,
 ) -> None:
     """Train with one seed after the other, those of whom something is open."""
-    count = race.seeds * len(architectures)
+    folder, count = RunFolder(run).proof, race.seeds * len(architectures)
+    begun = [record.seed for _, record in sorted(latest(read_lines(folder.journal)).items())]
+    of_search = [seed for seed in begun if seed in plan.search_seeds]
+    if of_search:
+        say(f"{left_out(of_search)} Trainings with other seeds take their place.")
+    uncounted = len(of_search)
+    _announce(run, plan, len(begun) - uncounted, count, list(architectures), race.seeds, engine.slots)
 
     def listeners(journal: Journal) -> list[Listener]:
         def tell(record: TrialRecord) -> None:
-            done = sum(r.done for r in journal.trials.values())
+            done = sum(r.done for r in journal.trials.values()) - uncounted
             score = f"mAP50-95 {record.reward:.4f}" if record.state == "complete" else f"{record.state}: {record.error}"
             who, took = f"{names[record.id]}, seed {record.seed}", f"{record.seconds:.0f} s"
             print(f"[{done} of at most {count}] {who}: {score}, {took}", flush=True)
 
         return [tell]
 
-    rounds = Rounds(race, architectures, names, o.cost)
+    rounds = Rounds(race, architectures, names, o.cost, plan.search_seeds, begun)
     stage: dict[str, Any] = {"listeners": listeners, "seed": lambda number: rounds.seeds[number]}
     try:
-        run_stage(folder, prove_trial, settings, rounds, lambda: engine, accuracy, count, **stage)
+        run_stage(folder, prove_trial, settings, rounds, lambda: engine, accuracy, count + uncounted, **stage)
     finally:
         engine.close()
+
+
+def _announce(
+    run: Path, plan: Plan, begun: int, count: int, contestants: Sequence[str], seeds: int, slots: int
+) -> None:
+    """Say what will be trained, and how long that takes by the search's trials.
+
+    Args:
+        begun: trainings that the journal has and that count.
+        count: trainings at most.
+        slots: trainings at a time.
+    """
+    say(
+        f"at most {count} trainings of {plan.epochs} epochs: {len(contestants)} networks ({', '.join(contestants)})"
+        f" with up to {seeds} seeds each" + (f"; {begun} were begun before" if begun else "")
+    )
+    trials = [r for r in read_journal(run) if r.state == "complete" and r.seconds and r.budget.get("epochs")]
+    if trials and begun < count:
+        each = plan.epochs * statistics.median((r.seconds or 0.0) / r.budget["epochs"] for r in trials)
+        whole = -(-(count - begun) // slots) * each
+        say(f"about {duration(each)} each by the search's trials, {duration(whole)} in all at most ({slots} at a time)")
