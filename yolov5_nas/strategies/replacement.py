@@ -118,8 +118,11 @@ class Item:
 
     @property
     def cost(self) -> float:
-        """The cost of taking it: its rise, or 0 where the loss falls, or rises by no more than the error."""
-        return self.rise if self.rise > self.error else 0.0
+        """Return the loss increase that a plan counts for it: the measured one, at least half of its standard error.
+
+        An increase below its error is not known to be 0. Counted as free, options with large errors are taken first.
+        """
+        return max(self.rise, self.error / 2)
 
 
 @dataclass(frozen=True)
