@@ -194,6 +194,7 @@ class Pipeline:
         o = replace(o, trials=len(trained), base_epochs=None)
         settings = replace(settings, constraints=())
         ending = self._trials(o, settings, GivenArchitectures(trained), len(trained))
+        replacement.measure_trained()
         self._write_winners(read_journal(self.folder))  # what comes now is about them, and may be broken off
         if o.rivals != "none":
             Rivals(self.folder, o, settings, self._engine, self.loop).run()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,22 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.contract import Engine, Trial
-from ..records.journal import Journal, TrialRecord, read_lines
+from ..records.journal import Journal, TrialRecord, read_journal, read_lines
 from ..records.metrics import LEARNT
 from ..records.options import Options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
-from ..results.replacement import changes
+from ..results.replacement import changes, costs_of
 from ..space.architecture import Architecture
 from ..space.layers import C3Layer, Layer
 from ..strategies.given import GivenArchitectures
 from ..strategies.knapsack import promising
+from ..strategies.pooled import AGAIN, is_noisy
 from ..strategies.replacement import ADDITIVE, Table, changed, make_table, rows, total_rise
 from ..strategies.savings import fitted, measured_costs, needed_costs, share
 from ..training.parent import FEW
 from ..training.replacement import score_replacement, validate_parent
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
+from .again import measure_again
 from .callbacks import Steps, duration, say
 from .planning import ROUNDS, Planned, Planner, limits
 from .stages import StageError, asked_before, run_stage, with_earlier
@@ -66,7 +69,7 @@ class Replacement:
         say(self._to_come())
         tables = self._tables()
         say(f"plans: made, measured and corrected, {ROUNDS} times at most, in {self.files.plans.path}")
-        planner = Planner(tables, self.options, self.parent, self._refitted, self._wholes)
+        planner = Planner(tables, self.options, self.parent, self._refitted, self._wholes, self._again)
         found = planner.run(asked_before(self.files.plans))
         say("\n".join(self._said(found)))
         return self.options, self.settings, found
@@ -240,6 +243,23 @@ class Replacement:
         found = self._run(self.files.plans, score_replacement, settings, asked, _falling, line)
         return {record.id: record for record in found}
 
+    def _again(self, asked: Sequence[Architecture]) -> list[TrialRecord]:
+        """Measure plans whose costs can't be right once more."""
+        settings = replace(self.settings, constraints=(), needed=needed_costs(self.options))
+        o = without_portal(self.options)
+        return measure_again(self.files.plans, asked, settings, lambda: self.engine(o), self._measured, self.stage)
+
+    def measure_trained(self) -> None:
+        """Measure trained networks once more, `AGAIN` times at most, whose costs are too noisy to decide by."""
+        files = self.files.plans.again
+        for _ in range(AGAIN):
+            costs = costs_of(self.files.path, read_journal(self.files.path), self.options).values()
+            times = Counter(a.id for a in asked_before(files))
+            noisy = [r for r in costs if not r.is_reference and is_noisy(r, self._measured) and times[r.id] < 2 * AGAIN]
+            if not noisy:
+                return
+            self._again([*asked_before(files), *(Architecture(r.architecture) for r in noisy)])
+
     # ----------------------------------------------------------------------------------------------------------------
 
     def _said(self, found: Sequence[Planned]) -> list[str]:
@@ -250,12 +270,14 @@ class Replacement:
         for one in found:
             name = " ".join(map(str, one.targets)) + (f" at {one.imgsz} px" if one.imgsz else "")
             if one.record is None:
-                lines.append(f"  {name}: none keeps to it")
+                lines.append(f"  {name}: missed, none keeps to it")
                 continue
             m, rise = one.record.metrics, total_rise(one.record)
             costs = ", ".join(
                 f"{metric} {share(one.record, metric, self.parent):.3f}" for metric in (*self._measured, "gflops")
             )
+            if is_noisy(one.record, self._measured):
+                costs += " (noisy: measured again after training)"
             change = changes(self.space.default(), one.record.architecture)
             lines.append(f"  {name}: loss {rise:+.4f} +- {m['rise_error']:.4f} ({rise / loss:+.1%}), {costs}: {change}")
         return lines

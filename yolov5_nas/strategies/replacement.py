@@ -135,6 +135,7 @@ class Table:
         form: of the whole network; empty where nothing of it is a choice.
         costs: of the parent in the form, as shares of the parent's own; where one is missing, 1.
         form_rise: by how much the form alone lifts the loss.
+        misfits: standard errors of sums of savings, by metric, besides those of the savings.
     """
 
     parent: Architecture
@@ -142,6 +143,7 @@ class Table:
     form: Mapping[str, Value] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     form_rise: float = 0.0
+    misfits: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, architecture: Mapping[str, Value]) -> list[Item]:
         """The items that an architecture consists of.
@@ -172,6 +174,10 @@ class Table:
     def ratio(self, architecture: Mapping[str, Value], metric: str) -> float:
         """An architecture's cost as a share of the parent's, by the sum of what its items save."""
         return self.share(metric) - sum(item.saves[metric] for item in self.of(architecture))
+
+    def ratio_error(self, architecture: Mapping[str, Value], metric: str) -> float:
+        """Return the standard error of `ratio`, the errors of savings taken as independent."""
+        return math.hypot(self.misfits.get(metric, 0.0), *(i.unsure.get(metric, 0.0) for i in self.of(architecture)))
 
     def has(self, architecture: Mapping[str, Value]) -> bool:
         """Whether an architecture is of the table's form."""
