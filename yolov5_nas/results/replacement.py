@@ -14,7 +14,7 @@ from ..records.reward import Constraint, Target
 from ..records.run_folder import RunFolder
 from ..space.choices import size_of
 from ..space.space import Space
-from ..strategies.pooled import is_noisy, pooled
+from ..strategies.pooled import is_noisy, with_repeats
 from ..strategies.replacement import Item, Table, make_table, total_rise
 from ..strategies.savings import fitted, measured_costs, ratio_of, share
 from .ranking import html_table
@@ -95,7 +95,7 @@ def costs_of(run: Path, records: Sequence[TrialRecord], o: Options) -> dict[int,
     """Return the complete trials by number, each with its costs by all measurements of it, planned and trained."""
     files, metrics = RunFolder(run).plans, measured_costs(o)
     others = [*_done(files), *_done(files.again)]
-    return {r.number: pooled([r, *(x for x in others if x.id == r.id)], metrics) for r in complete(records)}
+    return {r.number: r for r in with_repeats(complete(records), others, metrics)}
 
 
 def cost_of(run: Path, record: TrialRecord, metric: str, o: Options) -> float:
@@ -106,8 +106,7 @@ def cost_of(run: Path, record: TrialRecord, metric: str, o: Options) -> float:
 def measured_plans(run: Path, o: Options) -> list[TrialRecord]:
     """Return the scored plans, each with its costs by all measurements of it before training."""
     files, metrics = RunFolder(run).plans, measured_costs(o)
-    again = _done(files.again)
-    return [pooled([r, *(x for x in again if x.id == r.id)], metrics) for r in _done(files)]
+    return with_repeats(_done(files), _done(files.again), metrics)
 
 
 def first_winner(run: Path, records: Sequence[TrialRecord], o: Options) -> TrialRecord | None:
@@ -137,7 +136,8 @@ def read_table(run: Path, o: Options) -> Table | None:
         return None
     space = Space.from_yaml(files.space, imgsz=o.imgsz)
     table = make_table(space, scored, o.frozen)
-    measured = [*_done(files.latencies), *measured_plans(run, o)]
+    measured = with_repeats(_done(files.latencies), _done(files.latencies.again), measured_costs(o))
+    measured += measured_plans(run, o)
     try:
         return fitted(table, measured, measured_costs(o), parent)
     except KeyError:

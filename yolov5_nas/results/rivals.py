@@ -16,7 +16,7 @@ from ..records.journal import TrialRecord, latest, read_lines
 from ..records.options import Options
 from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
-from ..strategies.pooled import AGREE, is_noisy, measured_error, pooled
+from ..strategies.pooled import AGREE, is_noisy, measured_error, with_repeats
 from ..strategies.savings import measured_costs, ratio_of, share
 from .claims import EQUAL
 from .replacement import Winner, cost_of
@@ -77,7 +77,7 @@ def measured_forms(run: Path, o: Options) -> list[TrialRecord]:
     files = RunFolder(run).rivals.latencies
     done = [[r for r in latest(read_lines(f.journal)).values() if r.state == "complete"] for f in (files, files.again)]
     forms, again = (sorted(records, key=lambda r: r.number) for records in done)
-    return [pooled([r, *(x for x in again if x.id == r.id)], measured_costs(o)) for r in forms]
+    return with_repeats(forms, again, measured_costs(o))
 
 
 def doubtful(forms: Sequence[TrialRecord], zero: TrialRecord, metric: str) -> list[TrialRecord]:

@@ -11,7 +11,7 @@ from ..records.reward import Constraint, Target
 from ..results.replacement import excess, goal, is_within, keeps
 from ..space.architecture import Architecture
 from ..strategies.knapsack import Limit, plan
-from ..strategies.pooled import AGAIN, is_noisy, pooled
+from ..strategies.pooled import AGAIN, is_noisy, with_repeats
 from ..strategies.replacement import Table, changed, total_rise
 from ..strategies.savings import corrected, is_expected, measured_costs, offset, ratio_of, useless
 
@@ -114,7 +114,7 @@ class Planner:
 
         for turn in range(AGAIN + 1):
             repeats = self.again(self.repeated)
-            found = {id: pooled([r, *(x for x in repeats if x.id == id)], metrics) for id, r in known.items()}
+            found = {r.id: r for r in with_repeats(known.values(), repeats, metrics)}
             doubtful = list({a.id: a for a in new if is_doubtful(found[a.id])}.values())
             if not doubtful or turn == AGAIN:
                 break

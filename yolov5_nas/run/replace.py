@@ -27,9 +27,9 @@ from ..space.architecture import Architecture
 from ..space.layers import C3Layer, Layer
 from ..strategies.given import GivenArchitectures
 from ..strategies.knapsack import promising
-from ..strategies.pooled import AGAIN, is_noisy
+from ..strategies.pooled import AGAIN, is_noisy, with_repeats
 from ..strategies.replacement import ADDITIVE, Table, changed, make_table, rows, total_rise
-from ..strategies.savings import fitted, measured_costs, needed_costs, share
+from ..strategies.savings import fitted, is_expected, measured_costs, needed_costs, share
 from ..training.parent import FEW
 from ..training.replacement import score_replacement, validate_parent
 from ..training.settings import Settings
@@ -87,7 +87,7 @@ class Replacement:
         own = make_table(space, scored, frozen)
         joints = [space.default(), *joint(own, MEASURED, seed), *zeros]
         measured = self._latencies(joints)
-        own = self._fitted(own, measured)
+        own = self._robustly_fitted(own, measured)
         others = self._others(own, zeros, scored, measured)
         if not others:
             return [own]
@@ -95,7 +95,7 @@ class Replacement:
         scored = self._scores(asked)
         others = [make_table(space, scored, frozen, table.form) for table in others]
         measured = self._latencies([*joints, *(a for table in others for a in joint(table, MEASURED_MORE, seed))])
-        return [own, *(self._fitted(table, measured) for table in others)]
+        return [own, *(self._robustly_fitted(table, measured) for table in others)]
 
     def _others(
         self,
@@ -224,9 +224,23 @@ class Replacement:
         except KeyError as e:
             raise StageError(f"{e.args[0]} could not be measured") from None
 
+    def _robustly_fitted(self, table: Table, measured: Sequence[TrialRecord]) -> Table:
+        """Return the fitted table; what a first fit does not allow is measured once more."""
+        first = self._fitted(table, measured)
+        own = [r for r in measured if r.state == "complete" and table.has(r.architecture) and r.id != table.parent.id]
+        odd = [
+            Architecture(r.architecture)
+            for r in own
+            if not all(is_expected(first, r, m, self.parent) for m in self._measured if m in r.metrics)
+        ]
+        again = self._again(odd, self.files.latencies)
+        return self._fitted(table, with_repeats(measured, again, self._measured)) if odd else first
+
     def _refitted(self, table: Table, wholes: Iterable[TrialRecord]) -> Table:
         """The table by the latencies that it was fitted to, and those of whole plans."""
-        return self._fitted(table, [*(r for r in read_lines(self.files.latencies.journal) if r.done), *wholes])
+        latencies = self.files.latencies
+        first, again = ([r for r in read_lines(f.journal) if r.done] for f in (latencies, latencies.again))
+        return self._fitted(table, [*with_repeats(first, again, self._measured), *wholes])
 
     # Plans ----------------------------------------------------------------------------------------------------------
 
@@ -243,11 +257,13 @@ class Replacement:
         found = self._run(self.files.plans, score_replacement, settings, asked, _falling, line)
         return {record.id: record for record in found}
 
-    def _again(self, asked: Sequence[Architecture]) -> list[TrialRecord]:
-        """Measure plans whose costs can't be right once more."""
+    def _again(self, asked: Sequence[Architecture], files: RunFolder | None = None) -> list[TrialRecord]:
+        """Measure architectures once more whose costs can't be right, by default plans."""
         settings = replace(self.settings, constraints=(), needed=needed_costs(self.options))
         o = without_portal(self.options)
-        return measure_again(self.files.plans, asked, settings, lambda: self.engine(o), self._measured, self.stage)
+        return measure_again(
+            files or self.files.plans, asked, settings, lambda: self.engine(o), self._measured, self.stage
+        )
 
     def measure_trained(self) -> None:
         """Measure trained networks once more, `AGAIN` times at most, whose costs are too noisy to decide by."""

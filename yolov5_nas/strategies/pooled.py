@@ -49,6 +49,13 @@ def pooled(records: Sequence[TrialRecord], metrics: Iterable[str]) -> TrialRecor
     return replace(first, metrics={**first.metrics, **found}, conditions=conditions) if found else first
 
 
+def with_repeats(
+    records: Iterable[TrialRecord], repeats: Sequence[TrialRecord], metrics: Sequence[str]
+) -> list[TrialRecord]:
+    """Return records, each pooled with the further measurements of its network."""
+    return [pooled([r, *(x for x in repeats if x.id == r.id)], metrics) for r in records]
+
+
 def _mean(measured: Sequence[tuple[float, float]]) -> tuple[float, float, list[int]]:
     """Return the cost, its error as a share of it, and which measurements agree on it ([]: too few).
 
