@@ -67,7 +67,11 @@ class Rivals:
         self._measure_again(measured_costs(self.options))
         chosen = rivals(self.folder, found, self.options)
         self.names = {rival.architecture.id: rival.name for rival in chosen}
-        if chosen:
+        if not chosen:
+            say(
+                "rivals: none, since no form of the parent has a cost that is known (too noisy?) and below the parent's"
+            )
+        else:
             count = len(self.names)
             say(f"rivals: {count} of the winners' cost are trained alike, in {self.files.path} (--rivals none: no)")
             self._run(self.files, run_trial, [rival.architecture for rival in chosen], (), self._tell_trained)
@@ -76,13 +80,15 @@ class Rivals:
         """Measure those forms again whose costs can't be right."""
         files, o = self.files.latencies, without_portal(self.options)
         settings = replace(self.settings, needed=needed_costs(self.options))
-        for _ in range(AGAIN if metrics else 0):
-            zero, *forms = measured_forms(self.folder, self.options)
+        for _ in range(AGAIN):
+            if not metrics or not (measured := measured_forms(self.folder, self.options)):
+                return
+            zero, *forms = measured
             times = Counter(a.id for a in asked_before(files.again))
             left = [r for r in doubtful(forms, zero, metrics[0]) if times[r.id] < AGAIN]
             asked = [*asked_before(files.again), *(Architecture(r.architecture) for r in left)]
             if not left:
-                break
+                return
             measure_again(files, asked, settings, lambda: self.engine(o), metrics, self.stage)
 
     def _forms(self, least: float) -> list[Architecture]:
