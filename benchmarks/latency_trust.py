@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-from yolov5_nas.cost.latency import ERROR_BOUND, Pass, Runtime, compare, prepare
+from yolov5_nas.cost.latency import Pass, Runtime, compare, prepare
 from yolov5_nas.files import shipped
 from yolov5_nas.host import yolov5 as hosts
+from yolov5_nas.records.metrics import ERROR_BOUND
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 

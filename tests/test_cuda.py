@@ -23,7 +23,7 @@ from hungry import Hungry
 from prepared import prepared
 from torch import nn
 
-from yolov5_nas.cost.latency import ERROR_BOUND, Runtime, latency, prepare
+from yolov5_nas.cost.latency import Runtime, latency, prepare
 from yolov5_nas.cost.measure import gflops, parameters
 from yolov5_nas.doctor.check import OK
 from yolov5_nas.doctor.doctor import doctor
@@ -33,6 +33,7 @@ from yolov5_nas.files import shipped
 from yolov5_nas.host.compat import patched
 from yolov5_nas.host.yolov5 import load
 from yolov5_nas.records.journal import TrialResult, read_journal
+from yolov5_nas.records.metrics import ERROR_BOUND
 from yolov5_nas.space.architecture import Architecture
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.model_yaml import read_model_yaml

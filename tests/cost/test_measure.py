@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from yolov5_nas.cost.latency import ERROR_BOUND, Runtime, compare
+from yolov5_nas.cost.latency import Runtime, compare
 from yolov5_nas.cost.measure import gflops, measure, parameters
 from yolov5_nas.files import shipped
+from yolov5_nas.records.metrics import ERROR_BOUND
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 

@@ -1,13 +1,17 @@
 """The loop, on an engine that runs trials in this process."""
 
+from dataclasses import replace
+
 import fake_trials
 import pytest
 from loops import REWARD, SPACE, InlineEngine, loop
 
 from yolov5_nas.engines.contract import Outcome
+from yolov5_nas.errors import TrialError
 from yolov5_nas.records.journal import Journal, TrialRecord, TrialResult, best, front
 from yolov5_nas.records.reward import Constraint, broken
 from yolov5_nas.records.run_folder import RunFolder
+from yolov5_nas.run.callbacks import Progress
 from yolov5_nas.run.loop import judge, replay
 from yolov5_nas.space.architecture import Architecture
 from yolov5_nas.space.space import Space
@@ -235,6 +239,78 @@ def test_a_lost_trial_is_started_again_once_with_the_attempt_in_the_journal(tmp_
     assert fresh.ask() == search.strategy.ask()
 
 
+def killed_at(*starts):
+    """A trial that is killed at some of all starts, counted from 0."""
+    count = iter(range(99))
+
+    def trial(architecture, settings, seed, folder):
+        if next(count) in starts:
+            raise TrialError("killed", "the process ended with exit code -9")
+        return fake_trials.quick(architecture, settings, seed, folder)
+
+    return trial
+
+
+def test_a_trial_that_is_killed_from_outside_is_repeated_once_in_the_same_search(tmp_path):
+    search = loop(tmp_path, trials=4, trial=killed_at(0, 3, 4), reference="stock YOLOv5")
+    assert search.run() == "all 4 trials are done"
+    assert [(r.number, r.state, r.attempt) for r in search.journal.records] == [
+        *((0, "started", 1), (0, "started", 2), (0, "complete", 2), (1, "started", 1), (1, "complete", 1)),
+        *((2, "started", 1), (2, "started", 2), (2, "failed", 2), (3, "started", 1), (3, "complete", 1)),
+    ]
+
+
+@pytest.mark.parametrize("cut", range(10))
+def test_a_search_in_which_trials_were_killed_resumes_to_the_same(tmp_path, cut):
+    whole = loop(tmp_path, trials=4, trial=killed_at(0, 3), reference="stock YOLOv5")
+    whole.run()
+    lines = whole.journal.path.read_text().splitlines(keepends=True)
+    whole.journal.path.write_text("".join(lines[:cut]))
+    again = loop(tmp_path, trials=4, reference="stock YOLOv5")
+    assert again.run() == "all 4 trials are done"
+    assert ids(again.journal) == ids(whole.journal)
+    assert {r.state for r in again.journal.trials.values()} == {"complete"}
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("trial", [fake_trials.out_of_memory, killed_at(*range(99))])
+def test_where_the_reference_fails_for_good_nothing_else_is_trained(tmp_path, slots, trial):
+    search = loop(tmp_path, trials=4, trial=trial, slots=slots, reference="stock YOLOv5")
+    search.engine.jobs = FirstFirst()
+    ending = search.run()
+    assert ending.startswith("trial 0, stock YOLOv5, has failed (") and ending.count("\n") == 0
+    assert ending.endswith("), and all others are compared with it: nothing else is trained")
+    ended = {r.number for r in search.journal.records if r.done}
+    assert (ended, len(search.journal.trials)) == ({0}, slots) and search.has_no_reference
+    again = loop(tmp_path, trials=4, reference="stock YOLOv5")
+    reason = search.journal.trials[0].error["reason"]
+    assert again.run() == ("all 4 trials are done" if reason == "killed" else ending)
+
+
+class FirstFirst(list):
+    """Jobs of which the trial with the smallest number ends first."""
+
+    def pop(self):
+        self.sort(key=lambda job: job.number)
+        return super().pop(0)
+
+
+def test_progress_is_never_above_the_number_of_trials(tmp_path, capsys):
+    """A killed trial that a resume starts again was counted twice."""
+    journal = Journal(tmp_path / "trials.jsonl")
+    start = [TrialRecord(n, {"a": n}, "started") for n in range(4)]
+    for record in start:
+        journal.append(record)
+        error = None if record.number else {"reason": "killed", "message": "the process ended with exit code -9"}
+        state = {"state": "failed", "error": error} if error else {"state": "complete", "reward": 0.5, "seconds": 1.0}
+        journal.append(replace(record, **state))
+    with Progress(4, journal) as progress:
+        record = replace(start[0].again(), state="complete", reward=0.6, seconds=1.0)
+        journal.append(record)
+        progress(record)
+    assert capsys.readouterr().out.startswith("[4/4] trial 0")
+
+
 # Whose weights a trial starts from ------------------------------------------------------------------------------------
 
 
@@ -273,7 +349,8 @@ def test_a_resume_repeats_the_parent_that_the_journal_has(tmp_path):
 def test_killed_in_the_base_it_starts_again_and_failed_it_ends_the_search(tmp_path):
     Journal(tmp_path / "trials.jsonl").append(TrialRecord(0, dict(SPACE.default()), "started"))
     search = inheriting(tmp_path, trial=fake_trials.out_of_memory)
-    expected = "trial 0, whose weights all others start from, has failed (no memory at half the batch)"
+    expected = "trial 0 has failed (no memory at half the batch), and all others start from its weights"
+    expected += ": nothing else is trained"
     assert search.run() == expected
     assert [(r.number, r.state, r.attempt) for r in search.journal.records] == [
         *((0, "started", 1), (0, "started", 2), (0, "failed", 2)),

@@ -112,7 +112,7 @@ def ids_of_a_search_without_faults(tmp_path):
     return [r.id for r in whole.journal.trials.values()]
 
 
-def test_a_trial_that_was_killed_is_tried_again_by_a_resume_alone(tmp_path):
+def test_a_trial_that_was_killed_twice_is_tried_again_by_a_resume(tmp_path):
     killed = {0, 3}
 
     def trial(architecture, settings, seed, folder):
@@ -127,7 +127,9 @@ def test_a_trial_that_was_killed_is_tried_again_by_a_resume_alone(tmp_path):
     again = loop(tmp_path, 5, trial)
     again.run()
     records = again.journal.trials.values()
-    assert [(r.number, r.state, r.attempt) for r in records] == [(n, "complete", 1 + (n in (0, 3))) for n in range(5)]
+    assert [(r.number, r.state, r.attempt) for r in records] == [
+        (n, "complete", 3 if n in (0, 3) else 1) for n in range(5)
+    ]
     assert len({r.id for r in records}) == 5
     third = loop(tmp_path, 5, trial)
     third.run()
@@ -165,7 +167,9 @@ def test_a_search_whose_stock_trial_failed_is_not_called_done(host, digits_yaml,
     monkeypatch.setattr(pipeline, "run_trial", trial)
     with inline():
         assert main(["search", "--data", str(digits_yaml), "--project", str(tmp_path), *FLAGS]) == 1
-    assert "trial 0, stock YOLOv5, has failed (broken on purpose)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "trial 0, stock YOLOv5, has failed (broken on purpose), and all others are compared with it" in out
+    assert [r.number for r in read_journal(tmp_path / "exp")] == [0]
 
 
 def full(*_, **__):

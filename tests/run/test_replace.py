@@ -21,7 +21,7 @@ from yolov5_nas.records.options import Options
 from yolov5_nas.records.reward import Target
 from yolov5_nas.records.run_folder import RunFolder
 from yolov5_nas.results.judged import read as read_judged
-from yolov5_nas.results.replacement import keeps, read_table, winners, words
+from yolov5_nas.results.replacement import cost_of, keeps, read_table, winners, words
 from yolov5_nas.results.report import closing_table
 from yolov5_nas.results.rivals import rivals as find_rivals
 from yolov5_nas.run.check_parent import with_method
@@ -153,6 +153,46 @@ def test_winners_have_rivals_of_their_cost(whole):
     assert re.search(r"has mAP50-95 0\.\d+, and had 0\.\d+ before.\nSo it was far from trained out", said)
     report = (whole / "report.html").read_text()
     assert "of its widths" in report and "Rivals are the parent in forms of a winner's cost" in html.unescape(report)
+
+
+def test_a_plan_measured_at_half_of_its_latency_wins_no_target_and_sizes_no_rival(whole, tmp_path, capsys):
+    """As on a busy machine: its interval is 3.6 %, and the fit and its training say that it costs twice as much."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    o = Options().with_given(yaml.safe_load((run / "search.yaml").read_text()))
+    records = read_journal(run)
+    odd = winners(run, records, o)[1].record
+    true = odd.metrics["latency_ratio"]
+    before = [r.architecture.id for r in find_rivals(run, winners(run, records, o), o)]
+    _change(run / "plans/trials.jsonl", odd.id, 0.357, 0.036)
+    assert winners(run, records, o)[1].record is None  # 0.357 and the trained one disagree: neither is believed
+    said = words(run, records, o)
+    assert "latency_ratio=0.85: missed. The nearest trained network, trial" in said and "too noisy to tell" in said
+    latency = next(r for r in read_journal(run / "latencies") if r.number)
+    _change(run / "latencies/trials.jsonl", latency.id, 0.5 * latency.metrics["latency_ratio"], 0.01)
+    with inline(), untrained():
+        search(resume=run)
+    assert "[measured again 1] latency_ratio 0." in capsys.readouterr().out
+    assert latency.id in {r.id for r in read_journal(run / "latencies/again")}  # of five, another may seem wrong too
+    again = [r.id for r in read_journal(run / "plans/again")]
+    assert again.count(odd.id) == 2
+    records = read_journal(run)
+    for winner, limit in zip(winners(run, records, o), (0.95, 0.85)):
+        assert winner.record.metrics["latency_ratio"] <= 1.01 * limit
+    assert cost_of(run, odd, "latency_ratio", o) == pytest.approx(true, rel=0.01)
+    assert [r.architecture.id for r in find_rivals(run, winners(run, records, o), o)] == before
+    with inline(), untrained():
+        search(resume=run)
+    assert [r.id for r in read_journal(run / "plans/again")] == again
+
+
+def _change(journal, id, ratio, error):
+    """Change the latency of a network in a journal."""
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        if line["id"] == id and line["state"] == "complete":
+            line["metrics"] |= {"latency_ratio": ratio, "latency_error": error}
+            line["conditions"]["trusted"] = error <= 0.02
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def test_a_winner_is_judged_by_images_that_chose_nothing(whole):

@@ -20,7 +20,7 @@ import torch
 
 from ..errors import UserError
 from ..host.yolov5 import Host
-from ..records.metrics import BACKENDS, PACKAGES, PRECISIONS, QUANTISERS
+from ..records.metrics import BACKENDS, ERROR_BOUND, PACKAGES, PRECISIONS, QUANTISERS
 from .device_lock import DeviceLock
 from .quantisation import computes_fp16, has_vnni, quantised
 
@@ -30,7 +30,6 @@ CLOCKS = 0.5  # seconds in which an idle GPU's clocks rise
 PAIRS = (2, 2) if HASTY else (12, 60)  # at least, at most
 REPEATS = 3  # passes of which the fastest counts in a pair: other programs' interruptions only ever slow one down
 SECONDS = 6.0  # no further pair is timed after this, once there are enough
-ERROR_BOUND = 0.02  # a ratio that is known no better is measured again, and at last recorded as untrusted
 ATTEMPTS = 1 if HASTY else 3
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}

@@ -16,6 +16,7 @@ TAKEN = (
 )
 LEARNT = 0.01  # mAP50-95 below which a model detects nothing to speak of
 LATENCIES = ("latency_ratio", "latency_ms")
+ERROR_BOUND = 0.02  # half of a latency's 95 % interval, as a share of it, above which the measurement is noisy
 NORMAL_95 = 1.96  # half of a 95 % interval, in standard deviations; "latency_error" is such a half
 
 

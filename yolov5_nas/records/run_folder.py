@@ -93,6 +93,11 @@ class RunFolder:
         return RunFolder(self.path / "plans")
 
     @property
+    def again(self) -> RunFolder:
+        """The further measurements of what a stage has measured, where one was not enough."""
+        return RunFolder(self.path / "again")
+
+    @property
     def rivals(self) -> RunFolder:
         """The stage that trains the parent at other widths and input sizes; its `latencies` are of all that may be."""
         return RunFolder(self.path / "rivals")

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..records.journal import TrialRecord, eligible, latest, read_lines, reference
+from ..records.journal import TrialRecord, complete, eligible, latest, read_lines, reference
 from ..records.metrics import axis_label
 from ..records.options import Options
 from ..records.reward import Constraint, Target
 from ..records.run_folder import RunFolder
 from ..space.choices import size_of
 from ..space.space import Space
+from ..strategies.pooled import is_noisy, with_repeats
 from ..strategies.replacement import Item, Table, make_table, total_rise
 from ..strategies.savings import fitted, measured_costs, ratio_of, share
 from .ranking import html_table
@@ -50,7 +51,14 @@ def goal(limit: Any, parent: TrialRecord) -> float:
 
 def keeps(record: TrialRecord, targets: Sequence[Target], o: Options, parent: TrialRecord) -> bool:
     """Whether a network meets targets and constraints, within the error of a measurement; one whose cost is not known
-    does not."""
+    does not, nor does one whose cost is noisy."""
+    if is_noisy(record, _limited(targets, o)):
+        return False
+    return is_within(record, targets, o, parent)
+
+
+def is_within(record: TrialRecord, targets: Sequence[Target], o: Options, parent: TrialRecord) -> bool:
+    """Return whether the measured costs of a network are within targets and constraints, however noisy they are."""
     if not is_measured(record, [*targets, *o.constraints]) or excess(record, targets, parent) > NEAR:
         return False
     for c in o.constraints:
@@ -60,34 +68,45 @@ def keeps(record: TrialRecord, targets: Sequence[Target], o: Options, parent: Tr
     return True
 
 
+def _limited(targets: Sequence[Target], o: Options) -> set[str]:
+    """Return the metrics that targets and constraints limit, as they are measured."""
+    return {ratio_of(limit.metric) for those in (targets, o.constraints) for limit in those}
+
+
 def is_measured(record: TrialRecord, limits: Iterable[Target | Constraint]) -> bool:
     """Whether a network has the costs that are limited: plans of other targets may lack them."""
     return {ratio_of(limit.metric) for limit in limits} <= record.metrics.keys()
 
 
 def winners(run: Path, records: Sequence[TrialRecord], o: Options) -> list[Winner]:
-    """For each target the trained network with the highest mAP50-95 that keeps to it.
-
-    Costs are those by which it was planned, where it was: another measurement of a latency is another number.
-    """
-    files = RunFolder(run)
-    parent = next(iter(_done(files.parent)), None)
+    """Return for each target the trained network with the highest mAP50-95 that meets it, by all measurements of it."""
+    parent = next(iter(_done(RunFolder(run).parent)), None)
     if parent is None:
         return []
-    found, plans = [], _done(files.plans)
+    found, costs = [], costs_of(run, records, o)
     for targets in o.plans:
-        planned = {r.id: r for r in plans if is_measured(r, [*targets, *o.constraints])}
-        fits = [r for r in eligible(records) if not r.is_reference and keeps(planned.get(r.id, r), targets, o, parent)]
+        fits = [r for r in eligible(records) if not r.is_reference and keeps(costs[r.number], targets, o, parent)]
         best = max(fits, key=lambda r: (r.metrics["map50_95"], -r.number), default=None)
         found.append(Winner(targets, best))
     return found
 
 
-def cost_of(run: Path, record: TrialRecord, metric: str) -> float:
-    """A trained network's cost as a share of the parent's, by which it was planned where it was."""
-    files = RunFolder(run)
-    planned = {r.id: r for r in _done(files.plans) if metric in r.metrics}
-    return share(planned.get(record.id, record), metric, _done(files.parent)[0])
+def costs_of(run: Path, records: Sequence[TrialRecord], o: Options) -> dict[int, TrialRecord]:
+    """Return the complete trials by number, each with its costs by all measurements of it, planned and trained."""
+    files, metrics = RunFolder(run).plans, measured_costs(o)
+    others = [*_done(files), *_done(files.again)]
+    return {r.number: r for r in with_repeats(complete(records), others, metrics)}
+
+
+def cost_of(run: Path, record: TrialRecord, metric: str, o: Options) -> float:
+    """Return a trained network's cost as a share of the parent's, by all measurements of it."""
+    return share(costs_of(run, [record], o)[record.number], metric, _done(RunFolder(run).parent)[0])
+
+
+def measured_plans(run: Path, o: Options) -> list[TrialRecord]:
+    """Return the scored plans, each with its costs by all measurements of it before training."""
+    files, metrics = RunFolder(run).plans, measured_costs(o)
+    return with_repeats(_done(files), _done(files.again), metrics)
 
 
 def first_winner(run: Path, records: Sequence[TrialRecord], o: Options) -> TrialRecord | None:
@@ -98,11 +117,10 @@ def first_winner(run: Path, records: Sequence[TrialRecord], o: Options) -> Trial
 def planned(run: Path, o: Options) -> list[Winner]:
     """For each target, and each input size where that is a choice, the planned network with the least rise of the loss
     that meets the target."""
-    files = RunFolder(run)
-    parent = next(iter(_done(files.parent)), None)
-    found = []
+    parent = next(iter(_done(RunFolder(run).parent)), None)
+    found, plans = [], measured_plans(run, o)
     for targets in o.plans if parent else ():
-        fits = [r for r in _done(files.plans) if parent and keeps(r, targets, o, parent)]
+        fits = [r for r in plans if parent and keeps(r, targets, o, parent)]
         sizes = sorted({r.architecture.get("imgsz", 0) for r in fits}, key=int, reverse=True)
         of_size = [[r for r in fits if r.architecture.get("imgsz", 0) == size] for size in sizes]
         bests = [min(own, key=lambda r: (total_rise(r), r.number)) for own in of_size]
@@ -118,7 +136,8 @@ def read_table(run: Path, o: Options) -> Table | None:
         return None
     space = Space.from_yaml(files.space, imgsz=o.imgsz)
     table = make_table(space, scored, o.frozen)
-    measured = [*_done(files.latencies), *_done(files.plans)]
+    measured = with_repeats(_done(files.latencies), _done(files.latencies.again), measured_costs(o))
+    measured += measured_plans(run, o)
     try:
         return fitted(table, measured, measured_costs(o), parent)
     except KeyError:
@@ -159,19 +178,33 @@ def words(run: Path, records: Sequence[TrialRecord], o: Options, proof: str = ""
             "So it was far from trained out, and options were judged in a network that still changed: train it longer"
             " first."
         )
-    found = winners(run, records, o)
+    found, costs = winners(run, records, o), costs_of(run, records, o)
     for winner in found:
         name, r = " ".join(map(str, winner.targets)), winner.record
         if r is None:
-            lines.append(f"{name}: no trained network keeps to it.")
+            lines.append(
+                f"{name}: missed. {_nearest(list(costs.values()), winner.targets, o, known[0] if known else None)}"
+            )
             continue
         text = f"{name}: trial {r.number}, mAP50-95 {r.metrics['map50_95']:.3f}"
         text += f" ({r.metrics['map50_95'] - parent.metrics['map50_95']:+.3f})"
         if "latency_ratio" in r.metrics:
-            text += f" at {r.metrics['latency_ratio']:.2f} times the parent's latency"
+            text += f" at {costs[r.number].metrics['latency_ratio']:.2f} times the parent's latency"
         lines.append(text + "." + _falls(fallen(r, parent)))
     lines.append(proof or f"{_verdict(found, parent, o.margin)} Each was trained once; another seed moves mAP too.")
     return "\n".join(lines)
+
+
+def _nearest(costs: Sequence[TrialRecord], targets: Sequence[Target], o: Options, parent: TrialRecord | None) -> str:
+    """Return in words which trained network comes nearest to targets that none meets."""
+    having = [r for r in costs if not r.is_reference and r.error is None and is_measured(r, [*targets, *o.constraints])]
+    if parent is None or not having:
+        return "No trained network has its costs measured."
+    best = min(having, key=lambda r: excess(r, targets, parent))
+    shown = ", ".join(f"{m} {share(best, m, parent):.3f}" for m in dict.fromkeys(ratio_of(t.metric) for t in targets))
+    noisy = is_noisy(best, _limited(targets, o))
+    why = "; its measurements are too noisy to tell (--resume on an idle machine)" if noisy else ""
+    return f"The nearest trained network, trial {best.number}, has {shown} (shares of the parent's){why}."
 
 
 def _verdict(found: Sequence[Winner], parent: TrialRecord, margin: float) -> str:
@@ -209,7 +242,7 @@ def sections(run: Path, records: Sequence[TrialRecord], o: Options) -> list[tupl
             [name, f"{ap:.3f}", *(_against(w.record, name, ap) for w in shown)] for name, ap in parent.classes.items()
         ]
         found.append(("mAP50-95 by class", html_table([heads, *rows])))
-    if planned := _done(RunFolder(run).plans):
+    if planned := measured_plans(run, o):
         found.append(("Plans, before they were trained", _plans(planned, run, o)))
     return found
 

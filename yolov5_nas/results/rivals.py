@@ -6,6 +6,7 @@ They are forms of the parent (see `space.forms`): architectures in which nothing
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from ..records.journal import TrialRecord, latest, read_lines
 from ..records.options import Options
 from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
-from ..strategies.savings import ratio_of, share
+from ..strategies.pooled import AGREE, is_noisy, measured_error, with_repeats
+from ..strategies.savings import measured_costs, ratio_of, share
 from .claims import EQUAL
 from .replacement import Winner, cost_of
 
@@ -47,19 +49,20 @@ class Rival:
 def rivals(run: Path, found: Sequence[Winner], o: Options) -> list[Rival]:
     """The rivals of each winner, as far as the costs of the parent's forms were measured."""
     files = RunFolder(run).rivals
-    measured = [r for r in latest(read_lines(files.latencies.journal)).values() if r.state == "complete"]
+    measured = measured_forms(run, o)
     if not measured:
         return []
-    zero, *forms = sorted(measured, key=lambda r: r.number)
+    zero, *forms = measured
     trained = {r.id: r for r in latest(read_lines(files.journal)).values() if r.state == "complete"}
     chosen = []
     for winner in found:
         metric = ratio_of(winner.targets[0].metric)
         if winner.record is None:
             continue
-        wanted = cost_of(run, winner.record, metric)
+        wanted = cost_of(run, winner.record, metric, o)
         for kind in KINDS:
             own = [r for r in forms if r.architecture[kind] != zero.architecture[kind] and metric in r.metrics]
+            own = [r for r in own if not is_noisy(r, [metric])]
             costs = {r.id: share(r, metric, zero) for r in own}
             own.sort(key=lambda r: -r.metrics["gflops"])
             if own := [r for r in own if costs[r.id] < 1]:
@@ -67,6 +70,31 @@ def rivals(run: Path, found: Sequence[Winner], o: Options) -> list[Rival]:
                 architecture = Architecture(own[best].architecture)
                 chosen.append(Rival(winner, kind, architecture, trained.get(architecture.id)))
     return chosen
+
+
+def measured_forms(run: Path, o: Options) -> list[TrialRecord]:
+    """Return the parent and its forms by number, each with its costs by all measurements of it before training."""
+    files = RunFolder(run).rivals.latencies
+    done = [[r for r in latest(read_lines(f.journal)).values() if r.state == "complete"] for f in (files, files.again)]
+    forms, again = (sorted(records, key=lambda r: r.number) for records in done)
+    return with_repeats(forms, again, measured_costs(o))
+
+
+def doubtful(forms: Sequence[TrialRecord], zero: TrialRecord, metric: str) -> list[TrialRecord]:
+    """Return the forms whose cost is noisy, or measured once and not in the order of the GFLOPs.
+
+    Of two that are out of order either may be wrong.
+    """
+    found = {r.number: r for r in forms if is_noisy(r, [metric])}
+    for kind in KINDS:
+        own = [r for r in forms if r.architecture[kind] != zero.architecture[kind] and metric in r.metrics]
+        own.sort(key=lambda r: -r.metrics["gflops"])
+        for larger, smaller in itertools.pairwise(own):
+            costs = [(share(r, metric, zero), measured_error(r)) for r in (larger, smaller)]
+            error = math.hypot(*(cost * error for cost, error in costs))
+            if costs[1][0] - costs[0][0] > AGREE * error:
+                found |= {r.number: r for r in (larger, smaller) if r.conditions.get("measurements", 1) < 2}
+    return list(found.values())
 
 
 def nearest(costs: Sequence[float], wanted: float) -> int:

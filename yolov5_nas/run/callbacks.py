@@ -76,7 +76,7 @@ class Estimate:
 
     def __call__(self, record: TrialRecord) -> None:
         trials = self.journal.trials.values()
-        left = (self.o.trials or 0) - sum(r.counts for r in trials)
+        left = (self.o.trials or 0) - len(_ended(self.journal))
         if record.state != "complete" or len(complete(trials)) > 1 or left < 1:
             return
         seconds = record.seconds or 0.0
@@ -89,6 +89,11 @@ class Estimate:
         self.write(f"{text}, at most {most / 1e6:.0f} MB in {self.folder} ({free / 1e9:.1f} GB free)")
         if most > free:
             self.write("the disk may become full; of the weights, those of the best and of the front are kept")
+
+
+def _ended(journal: Journal) -> set[int]:
+    """Return the numbers of the trials that count and are not started again: a killed one is by a resume."""
+    return {r.number for r in journal.trials.values() if r.counts and not r.is_tried_again}
 
 
 def say(text: str) -> None:
@@ -118,7 +123,7 @@ class Steps:
     """
 
     def __init__(self, journal: Journal, count: int, line: Callable[[TrialRecord, int], str], name: str | None):
-        done = sum(record.counts for record in journal.trials.values())
+        done = len(_ended(journal))
         off = None if name else True  # None: where there is no terminal
         self.bar = tqdm(total=count, initial=done, desc=name, disable=off, file=sys.stderr)
         self.count, self.line = count, line
@@ -147,9 +152,9 @@ class Progress:
         self, trials: int, journal: Journal, name: str = "search", only_best: bool = False, reference: str = "stock"
     ):
         self.reference = reference
-        self.done = sum(record.counts for record in journal.trials.values())
+        self.ended = _ended(journal)
         self.winner = best(journal.trials.values())
-        self.bar = tqdm(total=trials, initial=self.done, desc=name, unit="trial", disable=None, file=sys.stderr)
+        self.bar = tqdm(total=trials, initial=len(self.ended), desc=name, unit="trial", disable=None, file=sys.stderr)
         self.trials, self.only_best = trials, only_best
 
     def __enter__(self) -> Progress:
@@ -160,8 +165,8 @@ class Progress:
 
     def __call__(self, record: TrialRecord) -> None:
         self.winner = best([*filter(None, [self.winner]), record])
-        self.done += record.counts
-        self.bar.update(record.counts)
+        self.ended |= {record.number} if record.counts else set()
+        self.bar.update(len(self.ended) - self.bar.n)
         if not self.only_best or self.winner is record:
             self.write(self._line(record))
 
@@ -177,7 +182,7 @@ class Progress:
         sys.stdout.flush()
 
     def _line(self, record: TrialRecord) -> str:
-        start = f"[{self.done}/{self.trials}] trial {record.number}"
+        start = f"[{len(self.ended)}/{self.trials}] trial {record.number}"
         if record.state != "complete":
             error = record.error or {}
             return f"{start}  {record.state} ({error.get('reason')}): {error.get('message')}"

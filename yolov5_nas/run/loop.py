@@ -36,8 +36,8 @@ class AskTell(Protocol):
 class Loop:
     """One search over a journal, which may hold the beginning of it already.
 
-    What is the machine's fault (a full disk, say) ends the search and is no result of the trial. A trial whose machine
-    is gone (`Outcome.lost`) is started again, once; the journal shows it as the next attempt.
+    What is the machine's fault (a full disk, say) ends the search and is no result of the trial. A trial that was
+    killed, or whose machine is gone (`Outcome.lost`), is started again, once; the journal shows it as the next attempt.
 
     Args:
         strategy: proposes architectures; brought to where the journal ends by playing it back.
@@ -48,6 +48,8 @@ class Loop:
         seed: of every trial's training: all see the same random numbers, so that they differ by architecture alone. Or
             of each, by its number.
         has_base: all trials start from the weights of the first; nothing else starts until that is complete.
+        reference: what trial 0 is called, where all others are compared with it. As without a base, the search ends at
+            once when it has failed.
         curves: with it trials are ended early.
         hours: after this time running trials are stopped (a resume runs them again) and none starts.
         since: when that time began, by `time.monotonic`; by default when the loop does.
@@ -62,6 +64,7 @@ class Loop:
     trials: int
     seed: int | Callable[[int], int] = 0
     has_base: bool = False
+    reference: str = ""
     curves: Curves | None = None
     hours: float | None = None
     since: float | None = None
@@ -72,7 +75,7 @@ class Loop:
         """Run until the trials are done, and say why it ended."""
         since = time.monotonic() if self.since is None else self.since
         self.deadline = math.inf if self.hours is None else since + self.hours * 3600
-        self.is_out_of_time = False
+        self.is_out_of_time = self.has_no_reference = False
         self.waiting = deque(replay(self.journal.records, self.strategy))
         self.running: dict[int, TrialRecord] = {}
         self.pruners: dict[int, Pruner | None] = {}
@@ -83,6 +86,8 @@ class Loop:
         self.counted = sum(r.state != "infeasible" for r in self.journal.trials.values())
         self.ending = ""
         while True:
+            if self._reference_has_failed():
+                return self.ending
             while len(self.running) < self.engine.slots and (record := self._next()):
                 self._start(record)
             if not self.running:
@@ -131,14 +136,24 @@ class Loop:
                 self.pruners.setdefault(record.number, curves.pruner())
 
     def _base_is_there(self) -> bool:
-        """Whether the first trial may start or is complete; where it failed, the search is over."""
+        """Return whether the first trial may start or is complete."""
         first = self.journal.trials.get(0)
-        if first is None or first.state == "complete":
-            return True
-        if first.done:
-            error = first.error or {}
-            self.ending = f"trial 0, whose weights all others start from, has {first.state} ({error.get('message')})"
-        return False
+        return first is None or first.state == "complete"
+
+    def _reference_has_failed(self) -> bool:
+        """Return whether the trial that all others need has failed for good: the search is over then."""
+        first = self.journal.trials.get(0)
+        if not (self.has_base or self.reference) or first is None or not first.done or first.state == "complete":
+            return False
+        if any(record.number == 0 for record in self.waiting):  # killed in the search before this one
+            return False
+        name = f"trial 0, {self.reference}," if self.reference else "trial 0"
+        why = "all others start from its weights" if self.has_base else "all others are compared with it"
+        self.ending = (
+            f"{name} has {first.state} ({(first.error or {}).get('message')}), and {why}: nothing else is trained"
+        )
+        self.has_no_reference = True
+        return True
 
     def _is_refused(self, numbers: Iterable[int]) -> bool:
         return all(self.journal.trials[number].state == "infeasible" for number in numbers)
@@ -163,7 +178,8 @@ class Loop:
 
     def _end(self, outcome: Outcome) -> None:
         record = self.running.pop(outcome.number)
-        if outcome.lost and record.number not in self.lost:
+        is_cut_off = outcome.lost or (outcome.error or {}).get("reason") == "killed"
+        if is_cut_off and record.number not in self.lost:
             self.lost.add(record.number)
             self.waiting.append(record.again())
             return

@@ -155,15 +155,8 @@ class Pipeline:
             is_planned = files.plans.journal.exists() and not interrupted
             self._write_winners(trials)
             report(self.folder)
-            if not interrupted and (first := trials[0] if trials else None) and first.state == "failed":
-                reason = (first.error or {}).get("message")
-                ending += f"; trial 0, {self._reference}, has failed ({reason}), so nothing is compared with it"
         self.hooks.call("on_search_end", run=self.folder, trials=trials)
         return SearchResult(self.folder, trials, ending, interrupted, is_planned)
-
-    @property
-    def _reference(self) -> str:
-        return "the parent" if self.options.replaces else "stock YOLOv5"
 
     def _write_winners(self, trials: Sequence[TrialRecord]) -> None:
         """The files of a winner that other trainings have chosen, or of each target's."""
@@ -201,6 +194,7 @@ class Pipeline:
         o = replace(o, trials=len(trained), base_epochs=None)
         settings = replace(settings, constraints=())
         ending = self._trials(o, settings, GivenArchitectures(trained), len(trained))
+        replacement.measure_trained()
         self._write_winners(read_journal(self.folder))  # what comes now is about them, and may be broken off
         if o.rivals != "none":
             Rivals(self.folder, o, settings, self._engine, self.loop).run()
@@ -285,7 +279,7 @@ class Pipeline:
         """Run the loop, with the listeners that keep the folder up to date; why it ended.
 
         Raises:
-            StageError: the time is over.
+            StageError: the time is over, or trial 0 has failed.
         """
         folder, journal = self.folder, Journal(RunFolder(self.folder).journal)
         asked = asked_of(strategy or strategy_of(o, settings), settings.space)
@@ -313,6 +307,7 @@ class Pipeline:
                     self.reward,
                     count,
                     has_base=has_base,
+                    reference="your model trained further" if o.replaces else "stock YOLOv5",
                     curves=Curves(self.reward, o.objectives, o.inherits) if o.prune else None,
                     listeners=(keeper, logger, progress, estimate, self.hooks.ended),
                     on_start=started,
@@ -330,7 +325,7 @@ class Pipeline:
             finally:
                 engine.close()
                 logger.close()
-        if loop.is_out_of_time:
+        if loop.is_out_of_time or loop.has_no_reference:
             raise StageError(ending)
         return ending
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from ..records.journal import TrialRecord
 from ..records.options import Options
 from ..records.reward import Constraint, Target
-from ..results.replacement import excess, goal, keeps
+from ..results.replacement import excess, goal, is_within, keeps
 from ..space.architecture import Architecture
 from ..strategies.knapsack import Limit, plan
-from ..strategies.replacement import Table, total_rise
-from ..strategies.savings import corrected, measured_costs, offset, ratio_of
+from ..strategies.pooled import AGAIN, is_noisy, with_repeats
+from ..strategies.replacement import Table, changed, total_rise
+from ..strategies.savings import corrected, is_expected, measured_costs, offset, ratio_of, useless
 
 ROUNDS = 5  # of planning and measuring
 NEXT = 2  # plans beside the best one that the first round tries for each target
@@ -45,6 +46,7 @@ class Planner:
         parent: its record.
         fit: a table with what its items save of measured costs, by further records.
         wholes: records of architectures by id, scored and measured whole.
+        again: further measurements of architectures, each as often as it is named.
     """
 
     def __init__(
@@ -54,8 +56,11 @@ class Planner:
         parent: TrialRecord,
         fit: Callable[[Table, Iterable[TrialRecord]], Table],
         wholes: Callable[[Sequence[Architecture]], dict[str, TrialRecord]],
+        again: Callable[[Sequence[Architecture]], list[TrialRecord]],
     ):
-        self.tables, self.options, self.parent, self.fit, self.wholes = tables, o, parent, fit, wholes
+        self.tables, self.options, self.parent, self.fit = tables, o, parent, fit
+        self.wholes, self.again = wholes, again
+        self.repeated: list[Architecture] = []  # measured again so far
 
     def run(self, asked: Sequence[Architecture]) -> list[Planned]:
         """Plan until each plan was measured within its targets, or several rounds are over.
@@ -73,6 +78,7 @@ class Planner:
             if all(a.id in {r.id for r in seen} for a in new):
                 break
             known = self.wholes(list({a.id: a for a in [*asked, *tried.values()]}.values()))
+            known = self._settled(tables, known, [a for a in new if a.id not in {r.id for r in seen}])
             done = [known[id] for id in tried if known[id].state == "complete"]
             rises = [(r.architecture, r.metrics["rise"], r.metrics["rise_error"]) for r in done]
             tables = [corrected(self.fit(table, done), rises) for table in self.tables]
@@ -86,8 +92,54 @@ class Planner:
         found = []
         for size in self._sizes(tables):
             of_size = [table for table in tables if table.form.get("imgsz") == size]
+            found += self._without_useless(of_size, targets, seen)
             found += self._next(of_size, targets, seen, count=1 + NEXT if turn == 0 else 1)
         return found
+
+    def _settled(
+        self, tables: Sequence[Table], known: Mapping[str, TrialRecord], new: Sequence[Architecture]
+    ) -> dict[str, TrialRecord]:
+        """Return records with their costs by all measurements; new ones whose costs can't be right are measured again.
+
+        One can't that is noisy, or that a table does not allow and no second measurement confirms.
+        """
+        metrics = measured_costs(self.options)
+
+        def is_doubtful(record: TrialRecord) -> bool:
+            having = [metric for metric in metrics if record.state == "complete" and metric in record.metrics]
+            table = next(table for table in tables if table.has(record.architecture))
+            is_single = record.conditions.get("measurements", 1) < 2
+            is_odd = is_single and not all(is_expected(table, record, m, self.parent) for m in having)
+            return is_odd or is_noisy(record, having)
+
+        for turn in range(AGAIN + 1):
+            repeats = self.again(self.repeated)
+            found = {r.id: r for r in with_repeats(known.values(), repeats, metrics)}
+            doubtful = list({a.id: a for a in new if is_doubtful(found[a.id])}.values())
+            if not doubtful or turn == AGAIN:
+                break
+            self.repeated += doubtful
+        return found
+
+    def _without_useless(
+        self, tables: Sequence[Table], targets: Targets, seen: Sequence[TrialRecord]
+    ) -> list[Architecture]:
+        """Return the best measured plan without changes whose savings can't be told from 0: first without all of
+        these, then without half of those that seem to save least, and so on, until one of them is not measured yet."""
+        fits = [r for r in seen if r.state == "complete" and any(table.has(r.architecture) for table in tables)]
+        fits = [r for r in fits if keeps(r, targets, self.options, self.parent)]
+        if not fits:
+            return []
+        best = best_of(sorted(fits, key=lambda r: (total_rise(r), r.number)), targets, self.parent)
+        table = next(table for table in tables if table.has(best.architecture))
+        costs = [limit.metric for limit in limits(targets, self.options, self.parent) if limit.at_most]
+        items, known = useless(table, best.architecture, costs), {r.id for r in seen}
+        while items:
+            back = {label: table.parent[label] for item in items for label, _ in item.change}
+            if (found := changed(Architecture(best.architecture), back.items())).id not in known:
+                return [found]
+            items = items[: len(items) // 2]
+        return []
 
     def _sizes(self, tables: Sequence[Table]) -> list[object]:
         return list(dict.fromkeys(table.form.get("imgsz") for table in tables))
@@ -126,6 +178,7 @@ class Planner:
     def _planned(self, targets: Targets, records: Sequence[TrialRecord]) -> list[Planned]:
         """The best that keep to some targets, of each input size that has one."""
         fits = [r for r in records if keeps(r, targets, self.options, self.parent)]
+        fits = fits or [r for r in records if is_within(r, targets, self.options, self.parent)]  # all are noisy
         fits.sort(key=lambda r: (total_rise(r), r.number))
         found = []
         for size in self._sizes(self.tables):

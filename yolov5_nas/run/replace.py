@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,22 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.contract import Engine, Trial
-from ..records.journal import Journal, TrialRecord, read_lines
+from ..records.journal import Journal, TrialRecord, read_journal, read_lines
 from ..records.metrics import LEARNT
 from ..records.options import Options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
-from ..results.replacement import changes
+from ..results.replacement import changes, costs_of
 from ..space.architecture import Architecture
 from ..space.layers import C3Layer, Layer
 from ..strategies.given import GivenArchitectures
 from ..strategies.knapsack import promising
+from ..strategies.pooled import AGAIN, is_noisy, with_repeats
 from ..strategies.replacement import ADDITIVE, Table, changed, make_table, rows, total_rise
-from ..strategies.savings import fitted, measured_costs, needed_costs, share
+from ..strategies.savings import fitted, is_expected, measured_costs, needed_costs, share
 from ..training.parent import FEW
 from ..training.replacement import score_replacement, validate_parent
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
+from .again import measure_again
 from .callbacks import Steps, duration, say
 from .planning import ROUNDS, Planned, Planner, limits
 from .stages import StageError, asked_before, run_stage, with_earlier
@@ -66,7 +69,7 @@ class Replacement:
         say(self._to_come())
         tables = self._tables()
         say(f"plans: made, measured and corrected, {ROUNDS} times at most, in {self.files.plans.path}")
-        planner = Planner(tables, self.options, self.parent, self._refitted, self._wholes)
+        planner = Planner(tables, self.options, self.parent, self._refitted, self._wholes, self._again)
         found = planner.run(asked_before(self.files.plans))
         say("\n".join(self._said(found)))
         return self.options, self.settings, found
@@ -84,7 +87,7 @@ class Replacement:
         own = make_table(space, scored, frozen)
         joints = [space.default(), *joint(own, MEASURED, seed), *zeros]
         measured = self._latencies(joints)
-        own = self._fitted(own, measured)
+        own = self._robustly_fitted(own, measured)
         others = self._others(own, zeros, scored, measured)
         if not others:
             return [own]
@@ -92,7 +95,7 @@ class Replacement:
         scored = self._scores(asked)
         others = [make_table(space, scored, frozen, table.form) for table in others]
         measured = self._latencies([*joints, *(a for table in others for a in joint(table, MEASURED_MORE, seed))])
-        return [own, *(self._fitted(table, measured) for table in others)]
+        return [own, *(self._robustly_fitted(table, measured) for table in others)]
 
     def _others(
         self,
@@ -221,9 +224,23 @@ class Replacement:
         except KeyError as e:
             raise StageError(f"{e.args[0]} could not be measured") from None
 
+    def _robustly_fitted(self, table: Table, measured: Sequence[TrialRecord]) -> Table:
+        """Return the fitted table; what a first fit does not allow is measured once more."""
+        first = self._fitted(table, measured)
+        own = [r for r in measured if r.state == "complete" and table.has(r.architecture) and r.id != table.parent.id]
+        odd = [
+            Architecture(r.architecture)
+            for r in own
+            if not all(is_expected(first, r, m, self.parent) for m in self._measured if m in r.metrics)
+        ]
+        again = self._again(odd, self.files.latencies)
+        return self._fitted(table, with_repeats(measured, again, self._measured)) if odd else first
+
     def _refitted(self, table: Table, wholes: Iterable[TrialRecord]) -> Table:
         """The table by the latencies that it was fitted to, and those of whole plans."""
-        return self._fitted(table, [*(r for r in read_lines(self.files.latencies.journal) if r.done), *wholes])
+        latencies = self.files.latencies
+        first, again = ([r for r in read_lines(f.journal) if r.done] for f in (latencies, latencies.again))
+        return self._fitted(table, [*with_repeats(first, again, self._measured), *wholes])
 
     # Plans ----------------------------------------------------------------------------------------------------------
 
@@ -240,6 +257,25 @@ class Replacement:
         found = self._run(self.files.plans, score_replacement, settings, asked, _falling, line)
         return {record.id: record for record in found}
 
+    def _again(self, asked: Sequence[Architecture], files: RunFolder | None = None) -> list[TrialRecord]:
+        """Measure architectures once more whose costs can't be right, by default plans."""
+        settings = replace(self.settings, constraints=(), needed=needed_costs(self.options))
+        o = without_portal(self.options)
+        return measure_again(
+            files or self.files.plans, asked, settings, lambda: self.engine(o), self._measured, self.stage
+        )
+
+    def measure_trained(self) -> None:
+        """Measure trained networks once more, `AGAIN` times at most, whose costs are too noisy to decide by."""
+        files = self.files.plans.again
+        for _ in range(AGAIN):
+            costs = costs_of(self.files.path, read_journal(self.files.path), self.options).values()
+            times = Counter(a.id for a in asked_before(files))
+            noisy = [r for r in costs if not r.is_reference and is_noisy(r, self._measured) and times[r.id] < 2 * AGAIN]
+            if not noisy:
+                return
+            self._again([*asked_before(files), *(Architecture(r.architecture) for r in noisy)])
+
     # ----------------------------------------------------------------------------------------------------------------
 
     def _said(self, found: Sequence[Planned]) -> list[str]:
@@ -250,12 +286,14 @@ class Replacement:
         for one in found:
             name = " ".join(map(str, one.targets)) + (f" at {one.imgsz} px" if one.imgsz else "")
             if one.record is None:
-                lines.append(f"  {name}: none keeps to it")
+                lines.append(f"  {name}: missed, none keeps to it")
                 continue
             m, rise = one.record.metrics, total_rise(one.record)
             costs = ", ".join(
                 f"{metric} {share(one.record, metric, self.parent):.3f}" for metric in (*self._measured, "gflops")
             )
+            if is_noisy(one.record, self._measured):
+                costs += " (noisy: measured again after training)"
             change = changes(self.space.default(), one.record.architecture)
             lines.append(f"  {name}: loss {rise:+.4f} +- {m['rise_error']:.4f} ({rise / loss:+.1%}), {costs}: {change}")
         return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +16,21 @@ from ..records.options import Options
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
 from ..results.replacement import cost_of, winners
-from ..results.rivals import rivals
+from ..results.rivals import doubtful, measured_forms, rivals
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import Multiples
 from ..space.space import Space
 from ..strategies.given import GivenArchitectures
-from ..strategies.savings import needed_costs, ratio_of
+from ..strategies.pooled import AGAIN
+from ..strategies.savings import measured_costs, needed_costs, ratio_of
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
 from ..weights.scaling import scaled
 from ..weights.source import read_source
+from .again import measure_again
 from .callbacks import say
 from .replace import without_portal
-from .stages import run_stage, with_earlier
+from .stages import asked_before, run_stage, with_earlier
 
 SCALES = tuple(n / 20 for n in range(19, 4, -1))  # of all widths, 0.95 to 0.25
 LEFT = 0.5  # of a winner's cost: what has fewer GFLOPs than that share of it costs less
@@ -54,19 +57,39 @@ class Rivals:
             StageError: the time is over.
         """
         found = [w for w in winners(self.folder, read_journal(self.folder), self.options) if w.record]
-        costs = [cost_of(self.folder, w.record, ratio_of(w.targets[0].metric)) for w in found if w.record]
+        costs = [cost_of(self.folder, w.record, ratio_of(w.targets[0].metric), self.options) for w in found if w.record]
         forms = self._forms(LEFT * min(costs)) if costs else []
         if not forms:
             return
         self.files.path.mkdir(exist_ok=True)
         default = self.settings.space.default()
         self._run(self.files.latencies, measure_trial, [default, *forms], needed_costs(self.options), self._tell_cost)
+        self._measure_again(measured_costs(self.options))
         chosen = rivals(self.folder, found, self.options)
         self.names = {rival.architecture.id: rival.name for rival in chosen}
-        if chosen:
+        if not chosen:
+            say(
+                "rivals: none, since no form of the parent has a cost that is known (too noisy?) and below the parent's"
+            )
+        else:
             count = len(self.names)
             say(f"rivals: {count} of the winners' cost are trained alike, in {self.files.path} (--rivals none: no)")
             self._run(self.files, run_trial, [rival.architecture for rival in chosen], (), self._tell_trained)
+
+    def _measure_again(self, metrics: Sequence[str]) -> None:
+        """Measure those forms again whose costs can't be right."""
+        files, o = self.files.latencies, without_portal(self.options)
+        settings = replace(self.settings, needed=needed_costs(self.options))
+        for _ in range(AGAIN):
+            if not metrics or not (measured := measured_forms(self.folder, self.options)):
+                return
+            zero, *forms = measured
+            times = Counter(a.id for a in asked_before(files.again))
+            left = [r for r in doubtful(forms, zero, metrics[0]) if times[r.id] < AGAIN]
+            asked = [*asked_before(files.again), *(Architecture(r.architecture) for r in left)]
+            if not left:
+                return
+            measure_again(files, asked, settings, lambda: self.engine(o), metrics, self.stage)
 
     def _forms(self, least: float) -> list[Architecture]:
         """The parent's other scales and smaller input sizes that may cost more than a share of its cost.

@@ -20,8 +20,8 @@ from ..space.architecture import Architecture, Value
 from ..space.counts import count
 from ..space.space import Space
 from .knapsack import best_options
+from .pooled import measured_error
 from .regression import posterior
-from .savings import measured_error
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,8 +16,8 @@ from .replacement import Item, Table, changed
 if TYPE_CHECKING:
     import numpy as np
 
-TIE = 1e-6  # what saving all of a cost is worth: it decides between options whose rises can't be told apart
-LEAST = 1e-9  # the cost of any change, so that none is made that saves nothing
+TIE = 1e-6  # what saving all of a cost is worth: it decides between plans of equal loss increase
+LEAST = 1e-9  # the cost of any change: where no error is known (one batch of images), one that saves nothing is none
 APART = 3  # layers in which the next best plan differs
 FORMS = 2  # looked at for a goal at an input size
 WORSE = 1.5  # times the rise that the best of them is expected to have: others are not looked at

@@ -118,8 +118,11 @@ class Item:
 
     @property
     def cost(self) -> float:
-        """The cost of taking it: its rise, or 0 where the loss falls, or rises by no more than the error."""
-        return self.rise if self.rise > self.error else 0.0
+        """Return the loss increase that a plan counts for it: the measured one, at least half of its standard error.
+
+        An increase below its error is not known to be 0. Counted as free, options with large errors are taken first.
+        """
+        return max(self.rise, self.error / 2)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Table:
         form: of the whole network; empty where nothing of it is a choice.
         costs: of the parent in the form, as shares of the parent's own; where one is missing, 1.
         form_rise: by how much the form alone lifts the loss.
+        misfits: standard errors of sums of savings, by metric, besides those of the savings.
     """
 
     parent: Architecture
@@ -139,6 +143,7 @@ class Table:
     form: Mapping[str, Value] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     form_rise: float = 0.0
+    misfits: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, architecture: Mapping[str, Value]) -> list[Item]:
         """The items that an architecture consists of.
@@ -169,6 +174,10 @@ class Table:
     def ratio(self, architecture: Mapping[str, Value], metric: str) -> float:
         """An architecture's cost as a share of the parent's, by the sum of what its items save."""
         return self.share(metric) - sum(item.saves[metric] for item in self.of(architecture))
+
+    def ratio_error(self, architecture: Mapping[str, Value], metric: str) -> float:
+        """Return the standard error of `ratio`, the errors of savings taken as independent."""
+        return math.hypot(self.misfits.get(metric, 0.0), *(i.unsure.get(metric, 0.0) for i in self.of(architecture)))
 
     def has(self, architecture: Mapping[str, Value]) -> bool:
         """Whether an architecture is of the table's form."""

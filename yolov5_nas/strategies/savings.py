@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from ..records.options import Options
 from ..records.reward import Constraint, Target
 from ..space.architecture import Value
 from ..space.choices import size_of
+from .pooled import AGREE, is_noisy, measured_error
 from .regression import posterior
 from .replacement import ADDITIVE, Item, Table
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 SHARE_OFF = 0.5  # prior: how far an option's saving is from that of the GFLOPs it saves, as a share of it
 ACT_SAVES = 0.005  # prior: of the parent's cost, by one activation
 MISFITS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.04)  # of sums of savings, as shares of the parent's cost
-UNSURE = 0.01  # half the 95 % interval of a measured share, where it is not known
+SUM_OFF = 0.01  # standard error of a sum of savings, at least: plans take what seems to save most
 RISE_OFF = 0.5  # prior: how far an option's share of a whole rise is from its own, as a share of it
 
 
@@ -73,11 +75,6 @@ def fitted(table: Table, measured: Iterable[TrialRecord], metrics: Iterable[str]
     return table
 
 
-def measured_error(record: TrialRecord) -> float:
-    """The standard error of a measured share."""
-    return record.metrics.get("latency_error", UNSURE) / NORMAL_95
-
-
 def with_savings(
     table: Table,
     metric: str,
@@ -115,7 +112,8 @@ def with_savings(
     y = np.array([table.share(metric) - ratio for _, ratio, _ in measured]) - x @ mean
     noise = np.array([error for _, _, error in measured])
     fits = [posterior(x, y, prior, np.sqrt(noise**2 + misfit**2 + 1e-12)) for misfit in MISFITS]
-    _, found, covariance = max(fits, key=lambda fit: fit[0])
+    best = max(range(len(fits)), key=lambda i: fits[i][0])
+    _, found, covariance = fits[best]
 
     def known(item: Item) -> Item:
         row = features([item])
@@ -123,18 +121,40 @@ def with_savings(
         return replace(item, saves={**item.saves, metric: float(saves)}, unsure={**item.unsure, metric: float(unsure)})
 
     costs = {**table.costs, metric: table.share(metric) - float(found[1])}
-    return replace(table, items={i: tuple(map(known, group)) for i, group in table.items.items()}, costs=costs)
+    items_by_layer = {i: tuple(map(known, group)) for i, group in table.items.items()}
+    return replace(table, items=items_by_layer, costs=costs, misfits={**table.misfits, metric: MISFITS[best]})
+
+
+def is_expected(table: Table, record: TrialRecord, metric: str, parent: TrialRecord) -> bool:
+    """Return whether a network's measured cost is one that a table allows, by their errors."""
+    off = share(record, metric, parent) - table.ratio(record.architecture, metric)
+    error = math.hypot(measured_error(record), table.ratio_error(record.architecture, metric), SUM_OFF)
+    return abs(off) <= AGREE * error
+
+
+def useless(table: Table, architecture: Mapping[str, Value], metrics: Sequence[str]) -> list[Item]:
+    """Return an architecture's items of which no saving of some costs can be told from 0, the smallest savings first.
+
+    GFLOPs and parameters are counted, so that any saving of them can be told.
+    """
+
+    def saves(item: Item) -> bool:
+        return any(item.saves[metric] > NORMAL_95 * item.unsure.get(metric, 0.0) for metric in metrics)
+
+    return sorted((i for i in table.of(architecture) if not saves(i)), key=lambda i: i.saves[metrics[0]])
 
 
 def offset(table: Table, metric: str, plans: Iterable[TrialRecord], parent: TrialRecord) -> float:
     """By how much plans cost more than a table says, as a share of the parent's cost: the mean, or 0 if it is less.
+
+    Plans whose costs are noisy say nothing of it.
 
     The integer programme picks what seems to save most, and so what the table's errors make look good.
     """
     off = [
         share(r, metric, parent) - table.ratio(r.architecture, metric)
         for r in plans
-        if r.state == "complete" and metric in r.metrics and table.has(r.architecture)
+        if r.state == "complete" and metric in r.metrics and table.has(r.architecture) and not is_noisy(r, [metric])
     ]
     return max(0.0, sum(off) / len(off)) if off else 0.0
 
