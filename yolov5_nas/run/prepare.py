@@ -38,6 +38,7 @@ from ..weights import supernet
 from .check_model import check_model
 from .check_parent import check_forms, check_parent, check_reach, check_teacher
 from .exported import how_of
+from .inputs import check_same_data, digests_of, write_inputs
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Prepared:
     host: Host
     hooks: tuple[Hook, ...]
     subset: list[str] | None  # the training images of `--subset`
+    inputs: dict[str, str]  # digests of the files and data
 
 
 def prepare(o: Options) -> Prepared:
@@ -134,7 +136,7 @@ def _prepare(o: Options) -> Prepared:
         workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
         hook=tuple(map(as_given, hooks)),
     )
-    prepared = Prepared(options, model, hyp, inherit_hyp, data, host, hooks, subset)
+    prepared = Prepared(options, model, hyp, inherit_hyp, data, host, hooks, subset, digests_of(options, data))
     if o.replaces and not o.measure_on:
         _check_reach(prepared)
     return prepared
@@ -229,10 +231,7 @@ def _torch_device(device: str) -> str:
 
 
 def new_folder(o: Options) -> Path:
-    try:
-        folder = increment_path(given_path(o.project) / o.name, o.exist_ok)
-    except OSError as e:  # of too long a name
-        raise UserError(f"no folder for runs ({e.strerror})", got=f"{o.project}/{o.name}") from None
+    folder = increment_path(given_path(Path(o.project, o.name)), o.exist_ok)
     check_new(folder)
     return folder
 
@@ -251,14 +250,24 @@ def write_run(folder: Path, prepared: Prepared) -> Settings:
     files.hyp.write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
     if prepared.inherit_hyp:
         files.inherit_hyp.write_text(yaml.safe_dump(prepared.inherit_hyp, sort_keys=False))
+    write_inputs(folder, prepared.inputs)
     prepared.options.save(files.options)  # last: with it the folder can be resumed
     return _settings(folder, prepared.options, prepared.data, prepared.host, prepared.subset)
 
 
-def settings_of(folder: Path, o: Options) -> Settings:
-    """A trial's settings as a run's folder has them."""
+def settings_of(folder: Path, o: Options, uses_images: bool = True) -> Settings:
+    """A trial's settings as a run's folder has them.
+
+    Args:
+        uses_images: they are trained on or validated with, and so must be those that the run began with.
+
+    Raises:
+        UserError: the data are gone, or others.
+    """
     host = load(find(o.yolov5))
     data = resolve_data(Path(o.data), host)
+    if uses_images:
+        check_same_data(folder, data)
     return _settings(folder, o, data, host)
 
 
