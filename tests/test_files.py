@@ -91,7 +91,7 @@ def test_the_shipped_folders_are_there():
     assert all(shipped(name).is_dir() for name in ("models", "data", "hooks"))
 
 
-# Names that no file can have, wherever one is asked for -----------------------------------------------------------------
+# Names that no file can have, wherever one is asked for ---------------------------------------------------------------
 
 IMPOSSIBLE = ("a" * 300, "a/" * 3000, "nul\0", "file/run", "loop/run", "loop")
 COMMANDS = (

@@ -94,8 +94,9 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
     if is_folder(path):
         raise UserError(f"{what} must be a file, not a folder", got=str(name))
     near = _near(path, below)
-    looked = "a file in " + ", ".join(map(str, [*([path.parent] if is_folder(path.parent) else []), *below]))
-    raise UserError(f"{what} does not exist", got=str(name), accepted=f"{near}; {looked}" if near else looked)
+    places = ", ".join(str(place) for place in (path.parent, *below) if is_folder(place))
+    accepted = "; ".join(filter(None, [near, f"a file in {places}" if places else "a file"]))
+    raise UserError(f"{what} does not exist", got=str(name), accepted=accepted)
 
 
 def is_file(path: Path) -> bool:

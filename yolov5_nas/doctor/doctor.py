@@ -23,7 +23,7 @@ from typing import Any
 
 from ..engines.nni.checks import check_nni, has_nni
 from ..errors import UserError
-from ..files import absolute, shipped
+from ..files import absolute, is_file, shipped
 from ..host.compat import MODULES
 from ..host.locate import GET_YOLOV5, Location, find
 from ..host.yolov5 import load
@@ -201,7 +201,7 @@ def _try_host(location: Location, check: Check) -> Check:
 def _damage(root: Path) -> str:
     """What is wrong with YOLOv5's files, as far as that shows without importing them; "" for nothing."""
     files = [f"{name.replace('.', '/')}.py" for name in MODULES if name != "models"]
-    if missing := [file for file in files if not (root / file).is_file()]:
+    if missing := [file for file in files if not is_file(root / file)]:
         return f"lacks {missing[0]}" + (f" and {len(missing) - 1} more files" if missing[1:] else "")
     for file in files:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,13 +29,13 @@ from ..space.compile import dump_model
 from ..space.model_yaml import read_model_yaml
 from ..space.space import Space
 from ..strategies.named import strategy_named
-from ..training.hyp import read_hyp
-from ..training.initial import check_weights
+from ..training.hyp import read_hyp, with_number
+from ..training.initial import check_freeze, check_weights
 from ..training.settings import Settings, with_anchors
 from ..training.trial import measure_trial
 from ..weights import supernet
 from .check_model import check_model
-from .check_parent import check_forms, check_parent, check_reach, check_teacher
+from .check_parent import check_forms, check_parent, check_reach, check_teacher, number_of_anchors
 from .exported import how_of
 from .inputs import check_same_data, digests_of, write_inputs
 
@@ -83,6 +82,12 @@ def _prepare(o: Options) -> Prepared:
     hyp_file = _find_hyp(o.hyp or "hyp.short.yaml", "--hyp", location)
     hyp = read_hyp(hyp_file)
     model, lines = read_model_yaml(cfg)
+    has_base = bool(o.weights or o.base_epochs)
+    from_weights = has_base or o.one_shot is not None
+    inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
+    inherit_hyp = read_hyp(inherit_file) if from_weights else None
+    anchors = number_of_anchors(o, model, {hyp_file: hyp} | ({inherit_file: inherit_hyp} if inherit_hyp else {}))
+    hyp, inherit_hyp = with_number(hyp, anchors), inherit_hyp and with_number(inherit_hyp, anchors)
     model = dict(with_anchors(model, hyp))
     space = Space.from_dict(model, imgsz=o.imgsz, source=str(cfg), lines=lines)
     _check_freeze(o, len(lines), cfg)
@@ -91,10 +96,6 @@ def _prepare(o: Options) -> Prepared:
         raise UserError(f"--one-shot has no supernet for a choice of {formed}", file=cfg)
     if formed and o.freeze:
         raise UserError(f"--freeze can't keep layers where {formed} is a choice of the model YAML", file=cfg)
-    has_base = bool(o.weights or o.base_epochs)
-    from_weights = has_base or o.one_shot is not None
-    inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
-    inherit_hyp = _read_inherit_hyp(inherit_file, hyp) if from_weights else None
     optimizer = o.optimizer or hyp.get("optimizer", "SGD")
     if inherit_hyp:
         inherit_hyp["optimizer"] = o.optimizer or inherit_hyp.get("optimizer", optimizer)
@@ -104,6 +105,8 @@ def _prepare(o: Options) -> Prepared:
     data = resolve_data(data_file, host)
     model["nc"] = 1 if o.single_cls else data["nc"]
     model, imgsz = check_model(model, str(cfg), lines, wanted, host)
+    if o.freeze:
+        check_freeze(o.frozen, Space.from_dict(model, source=str(cfg)), host)
     check_data(data, host, imgsz, data_file, o.single_cls)
     subset = draw_subset(data, host, imgsz, o.subset, o.seed, data_file) if o.subset < 1 else None
     if o.replaces:
@@ -137,8 +140,7 @@ def _prepare(o: Options) -> Prepared:
         hook=tuple(map(as_given, hooks)),
     )
     prepared = Prepared(options, model, hyp, inherit_hyp, data, host, hooks, subset, digests_of(options, data))
-    if o.replaces and not o.measure_on:
-        _check_reach(prepared)
+    _check_reach(prepared)
     return prepared
 
 
@@ -160,15 +162,14 @@ def _input_size(o: Options, space: Space, host: Host, data_file: Path) -> int:
 
 
 def _check_reach(prepared: Prepared) -> None:
-    """Raise unless the smallest architecture, measured as a trial is, keeps to the targets."""
+    """Raise a UserError unless the smallest architecture, measured as a trial is, meets targets and constraints."""
     o = prepared.options
     names = {"latency_backend", "latency_batch", "precision", "single_cls", "imgsz"}
     given = {name: getattr(o, name) for name in names}
     data = {k: v for k, v in prepared.data.items() if k in ("nc", "names")}
     hyp, location = prepared.hyp, prepared.host.location
     settings = Settings(prepared.model, data, hyp, location, device=own_device(o.device), **given)
-    print("the smallest architecture is measured, to see whether the targets can be reached")
-    check_reach(o, settings, o.frozen)
+    check_reach(o, settings)
 
 
 def _check_freeze(o: Options, layers: int, cfg: Path) -> None:
@@ -200,14 +201,6 @@ def _check_known(o: Options) -> None:
 
 def _find_hyp(name: str, flag: str, location: Location) -> Path:
     return find_file(name, [shipped("data"), location.root / "data"], f"hyper-parameter YAML ({flag})")
-
-
-def _read_inherit_hyp(path: Path, hyp: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters of what starts from weights, whose models have the same anchors as the others."""
-    found, anchors = read_hyp(path), hyp.get("anchors")
-    if found.get("anchors", anchors) != anchors:
-        raise UserError("anchors must be those of --hyp", got=found["anchors"], accepted=[anchors], file=path)
-    return {**found, **({"anchors": anchors} if anchors else {})}
 
 
 def _device(o: Options) -> str:
