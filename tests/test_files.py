@@ -1,7 +1,12 @@
 """Files that a user names: the one that is meant, or none."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from datasets import write_data
+from inline import inline, untrained
+
+from yolov5_nas.cli import main
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import absolute, find_file, shipped
 
@@ -28,6 +33,17 @@ def test_a_name_with_a_folder_is_that_file_alone(folders, monkeypatch):
     assert found(folders, "data/digits.yaml", monkeypatch) == "mine/data/digits.yaml"
     assert found(folders, "hub/other.yaml", monkeypatch) == "known/data/hub/other.yaml"
     assert found(folders, "data/hub/other.yaml", monkeypatch) == "known/data/hub/other.yaml"
+
+
+@pytest.mark.parametrize("name", ["./digits.yaml", "./data/hub/other.yaml", "../known/hub/other.yaml", "~/digits.yaml"])
+def test_a_name_that_begins_with_a_place_is_no_other_file(folders, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(folders / "mine"))
+    with pytest.raises(UserError, match=r"data YAML \(--data\) does not exist"):
+        found(folders, name, monkeypatch)
+    place = (folders / "mine" / name).parent if name.startswith(".") else folders / "mine"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / Path(name).name).write_text("")
+    assert found(folders, name, monkeypatch) == str((place / Path(name).name).resolve().relative_to(folders))
 
 
 @pytest.mark.parametrize(
@@ -73,3 +89,78 @@ def test_a_link_is_not_followed(folders, monkeypatch):
 
 def test_the_shipped_folders_are_there():
     assert all(shipped(name).is_dir() for name in ("models", "data", "hooks"))
+
+
+# Names that no file can have, wherever one is asked for ---------------------------------------------------------------
+
+IMPOSSIBLE = ("a" * 300, "a/" * 3000, "nul\0", "file/run", "loop/run", "loop")
+COMMANDS = (
+    ["search", "--resume", ...],
+    ["search", "--config", ...],
+    ["search", "--weights", ..., "--data", "set/data.yaml"],
+    ["search", "--weights", ..., "--data", "set/data.yaml", "--method", "trials", "--trials", "1"],
+    *(["search", flag, ...] for flag in ("--data", "--cfg", "--hyp", "--yolov5", "--hook")),
+    ["search", "--base-epochs", "1", "--inherit-hyp", ...],
+    ["search", "--distill", ..., "--data", "set/data.yaml", "--imgsz", "64"],
+    ["prove", ...],
+    ["report", ...],
+    ["report", ..., "--remeasure"],
+    ["export", ...],
+    ["export", ..., "--include", "onnx"],
+    ["space", ...],
+    ["with", "train.py", "--cfg", ...],
+    ["with", "train.py", "--data", ...],
+    ["with", "--yolov5", ..., "val.py"],
+)
+NEW = ["search", "--data", "set/data.yaml", "--imgsz", "64", "--epochs", "1", "--trials", "1", "--engine", "local"]
+
+
+def refused(argv, name, capsys):
+    with inline(), untrained():
+        assert main([name if word is ... else word for word in argv]) == 2, argv
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and len(line) < 3000
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A working directory with a file, a link to itself, and a data set."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("loop").symlink_to("loop")
+    write_data(Path("set"), path=str(tmp_path / "set"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("argv", COMMANDS, ids=lambda argv: " ".join(word for word in argv if word is not ...))
+def test_a_name_that_can_be_no_files_is_one_line(host, places, capsys, argv):
+    before = sorted(places.iterdir())
+    for name in IMPOSSIBLE:
+        refused(argv, name, capsys)
+        assert sorted(places.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "nul\0", "../file/run", "../loop"])
+def test_so_is_that_of_a_new_run(host, places, capsys, name):
+    before = sorted(places.iterdir())
+    refused([*NEW, "--project", "runs", "--name", ...], name, capsys)
+    assert sorted(places.iterdir()) == before
+    refused([*NEW, "--project", f"runs/{name}"], name, capsys)
+    assert sorted(places.iterdir()) == before
+
+
+@pytest.mark.parametrize("flag", ["--yolov5", "--project"])
+def test_the_doctor_says_what_is_wrong_with_one(host, places, capsys, flag):
+    for name in IMPOSSIBLE:
+        assert main(["doctor", flag, name]) == 1
+        assert "to fix: " in capsys.readouterr().out
+
+
+def test_an_export_to_one_is_refused(host, places, capsys):
+    with inline(), untrained():
+        assert main([*NEW, "--project", "runs"]) == 0
+    run = Path("runs/exp")
+    before = sorted(run.rglob("*"))
+    for name in IMPOSSIBLE:
+        refused(["export", str(run), "--trial", "0", "--out", ...], name, capsys)
+    assert sorted(run.rglob("*")) == before

@@ -15,6 +15,7 @@ from typing import Any
 from .arguments import EXIT_CODES, Parser, SearchParser, kind, search_arguments, search_texts
 from .engines.contract import EngineError
 from .errors import UserError, machine_fault
+from .files import given_path
 from .records.metrics import PRECISIONS
 from .records.options import ENGINES, REMOVED, TABLE, Options, load_options
 
@@ -89,9 +90,7 @@ def _search(args: argparse.Namespace) -> int:
 
     given = _given(args)
     if "config" in args:
-        from pathlib import Path
-
-        given = load_options(Path(args.config)) | given
+        given = load_options(given_path(args.config)) | given
     terminated = _interrupt_on_sigterm()
     result = search(resume=getattr(args, "resume", None), **given)
     print(f"\n{result.ending}\n\n{result.table()}")
@@ -155,8 +154,6 @@ def _space(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from .results.report import closing_table, report, trials_of
     from .results.winner import options_of
 
@@ -165,8 +162,8 @@ def _report(args: argparse.Namespace) -> int:
 
         device, batch = args.device or "cpu", args.latency_batch
         print(remeasure(args.run, args.latency_backend, device, batch, _precision(args), args.yolov5) + "\n")
-    print(report(args.run))
-    run = Path(args.run)
+    run = given_path(args.run)
+    print(report(run))
     print(closing_table(run, trials_of(run, options_of(run))))
     return EXIT_OK
 
@@ -180,13 +177,11 @@ def _export(args: argparse.Namespace) -> int:
     ]
     if given or precision != "fp32":
         raise UserError(f"--{[*given, 'precision'][0]} is for what --include names")
-    from pathlib import Path
-
     from .results.export import export
     from .results.report import trials_of
     from .results.winner import options_of, winner_of
 
-    number, run = args.trial, Path(args.run)
+    number, run = args.trial, given_path(args.run)
     if number is None:
         options = options_of(run)
         winner = winner_of(run, trials_of(run, options), options)

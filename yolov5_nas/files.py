@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import os
 import uuid
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from .errors import UserError
 
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)  # errors of looking at a name
+LITERAL = ("/", "~", f".{os.sep}", f"..{os.sep}")  # how a name begins that is no other file's
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -20,8 +23,8 @@ def shipped(folder: str) -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / folder
 
 
-def given_path(name: str | Path) -> Path:
-    """What a user named, `~` being their home.
+def at_home(name: str | Path) -> Path:
+    """Return the path that a user named, `~` being their home.
 
     Raises:
         UserError: `~NAME` names no user.
@@ -32,16 +35,42 @@ def given_path(name: str | Path) -> Path:
         raise UserError(f"no path ({e})", got=str(name)) from None
 
 
+def given_path(name: str | Path) -> Path:
+    """Return the path that a user named, whether or not there is anything.
+
+    Raises:
+        UserError: there can't be: the name is too long or has a NUL, its links go round, or it may not be looked at.
+    """
+    path = at_home(name)
+    try:
+        os.stat(path)  # noqa: PTH116
+    except ValueError as e:  # of a NUL
+        raise UserError(f"no path ({e})", got=str(name)) from None
+    except OSError as e:
+        if e.errno in NO_PATH:
+            raise UserError(f"no path ({e.strerror})", got=str(name)) from None
+    return path
+
+
 def absolute(name: str | Path) -> Path:
-    """The absolute path of what a user named. Links are kept: what lies beside one is meant."""
-    return Path(os.path.abspath(given_path(name)))  # noqa: PTH100  # `resolve` follows links
+    """The absolute path of what a user named. Links are kept: what lies beside one is meant.
+
+    Raises:
+        UserError: as `given_path`.
+    """
+    return _absolute(given_path(name))
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  # `resolve` follows links
 
 
 def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
     """The absolute path of a file named by the user: as given, else below the folders.
 
     A name without a folder is found anywhere below them; one with a folder (`hub/yolov5n.yaml`, `data/coco128.yaml`)
-    only so, since another file of the same last part is another file.
+    only so, since another file of the same last part is another file. One that begins with `./`, `../`, `~` or `/` is
+    that file and no other.
 
     Args:
         what: what the file is, for the message: "model YAML (--cfg)".
@@ -49,11 +78,11 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
     Raises:
         UserError: there is no such file (names like it, and the places that were looked into, are listed).
     """
-    path = absolute(name)
+    path = _absolute(at_home(name))
     if is_file(path):
         return path
     given = Path(name)
-    below = [] if given.is_absolute() or str(name).startswith("~") else list(map(Path, folders))
+    below = [] if str(name).startswith(LITERAL) else list(map(Path, folders))
     for folder in below:
         if len(given.parts) < 2:
             others = sorted(p for p in folder.rglob("*") if p.name == given.name)
@@ -61,12 +90,13 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
             others = [folder.parent / given] if given.parts[0] == folder.name else []
         for candidate in (folder / given, *others):
             if is_file(candidate):
-                return absolute(candidate)
+                return _absolute(candidate)
     if is_folder(path):
         raise UserError(f"{what} must be a file, not a folder", got=str(name))
     near = _near(path, below)
-    looked = "a file in " + ", ".join(map(str, [path.parent, *below]))
-    raise UserError(f"{what} does not exist", got=str(name), accepted=f"{near}; {looked}" if near else looked)
+    places = ", ".join(str(place) for place in (path.parent, *below) if is_folder(place))
+    accepted = "; ".join(filter(None, [near, f"a file in {places}" if places else "a file"]))
+    raise UserError(f"{what} does not exist", got=str(name), accepted=accepted)
 
 
 def is_file(path: Path) -> bool:

@@ -1,15 +1,21 @@
 """What a user named, found and checked: what can't be taken is one line, exit code 2, and nothing is written."""
 
 import pytest
+import torch
 import yaml
 from datasets import write_data
 from inline import inline, untrained
 
 from yolov5_nas.cli import main
+from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
+from yolov5_nas.host.dataset import read_data
 from yolov5_nas.records.options import Options
 from yolov5_nas.run.check_parent import with_method
 from yolov5_nas.run.prepare import prepare
+from yolov5_nas.space.compile import derive
+from yolov5_nas.space.space import Space
+from yolov5_nas.training.initial import freeze
 
 GOOD = "0 .5 .5 .1 .1"
 TINY = ["--imgsz", "64", "--epochs", "1", "--trials", "1", "--device", "cpu", "--engine", "local"]
@@ -34,6 +40,16 @@ DATA = {
     "a name longer than any file's": ({"train": "a" * 400}, (), "can't be read (File name too long)"),
     "six columns in all labels": ({"labels": (GOOD + " 0",) * 2}, (), "labels require 5 columns"),
     "layers that are not there": ({}, ("--freeze", "99"), "--freeze must name layers of the model"),
+    "all layers frozen": ({}, ("--freeze", "25"), "--freeze leaves no layer to train"),
+    "all layers frozen one by one": ({}, ("--freeze", *map(str, range(25))), "--freeze leaves no layer to train"),
+    "all layers frozen that have weights": (
+        {},
+        ("--freeze", *(str(i) for i in range(25) if i not in (11, 12))),  # Upsample and Concat
+        "--freeze leaves no layer to train",
+    ),
+    "all layers of a supernet frozen": ({}, ("--freeze", "25", "--one-shot", "1"), "--freeze leaves no layer to train"),
+    "parameters out of reach": ({}, ("--constraint", "params<=1.7e6"), "reaches the constraint params<=1.7e+06"),
+    "GFLOPs out of reach": ({}, ("--constraint", "gflops<=0.039"), "reaches the constraint gflops<=0.039"),
     "a size below zero": ({}, ("--imgsz", "-64"), "--imgsz must be at least 1"),
     "loaders below zero": ({}, ("--workers", "-1"), "--workers must be at least 0"),
     "another folder's file": ({}, ("--cfg", "mnie/yolov5n_nas.yaml"), "model YAML (--cfg) does not exist"),
@@ -96,10 +112,82 @@ def test_both_hyper_parameter_files_have_the_same_anchors(host, tmp_path, capsys
     assert "anchors must be those of --hyp, got 3; accepted: 4" in capsys.readouterr().err
 
 
+def test_all_but_the_detection_layer_may_be_frozen_as_in_stock(host, tmp_path):
+    """Of which `train.py --freeze 25` fails in its first step."""
+    options = Options(data=str(write_data(tmp_path / "set")), freeze=(24,), device="cpu", engine="local", imgsz=64)
+    found = prepare(options).model
+    model = host.build(derive(space := Space.from_dict(found), space.default()))
+    for frozen, works in ((24, True), (25, False)):
+        freeze(model, range(frozen))
+        loss = sum(output.sum() for output in model(torch.zeros(1, 3, 64, 64)))
+        assert loss.requires_grad is works
+
+
+EVOLVED = """# YOLOv5 Hyperparameter Evolution Results
+# Best generation: 12
+# Last generation: 29
+#    metrics/precision,       metrics/recall,      metrics/mAP_0.5, metrics/mAP_0.5:0.95,         val/box_loss
+#              0.54321,              0.54321,              0.54321,              0.54321,              0.54321
+
+"""  # as `utils.general.print_mutation` writes them
+
+
+@pytest.mark.parametrize("anchors", [3.21, 4.6])
+@pytest.mark.parametrize("flag", ["hyp", "inherit_hyp"])
+def test_a_checkpoint_keeps_its_anchors_whatever_was_evolved(
+    host, trained_n, digits_yaml, tmp_path, capsys, flag, anchors
+):
+    text = (shipped("data") / "hyp.inherit.yaml").read_text()
+    (evolved := tmp_path / "hyp_evolve.yaml").write_text(f"{EVOLVED}{text}\nanchors: {anchors}\n")
+    common = {"data": str(digits_yaml), "device": "cpu", "engine": "local", flag: str(evolved)}
+    given = with_method({**common, "weights": str(trained_n), "target": ["params=1.5e6"]})
+    found = prepare(Options().with_given(given))
+    assert f"{evolved}: anchors is ignored, since {trained_n} keeps its anchors" in capsys.readouterr().out
+    assert not {"anchors"} & ({*found.hyp} | {*found.inherit_hyp}) and len(found.model["anchors"][0]) == 6
+    if flag == "inherit_hyp":
+        found = prepare(Options(**common, base_epochs=1, imgsz=64))
+        assert f"{evolved}: anchors is ignored, since trial 0 keeps its anchors" in capsys.readouterr().out
+        assert "anchors" not in found.inherit_hyp and len(found.model["anchors"][0]) == 6
+        return
+    found = prepare(Options(**common, imgsz=64))  # from scratch it counts, as in stock
+    derived = derive(space := Space.from_dict(found.model), space.default())
+    stock = host.build(
+        yaml.safe_load((host.location.root / "models" / "yolov5n.yaml").read_text()), nc=10, anchors=anchors
+    )
+    assert host.build(derived).model[-1].na == stock.model[-1].na == round(anchors)
+
+
+def test_label_smoothing_is_the_options_as_in_stock(host, tmp_path, capsys):
+    text = (shipped("data") / "hyp.short.yaml").read_text()
+    (hyp := tmp_path / "hyp.yaml").write_text(f"{text}\nlabel_smoothing: 0.1\n")
+    prepare(Options(data=str(write_data(tmp_path / "set")), hyp=str(hyp), device="cpu", engine="local", imgsz=64))
+    assert f"{hyp}: label_smoothing is ignored, as in YOLOv5; --label-smoothing is 0" in capsys.readouterr().out
+
+
+LEAST = {"params": 1137063, "gflops": 0.023517184}  # of yolov5n_elastic.yaml for ten classes at 64 px
+
+
+@pytest.mark.parametrize("metric", LEAST)
+def test_what_is_counted_exactly_gets_no_slack(host, trained_n, digits_yaml, capsys, metric):
+    """2 % below the smallest architecture is out of reach; itself is not."""
+    common = {"weights": str(trained_n), "data": str(digits_yaml), "device": "cpu", "engine": "local"}
+    for share in (1, 0.98):
+        for way in (
+            {"target": [f"{metric}={share * LEAST[metric]}"]},
+            {"constraint": [f"{metric}<={share * LEAST[metric]}"]},
+        ):
+            with pytest.MonkeyPatch.context() as patch, untrained():
+                patch.setattr("yolov5_nas.cost.latency.PAIRS", (2, 2))
+                options = Options().with_given(with_method({**common, **way}))
+                if share == 1:
+                    prepare(options)
+                    continue
+                with pytest.raises(UserError, match=f"reaches the .* {metric}.*at least"):
+                    prepare(options)
+
+
 def test_the_sets_of_the_host_itself_are_read(host, tmp_path, monkeypatch):
     """Each of its data YAMLs: the images are not there, and that is all that is said."""
-    from yolov5_nas.errors import UserError
-    from yolov5_nas.host.dataset import read_data
 
     files = sorted((host.location.root / "data").glob("*.yaml"))
     assert len(files) > 5

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..engines.nni.checks import check_nni, has_nni
 from ..errors import UserError
-from ..files import shipped
+from ..files import absolute, is_file, shipped
 from ..host.compat import MODULES
 from ..host.locate import GET_YOLOV5, Location, find
 from ..host.yolov5 import load
@@ -67,7 +67,7 @@ def doctor(yolov5: str | None = None, project: str = "runs/nas", thorough: bool 
     yield tried(_plot_font())
     if usable:
         yield _host_font()
-    yield _disk("disk for runs", lambda: Path(project).absolute(), "give another --project")
+    yield _disk("disk for runs", lambda: absolute(project), "give another --project")
     yield _disk("disk for temporary files", lambda: Path(tempfile.gettempdir()), "set TMPDIR")
 
 
@@ -201,7 +201,7 @@ def _try_host(location: Location, check: Check) -> Check:
 def _damage(root: Path) -> str:
     """What is wrong with YOLOv5's files, as far as that shows without importing them; "" for nothing."""
     files = [f"{name.replace('.', '/')}.py" for name in MODULES if name != "models"]
-    if missing := [file for file in files if not (root / file).is_file()]:
+    if missing := [file for file in files if not is_file(root / file)]:
         return f"lacks {missing[0]}" + (f" and {len(missing) - 1} more files" if missing[1:] else "")
     for file in files:
         try:
@@ -309,7 +309,7 @@ def _host_font() -> Check:
 def _disk(name: str, find_folder: Callable[[], Path], fix: str) -> Check:
     try:
         folder = find_folder()
-    except OSError as e:  # the working directory is gone, or no temporary folder can be written
+    except (OSError, UserError) as e:  # the working directory is gone, or no temporary folder can be written
         return Check(name, BROKEN, first_line(e), fix)
     there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     if not there.is_dir() or not os.access(there, os.W_OK):

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from ..errors import DISK_FAULTS, UserError
-from ..files import find_file, given_path, is_file, make_folder, shipped
+from ..files import at_home, find_file, is_file, make_folder, shipped
 from .journal import TrialRecord
 from .metrics import is_own
 from .run_folder import RunFolder
@@ -107,7 +107,7 @@ def find_hook(given: str) -> Hook:
     """
     name, *settings = split(given)
     names = [name] if name.endswith(".py") else [name, name + ".py"]
-    known = [n for n in names if is_file(given_path(n)) or is_file(shipped("hooks") / n)]
+    known = [n for n in names if is_file(at_home(n)) or is_file(shipped("hooks") / n)]
     path = find_file(next(iter(known), names[-1]), [shipped("hooks")], "hook file (--hook)")
     return read_hook(path, settings)
 
@@ -132,7 +132,7 @@ def split(given: str) -> list[str]:
     >>> split("remote_latency HOST=pi@10.0.0.7 'COMMAND=python3 time.py {model}'")
     ['remote_latency', 'HOST=pi@10.0.0.7', 'COMMAND=python3 time.py {model}']
     """
-    if is_file(given_path(given)):
+    if is_file(at_home(given)):
         return [given]
     try:
         words = shlex.split(given)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..errors import UserError
+from ..files import given_path, is_file, is_folder
 from ..space.architecture import Architecture, Value
 from .metrics import is_maximised
 from .run_folder import REFERENCE, RunFolder
@@ -235,9 +236,9 @@ def read_journal(path: str | Path, frame: bool = False) -> list[TrialRecord] | p
     Raises:
         UserError: there is no journal, or a line of it can't be read.
     """
-    path = Path(path)
-    path = RunFolder(path).journal if path.is_dir() else path
-    if not path.exists():
+    path = given_path(path)
+    path = RunFolder(path).journal if is_folder(path) else path
+    if not is_file(path):
         if (run := RunFolder(path.parent)).options.exists():
             goes_on = f"yolov5-nas search --resume {run.path} goes on (after --trials 0 with another --trials)"
             raise UserError(f"no trial of this run has begun; {goes_on}", file=path)

@@ -43,6 +43,7 @@ class RunFolder:
         self.space = path / "space.yaml"  # the searchable model YAML, with the data's number of classes
         self.hyp = path / "hyp.yaml"
         self.inherit_hyp = path / "hyp.inherit.yaml"
+        self.inputs = path / "inputs.yaml"  # digests of what the run began with: files and data
         self.journal = path / "trials.jsonl"
         self.trials = path / "trials"
         self.lock = path / ".lock"

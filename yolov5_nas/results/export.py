@@ -39,7 +39,7 @@ def export(run: str | Path, number: int | None = None, out: str | Path | None = 
     Raises:
         UserError: there is no such run or trial, or the folder can't be written.
     """
-    run = Path(run)
+    run = given_path(run)
     records = read_journal(run)
     record = (
         winner_of(run, records, options_of(run))

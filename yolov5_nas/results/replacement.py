@@ -14,12 +14,14 @@ from ..records.reward import Constraint, Target
 from ..records.run_folder import RunFolder
 from ..space.choices import size_of
 from ..space.space import Space
+from ..strategies.costs import COUNTED
 from ..strategies.pooled import is_noisy, with_repeats
 from ..strategies.replacement import Item, Table, make_table, total_rise
 from ..strategies.savings import fitted, measured_costs, ratio_of, share
 from .ranking import html_table
 
-NEAR = 0.01  # a plan keeps to a target where its cost is at most this share above it
+NEAR = 0.01  # a plan meets a target where its measured cost is at most this share above it
+ROUNDING = 1e-9  # the same of a cost that is counted
 FALLS = 0.05  # of a class's mAP50-95 below the parent's, from which on it is said
 NAMED = 3  # of such classes
 UNTRAINED = 1.2  # times its mAP50-95 that a parent reaches by further training, above which it was not trained out
@@ -59,11 +61,13 @@ def keeps(record: TrialRecord, targets: Sequence[Target], o: Options, parent: Tr
 
 def is_within(record: TrialRecord, targets: Sequence[Target], o: Options, parent: TrialRecord) -> bool:
     """Return whether the measured costs of a network are within targets and constraints, however noisy they are."""
-    if not is_measured(record, [*targets, *o.constraints]) or excess(record, targets, parent) > NEAR:
+    if not is_measured(record, [*targets, *o.constraints]):
         return False
-    for c in o.constraints:
-        above = share(record, ratio_of(c.metric), parent) / goal(c, parent) - 1
-        if (above if c.at_most else -above) > NEAR:
+    limits: list[Target | Constraint] = [*targets, *o.constraints]
+    for limit in limits:
+        above = share(record, ratio_of(limit.metric), parent) / goal(limit, parent) - 1
+        slack = ROUNDING if limit.metric in COUNTED else NEAR
+        if (above if isinstance(limit, Target) or limit.at_most else -above) > slack:
             return False
     return True
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from shlex import quote
 
 from ..errors import UserError
+from ..files import given_path
 from ..records.journal import TrialRecord, best, complete, read_journal, reference, to_dict
 from ..records.metrics import LATENCIES, LEARNT, is_maximised
 from ..records.options import Options
@@ -36,7 +37,7 @@ def report(run: str | Path) -> Path:
     Raises:
         UserError: there is no run, or its `search.yaml` can't be read.
     """
-    run, files = Path(run), RunFolder(run)
+    files = RunFolder(run := given_path(run))
     if run.is_file():
         raise UserError("a report is of a run's folder", got=str(run))
     options = options_of(run)

@@ -143,9 +143,9 @@ def evaluate(
     architecture = architecture or space.default()
     space.validate(architecture)
     if folder:
-        check_new(Path(folder))
+        check_new(given_path(folder))
     with contextlib.ExitStack() as stack:
-        kept = make_folder(Path(folder or stack.enter_context(tempfile.TemporaryDirectory())))
+        kept = make_folder(given_path(folder or stack.enter_context(tempfile.TemporaryDirectory())))
         settings = replace(write_run(kept, prepared), device=own_device(prepared.options.device))
         return run_trial(architecture, settings, prepared.options.seed, kept)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from ..records.metrics import LATENCIES
 from ..records.option import flag
 from ..records.option_rules import PARENT
 from ..records.options import Options
-from ..records.reward import Target
+from ..records.reward import Constraint, Target
+from ..results.replacement import ROUNDING
 from ..space.activations import activation_name
 from ..space.compile import derive, stock_lines
 from ..space.forms import STOCK_ACT
 from ..space.space import Space
+from ..strategies.costs import COUNTED
 from ..strategies.replacement import activations, smallest
 from ..training.distillation import read_teacher
 from ..training.settings import Settings
@@ -153,6 +156,35 @@ def _check_same(trained: Any, space: Space, host: Host, file: Path) -> None:
             raise UserError(rule, file=file)
 
 
+def number_of_anchors(o: Options, model: Mapping[str, Any], hyps: Mapping[Path, Mapping[str, Any]]) -> int | None:
+    """Return how many anchors hyper-parameters give every model at each place, None where the model YAML's stay; says
+    what is ignored of them.
+
+    Args:
+        hyps: those of `--hyp` by their file, and those of what starts from weights.
+
+    Raises:
+        UserError: the two ask for unlike numbers.
+    """
+    for file, hyp in hyps.items():
+        if hyp.get("label_smoothing", o.label_smoothing) != o.label_smoothing:
+            print(f"{file}: label_smoothing is ignored, as in YOLOv5; --label-smoothing is {o.label_smoothing:g}")
+    asked = {file: int(hyp["anchors"]) for file, hyp in hyps.items() if hyp.get("anchors")}
+    first, *others = (asked.get(file) for file in hyps)
+    if first and not o.replaces:
+        if others and others[0] not in (None, first):
+            file = list(hyps)[-1]
+            raise UserError("anchors must be those of --hyp", got=others[0], accepted=[first], file=file)
+        return first
+    for file in asked:
+        print(f"{file}: anchors is ignored, since {o.weights or 'trial 0'} keeps its anchors")
+    if not asked or not o.replaces:
+        return None
+    own: int = load(find(o.yolov5)).load_checkpoint(absolute(o.weights or "")).model[-1].na
+    listed = model.get("anchors")
+    return None if own == (len(listed[0]) // 2 if isinstance(listed, list) else listed) else own
+
+
 def check_forms(o: Options, space: Space, hyp: Mapping[str, Any], host: Host) -> None:
     """Raise a UserError where a checkpoint can't be brought into every scale and activation of the model YAML."""
     if not o.weights or not (formed := [c.label for c in space.whole if c.label != "imgsz"]):
@@ -191,36 +223,47 @@ def check_teacher(o: Options, model: Mapping[str, Any], host: Host) -> None:
     read_teacher(weights if weights and o.distill == PARENT else absolute(o.distill), student, host)
 
 
-def check_reach(o: Options, settings: Settings, frozen: tuple[int, ...]) -> None:
-    """Raise a UserError where the smallest architecture that replacements reach does not keep to a target, with the
-    parent's activations or with any other.
+def check_reach(o: Options, settings: Settings) -> None:
+    """Raise a UserError where the smallest architecture of the search is above a target or a constraint, with the
+    parent's activations and with any other.
 
-    Each is measured once, so that a target is not refused for the measurement's own error.
+    What is counted (`COUNTED`) is exact. A latency is measured once, so that a limit is not refused for its error.
+    Where latency is measured elsewhere, or other methods learn what they can reach, only counts are compared.
     """
-    space = settings.space
-    limits = [t for plan in o.plans for t in plan]
-    measured = any(t.metric in LATENCIES for t in limits)
+    targets = [target for plan in (o.plans if o.replaces else ()) for target in plan]
+    limits: list[Target | Constraint] = [*targets, *(c for c in o.constraints if c.at_most)]
+    if o.measure_on or not o.replaces:
+        limits = [limit for limit in limits if limit.metric in COUNTED]
+    if not limits:
+        return
+    space, frozen = settings.space, o.frozen if o.replaces else ()
+    measured = any(limit.metric in LATENCIES for limit in limits)
+    if measured:
+        print("the smallest architecture is measured, to see whether the targets can be reached")
     settings = replace(settings, constraints=(), hooks=(), needed=tuple(LATENCIES) if measured else ())
-    least: tuple[float, Target, float] | None = None  # by how much beyond which target, and the cost
+    least: tuple[float, Target | Constraint, float] | None = None  # by how much beyond which limit, and the cost
     for act in (None, *(activations(space, frozen) if measured else ())):
         try:
             found = measure_architecture(smallest(space, frozen, act), settings, measured).metrics
         except TrialError as e:
             raise UserError(f"the network can't be measured ({e.message})") from None
-        beyond = [(found[t.metric] / t.value, t, found[t.metric]) for t in limits if _is_beyond(t, found)]
+        beyond = [(_share(limit, found), limit, found[limit.metric]) for limit in limits if limit.metric in found]
+        beyond = [one for one in beyond if one[0] > 1 + ROUNDING]
         if not beyond:
             return
         least = min(filter(None, (least, max(beyond, key=lambda one: one[0]))), key=lambda one: one[0])
     assert least
-    _, target, cost = least
+    _, limit, cost = least
+    word = "target" if isinstance(limit, Target) else "constraint"
     raise UserError(
-        f"no architecture of {Path(o.cfg).name} reaches the target {target}",
+        f"no architecture of {Path(o.cfg).name} reaches the {word} {limit}",
         got=f"{cost:.4g} at least",
-        accepted="a larger target, or a YAML with smaller options",
+        accepted=f"a larger {word}, or a YAML with smaller options",
     )
 
 
-def _is_beyond(target: Target, found: Mapping[str, float]) -> bool:
-    """Whether a network with these costs is above a target by more than the error of its measurement."""
-    error = found.get("latency_error", 0.0) if target.metric in LATENCIES else 0.0
-    return target.metric in found and found[target.metric] * (1 - error) > target.value * 1.05
+def _share(limit: Target | Constraint, found: Mapping[str, float]) -> float:
+    """Return a network's cost as a share of a limit, that of a latency with the benefit of its measurement's error."""
+    value = limit.value if isinstance(limit, Target) else limit.limit
+    slack = (1 - found.get("latency_error", 0.0)) / 1.05 if limit.metric in LATENCIES else 1.0
+    return found[limit.metric] * slack / value if value > 0 else math.inf

@@ -59,7 +59,7 @@ def deploy(
     Raises:
         UserError: there is no such run or trial, its weights were not kept, or the machine can't do it.
     """
-    run, files = Path(run), RunFolder(run)
+    files = RunFolder(run := given_path(run))
     records = read_journal(run)
     o = Options().with_given(load_options(files.options)).with_given({"device": device} if device else {})
     if number is None:
@@ -74,7 +74,8 @@ def deploy(
         compared = how.validate and number != REFERENCE and files.trial(REFERENCE).weights.exists()
         if how.validate and number != REFERENCE and not compared:
             say(f"nothing is compared: the weights of trial 0 ({o.reference}) were not kept")
-        deploying = Deploying(run, o, settings_of(run, o), how)
+        settings = settings_of(run, o, uses_images=how.validate or how.precision == "int8")
+        deploying = Deploying(run, o, settings, how)
         found, folders = deploying.deploy([*([REFERENCE] if compared else []), number], folder)
         if how.validate:
             report(run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,14 +29,15 @@ from ..space.compile import dump_model
 from ..space.model_yaml import read_model_yaml
 from ..space.space import Space
 from ..strategies.named import strategy_named
-from ..training.hyp import read_hyp
-from ..training.initial import check_weights
+from ..training.hyp import read_hyp, with_number
+from ..training.initial import check_freeze, check_weights
 from ..training.settings import Settings, with_anchors
 from ..training.trial import measure_trial
 from ..weights import supernet
 from .check_model import check_model
-from .check_parent import check_forms, check_parent, check_reach, check_teacher
+from .check_parent import check_forms, check_parent, check_reach, check_teacher, number_of_anchors
 from .exported import how_of
+from .inputs import check_same_data, digests_of, write_inputs
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Prepared:
     host: Host
     hooks: tuple[Hook, ...]
     subset: list[str] | None  # the training images of `--subset`
+    inputs: dict[str, str]  # digests of the files and data
 
 
 def prepare(o: Options) -> Prepared:
@@ -81,6 +82,12 @@ def _prepare(o: Options) -> Prepared:
     hyp_file = _find_hyp(o.hyp or "hyp.short.yaml", "--hyp", location)
     hyp = read_hyp(hyp_file)
     model, lines = read_model_yaml(cfg)
+    has_base = bool(o.weights or o.base_epochs)
+    from_weights = has_base or o.one_shot is not None
+    inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
+    inherit_hyp = read_hyp(inherit_file) if from_weights else None
+    anchors = number_of_anchors(o, model, {hyp_file: hyp} | ({inherit_file: inherit_hyp} if inherit_hyp else {}))
+    hyp, inherit_hyp = with_number(hyp, anchors), inherit_hyp and with_number(inherit_hyp, anchors)
     model = dict(with_anchors(model, hyp))
     space = Space.from_dict(model, imgsz=o.imgsz, source=str(cfg), lines=lines)
     _check_freeze(o, len(lines), cfg)
@@ -89,10 +96,6 @@ def _prepare(o: Options) -> Prepared:
         raise UserError(f"--one-shot has no supernet for a choice of {formed}", file=cfg)
     if formed and o.freeze:
         raise UserError(f"--freeze can't keep layers where {formed} is a choice of the model YAML", file=cfg)
-    has_base = bool(o.weights or o.base_epochs)
-    from_weights = has_base or o.one_shot is not None
-    inherit_file = _find_hyp(o.inherit_hyp or o.hyp or "hyp.inherit.yaml", "--inherit-hyp", location)
-    inherit_hyp = _read_inherit_hyp(inherit_file, hyp) if from_weights else None
     optimizer = o.optimizer or hyp.get("optimizer", "SGD")
     if inherit_hyp:
         inherit_hyp["optimizer"] = o.optimizer or inherit_hyp.get("optimizer", optimizer)
@@ -102,6 +105,8 @@ def _prepare(o: Options) -> Prepared:
     data = resolve_data(data_file, host)
     model["nc"] = 1 if o.single_cls else data["nc"]
     model, imgsz = check_model(model, str(cfg), lines, wanted, host)
+    if o.freeze:
+        check_freeze(o.frozen, Space.from_dict(model, source=str(cfg)), host)
     check_data(data, host, imgsz, data_file, o.single_cls)
     subset = draw_subset(data, host, imgsz, o.subset, o.seed, data_file) if o.subset < 1 else None
     if o.replaces:
@@ -134,9 +139,8 @@ def _prepare(o: Options) -> Prepared:
         workers=o.workers if o.workers is not None else 0 if device == "cpu" else 8,
         hook=tuple(map(as_given, hooks)),
     )
-    prepared = Prepared(options, model, hyp, inherit_hyp, data, host, hooks, subset)
-    if o.replaces and not o.measure_on:
-        _check_reach(prepared)
+    prepared = Prepared(options, model, hyp, inherit_hyp, data, host, hooks, subset, digests_of(options, data))
+    _check_reach(prepared)
     return prepared
 
 
@@ -158,15 +162,14 @@ def _input_size(o: Options, space: Space, host: Host, data_file: Path) -> int:
 
 
 def _check_reach(prepared: Prepared) -> None:
-    """Raise unless the smallest architecture, measured as a trial is, keeps to the targets."""
+    """Raise a UserError unless the smallest architecture, measured as a trial is, meets targets and constraints."""
     o = prepared.options
     names = {"latency_backend", "latency_batch", "precision", "single_cls", "imgsz"}
     given = {name: getattr(o, name) for name in names}
     data = {k: v for k, v in prepared.data.items() if k in ("nc", "names")}
     hyp, location = prepared.hyp, prepared.host.location
     settings = Settings(prepared.model, data, hyp, location, device=own_device(o.device), **given)
-    print("the smallest architecture is measured, to see whether the targets can be reached")
-    check_reach(o, settings, o.frozen)
+    check_reach(o, settings)
 
 
 def _check_freeze(o: Options, layers: int, cfg: Path) -> None:
@@ -200,14 +203,6 @@ def _find_hyp(name: str, flag: str, location: Location) -> Path:
     return find_file(name, [shipped("data"), location.root / "data"], f"hyper-parameter YAML ({flag})")
 
 
-def _read_inherit_hyp(path: Path, hyp: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters of what starts from weights, whose models have the same anchors as the others."""
-    found, anchors = read_hyp(path), hyp.get("anchors")
-    if found.get("anchors", anchors) != anchors:
-        raise UserError("anchors must be those of --hyp", got=found["anchors"], accepted=[anchors], file=path)
-    return {**found, **({"anchors": anchors} if anchors else {})}
-
-
 def _device(o: Options) -> str:
     """`--device` resolved: "cpu", "mps" or GPU indices."""
     unset = o.device in ("", "None")
@@ -229,10 +224,7 @@ def _torch_device(device: str) -> str:
 
 
 def new_folder(o: Options) -> Path:
-    try:
-        folder = increment_path(given_path(o.project) / o.name, o.exist_ok)
-    except OSError as e:  # of too long a name
-        raise UserError(f"no folder for runs ({e.strerror})", got=f"{o.project}/{o.name}") from None
+    folder = increment_path(given_path(Path(o.project, o.name)), o.exist_ok)
     check_new(folder)
     return folder
 
@@ -251,14 +243,24 @@ def write_run(folder: Path, prepared: Prepared) -> Settings:
     files.hyp.write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
     if prepared.inherit_hyp:
         files.inherit_hyp.write_text(yaml.safe_dump(prepared.inherit_hyp, sort_keys=False))
+    write_inputs(folder, prepared.inputs)
     prepared.options.save(files.options)  # last: with it the folder can be resumed
     return _settings(folder, prepared.options, prepared.data, prepared.host, prepared.subset)
 
 
-def settings_of(folder: Path, o: Options) -> Settings:
-    """A trial's settings as a run's folder has them."""
+def settings_of(folder: Path, o: Options, uses_images: bool = True) -> Settings:
+    """A trial's settings as a run's folder has them.
+
+    Args:
+        uses_images: they are trained on or validated with, and so must be those that the run began with.
+
+    Raises:
+        UserError: the data are gone, or others.
+    """
     host = load(find(o.yolov5))
     data = resolve_data(Path(o.data), host)
+    if uses_images:
+        check_same_data(folder, data)
     return _settings(folder, o, data, host)
 
 

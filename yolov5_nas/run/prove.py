@@ -15,7 +15,7 @@ import yaml
 
 from ..engines.contract import Engine
 from ..errors import UserError
-from ..files import write_whole
+from ..files import given_path, write_whole
 from ..records.journal import Journal, TrialRecord, TrialResult, eligible, front, latest, read_journal, read_lines
 from ..records.options import Options, load_options
 from ..records.reward import accuracy
@@ -44,6 +44,7 @@ from ..space.layers import ConvLayer, Layer
 from ..training.settings import Settings
 from ..training.trial import measure_architecture, run_trial
 from .callbacks import duration, say
+from .inputs import check_same_files
 from .judge import judge_proof
 from .loop import Listener
 from .prepare import engine_of, settings_of
@@ -91,7 +92,7 @@ def prove(
     """
     if isinstance(engine, str):
         options["engine"], engine = engine, None
-    run = Path(run)
+    run = given_path(run)
     files = RunFolder(run)
     records = read_journal(run)
     o = Options().with_given(load_options(files.options)).with_given(options)
@@ -143,6 +144,7 @@ def _start(given: str | None, o: Options, begun: Plan | None) -> str:
 def _settings(run: Path, o: Options, start: str, epochs: int | None) -> Settings:
     """Of the trainings."""
     settings = settings_of(run, o)
+    check_same_files(run, o, ["distill"] if start == "scratch" or o.base_epochs else ["distill", "weights"])
     if start == "scratch":
         least = o.full_epochs if o.proxy else 1  # what inherited weights need is too little from scratch
         return from_scratch(settings, epochs or max(least, 3 * (o.base_epochs or o.epochs)))

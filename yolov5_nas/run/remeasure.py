@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..engines.local import own_device
 from ..errors import TrialError, UserError
-from ..files import write_whole
+from ..files import given_path, write_whole
 from ..records.journal import eligible, read_journal
 from ..records.options import Options, load_options
 from ..records.run_folder import RunFolder
@@ -40,7 +40,7 @@ def remeasure(
     Raises:
         UserError: there is no such run, nothing in it to rank, or the machine can't measure so.
     """
-    run, files = Path(run), RunFolder(run)
+    files = RunFolder(run := given_path(run))
     records = eligible(read_journal(run))
     if len(records) < 2:
         raise UserError("a ranking needs two complete trials at least", got=len(records), file=run)

@@ -10,13 +10,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
-from ..files import absolute
+from ..files import absolute, is_file
 from ..host.dataset import find_data
 from ..host.locate import PACKAGE, find
 from ..records.hooks import split
 from ..records.option_rules import PARENT
 from ..records.options import MAY_CHANGE, Options, load_options
 from ..records.run_folder import REFERENCE, RunFolder
+from .inputs import check_same_files, read_inputs
 from .prepare import check_onnx
 
 MOVABLE = ("data", "weights", "distill", "yolov5")  # files that may lie elsewhere now
@@ -26,26 +27,28 @@ def resumed_options(folder: Path, given: Mapping[str, Any]) -> Options:
     """The options of a run that goes on, with what may change taken from the user.
 
     Raises:
-        UserError: the folder is no run, or an option is given that differs and may not.
+        UserError: the folder is no run, an option is given that differs and may not, or a file is not what it was.
     """
-    if not RunFolder(folder).options.is_file():
+    if not is_file(RunFolder(folder).options):
         raise UserError("--resume must name the folder of a run (with its search.yaml)", got=str(folder))
     old = Options().with_given(load_options(RunFolder(folder).options))
     new = old.with_given(given)
     may_change = (*MAY_CHANGE, "target") if old.replaces else MAY_CHANGE  # a finished table is planned again
-    gone = [name for name in MOVABLE if _is_gone(getattr(old, name))]
+    known = read_inputs(folder) or {}
+    movable = [name for name in MOVABLE if _is_gone(getattr(old, name)) or name in known]
     for name, value in given.items():
-        if name not in (*may_change, *gone) and not _same(name, getattr(old, name), getattr(new, name)):
+        if name not in (*may_change, *movable) and not _same(name, getattr(old, name), getattr(new, name)):
             raise UserError(
                 f"a resumed run keeps its options: {name} is {getattr(old, name)!r} in {folder}/search.yaml",
                 got=value,
                 accepted="changes of " + ", ".join(may_change),
             )
     host = given.get("yolov5") or old.yolov5
-    moved: dict[str, Any] = {name: _place(name, given[name], host) for name in gone if given.get(name)}
+    moved: dict[str, Any] = {name: _place(name, given[name], host) for name in movable if given.get(name)}
     resumed = replace(old, **{name: getattr(new, name) for name in may_change}, **moved)
     check_onnx(resumed)
-    _check_checkpoints(folder, resumed)
+    copied = [name for name in ("cfg", "hyp", "inherit_hyp") if name in given]  # the run has copies of these
+    check_same_files(folder, resumed, [*_checkpoints(folder, resumed), "reward", *copied])
     return resumed
 
 
@@ -61,8 +64,12 @@ def _is_gone(file: str | None) -> bool:
     return bool(file) and file not in (PARENT, PACKAGE) and not Path(str(file)).exists()
 
 
-def _check_checkpoints(folder: Path, o: Options) -> None:
-    """Raise a UserError where what trials start or learn from is gone: all further ones would fail."""
+def _checkpoints(folder: Path, o: Options) -> list[str]:
+    """Return the options whose checkpoints trials start or learn from.
+
+    Raises:
+        UserError: one of them is gone, so that all further trials would fail.
+    """
     files = RunFolder(folder)
     base = (files.parent if o.replaces else files).trial(REFERENCE).weights
     shared = files.supernet.trial(REFERENCE).weights
@@ -72,6 +79,7 @@ def _check_checkpoints(folder: Path, o: Options) -> None:
         if _is_gone(file):
             accepted = f"--{name} with the place where it lies now"
             raise UserError("what the run's trials start from is gone", got=file, accepted=accepted)
+    return [name for name, file in needed.items() if file]
 
 
 def _same(name: str, old: Any, new: Any) -> bool:

@@ -70,13 +70,14 @@ def _load(read: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _with_files(argv: Sequence[str], host: Host, folder: Path) -> list[str]:
     """Arguments whose files the script finds."""
+    root = host.location.root
     found = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") and "=" in arg else [arg])]
     for i, (name, value) in enumerate(itertools.pairwise(found)):
         if name in FOLDERS and value:
-            own = [shipped(FOLDERS[name]), *(p.parent for p in host.location.root.rglob(Path(value).name))]
+            own = [shipped(FOLDERS[name]), *(p.parent for p in root.rglob("*.yaml") if p.name == Path(value).name)]
             found[i + 1] = str(find_file(value, own, f"file ({name})"))
         elif name == "--data":
-            file = find_data(value, host.location.root)
+            file = find_data(value, root)
             data = resolve_data(file, host)
             if Path(str(read_data(file).get("path") or "")).is_absolute():  # then it means the same to the script
                 found[i + 1] = str(file)

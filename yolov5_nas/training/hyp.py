@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def read_hyp(path: Path) -> dict[str, Any]:
     if anchors := read.pop("anchors", None):  # 0, as in YOLOv5: those of the model YAML
         read["anchors"] = round(anchors)
     return read
+
+
+def with_number(hyp: Mapping[str, Any], anchors: int | None) -> dict[str, Any]:
+    """Return hyper-parameters with this number of anchors at each place, without one for None."""
+    rest = {name: value for name, value in hyp.items() if name != "anchors"}
+    return {**rest, "anchors": anchors} if anchors else rest
 
 
 def _number(value: Any) -> float | None:

@@ -109,6 +109,15 @@ def freeze(model: nn.Module, layers: Iterable[int], names: Mapping[str, str] | N
         parameter.requires_grad = ".".join(origin.split(".")[:2]) not in frozen
 
 
+def check_freeze(layers: Iterable[int], space: Space, host: Host) -> None:
+    """Raise a UserError where no layer with weights is left to train (YOLOv5's `train.py` fails in its first step)."""
+    model = host.build(derive(space, space.default()))
+    freeze(model, layers, weight_names(space, space.default()))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        accepted = f"a number of layers up to {len(space.rows) - 1}, or several that leave one with weights"
+        raise UserError("--freeze leaves no layer to train", got=list(layers), accepted=accepted)
+
+
 def _inherited(
     weights: Path, space: Space, architecture: Architecture, settings: Settings, host: Host
 ) -> tuple[Inherited, Any]:

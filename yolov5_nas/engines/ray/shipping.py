@@ -35,7 +35,7 @@ def listed(data: Mapping[str, Any], split: str) -> bool:
 def files_of(data: Mapping[str, Any]) -> list[Path]:
     """All images of a data set and the labels that there are, sorted."""
     images = [image for split in SPLITS for image in images_of(data, split)]
-    return sorted({*images, *filter(Path.is_file, map(_label, images))})
+    return sorted({*images, *filter(Path.is_file, map(label_of, images))})
 
 
 def size_hash(files: Iterable[Path]) -> str:
@@ -105,7 +105,7 @@ def _images(entry: Path) -> list[Path]:
     return [entry.parent / line if line.startswith("./") else Path(line) for line in lines]
 
 
-def _label(image: Path) -> Path:
+def label_of(image: Path) -> Path:
     """Where YOLOv5 looks for an image's labels: the last folder `images` in its path made `labels`."""
     head, found, tail = str(image).rpartition("/images/")
     return Path(f"{head}/labels/{tail}" if found else image).with_suffix(".txt")
