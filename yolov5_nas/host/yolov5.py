@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import is_file
-from .checkpoints import ACCEPTED, model_in, size_in, what_is
+from .checkpoints import ACCEPTED, Trained, model_in, trained_with, what_is
 from .compat import (
     MODULES,
     ByImage,
@@ -72,6 +72,11 @@ class Host:
         """A model as it is deployed: a copy in float32 on the device, its batch norms folded into convolutions."""
         with self.quiet(), self._no_summary():
             return deepcopy(model).to(device).float().eval().fuse()
+
+    @property
+    def conv_activation(self) -> Any:
+        """The activation module of the host's `Conv` where a model YAML names none."""
+        return self.common.Conv(1, 1).act
 
     def _no_summary(self) -> contextlib.AbstractContextManager[None]:
         """Without a model's summary, which nobody sees, and which profiles the model."""
@@ -245,20 +250,20 @@ class Host:
         temporary.replace(path)
 
     def load_checkpoint(self, path: Path) -> Any:
-        """The model of a YOLOv5 checkpoint, in float32.
+        """The model of a YOLOv5 checkpoint, in float32, repaired as `attempt_load` does it, and run once.
 
         Raises:
-            UserError: the file is missing or no YOLOv5 checkpoint (says what it is).
+            UserError: the file is missing or no YOLOv5 checkpoint (says what it is), or can't be run.
         """
         return model_in(self._checkpoint(path), path)
 
-    def trained_size(self, path: Path) -> int | None:
-        """The input size in pixels that a checkpoint was trained at, where it says that.
+    def trained_with(self, path: Path) -> Trained:
+        """Return the options that a checkpoint was trained with, as far as it says them.
 
         Raises:
             UserError: as `load_checkpoint`.
         """
-        return size_in(self._checkpoint(path))
+        return trained_with(self._checkpoint(path))
 
     def _checkpoint(self, path: Path) -> Any:
         """Unpickling runs code: only checkpoints that the user named, or that we wrote, come here."""

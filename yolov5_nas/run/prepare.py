@@ -145,7 +145,7 @@ def _input_size(o: Options, space: Space, host: Host, data_file: Path) -> int:
     usual = o.imgsz or int(space.default().get("imgsz") or read_data(data_file).get("imgsz") or 640)
     if o.imgsz or not (o.replaces and o.weights):
         return usual
-    size = host.trained_size(absolute(o.weights))
+    size = host.trained_with(absolute(o.weights)).imgsz
     if size is None:
         print(f"input size: {usual} px; {o.weights} does not say which it was trained at (--imgsz takes another)")
         return usual
