@@ -83,9 +83,7 @@ def _checked(model: Any, path: Path) -> Any:
         raise _refused(f"a {name}", path)
     if not hasattr(layers[-1], "m"):
         raise _refused("a model of YOLOv5 v1.0, whose Detect has no convolutions", path)
-    model = modernised(model.float())
-    _check_runs(model, path)
-    return model
+    return _running(model, path)
 
 
 def modernised(model: Any) -> Any:
@@ -114,19 +112,20 @@ def modernised(model: Any) -> Any:
     return model
 
 
-def _check_runs(model: Any, path: Path) -> None:
-    """Raise a UserError where the model can't be run by the YOLOv5 and the torch that are here."""
+def _running(model: Any, path: Path) -> Any:
+    """Return a model in float32, repaired; raise a UserError where the YOLOv5 and the torch that are here can't run it."""
     import torch
 
-    was_training, size = model.training, 2 * max(32, int(model.stride.max()))
     try:
+        was_training, model = model.training, modernised(model.float())
+        size = 2 * max(32, int(model.stride.max()))
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, size, size))
+        return model.train(was_training)
     except Exception as e:  # a module can raise anything
         problem = " ".join(f"{type(e).__name__}: {e}".split())[:300]
         rule = f"this YOLOv5 can't run the checkpoint's model ({problem})"
         raise UserError(rule, accepted="the clone that it was trained in, by --yolov5", file=path) from None
-    model.train(was_training)
 
 
 def _kind_of_dict(entries: Mapping[Any, Any]) -> str:

@@ -195,8 +195,15 @@ def _falls(falls: Sequence[tuple[str, float]]) -> str:
 
 def fallen(record: TrialRecord, parent: TrialRecord) -> list[tuple[str, float]]:
     """Classes whose mAP50-95 is much below the parent's, by how much."""
-    falls = [(name, parent.classes[name] - ap) for name, ap in record.classes.items() if name in parent.classes]
+    falls = [(name, was - ap) for name, ap, was in _by_class(record, parent) if ap is not None and was is not None]
     return sorted((f for f in falls if f[1] >= FALLS), key=lambda f: -f[1])
+
+
+def _by_class(record: TrialRecord, parent: TrialRecord) -> list[tuple[str, float | None, float | None]]:
+    """Each class of the parent: its name, its mAP50-95 in the record, and in the parent; None where it is not known."""
+    is_same = [name for name, _ in record.classes] == [name for name, _ in parent.classes]
+    own = [ap for _, ap in record.classes] if is_same else [None] * len(parent.classes)
+    return [(name, ap, was) for ap, (name, was) in zip(own, parent.classes)]
 
 
 def sections(run: Path, records: Sequence[TrialRecord], o: Options) -> list[tuple[str, str]]:
@@ -205,18 +212,17 @@ def sections(run: Path, records: Sequence[TrialRecord], o: Options) -> list[tupl
     shown = [w for w in winners(run, records, o) if w.record]
     if parent and parent.classes and shown:
         heads = ["class", "parent", *(w.name for w in shown)]
-        rows = [
-            [name, f"{ap:.3f}", *(_against(w.record, name, ap) for w in shown)] for name, ap in parent.classes.items()
-        ]
-        found.append(("mAP50-95 by class", html_table([heads, *rows])))
+        names, known = zip(*parent.classes)
+        columns = [[_against(*pair) for _, *pair in _by_class(w.record, parent)] for w in shown if w.record]
+        rows = zip(names, ("-" if ap is None else f"{ap:.3f}" for ap in known), *columns)
+        found.append(("mAP50-95 by class", html_table([heads, *map(list, rows)])))
     if planned := _done(RunFolder(run).plans):
         found.append(("Plans, before they were trained", _plans(planned, run, o)))
     return found
 
 
-def _against(record: TrialRecord | None, name: str, ap: float) -> str:
-    own = record.classes.get(name) if record else None
-    return "-" if own is None else f"{own:.3f} ({own - ap:+.3f})"
+def _against(own: float | None, parent: float | None) -> str:
+    return "-" if own is None else f"{own:.3f}" + ("" if parent is None else f" ({own - parent:+.3f})")
 
 
 def _plans(planned: Sequence[TrialRecord], run: Path, o: Options) -> str:

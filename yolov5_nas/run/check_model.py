@@ -187,7 +187,7 @@ def _has_stock_default(space: Space, i: int) -> bool:
 def _written_out(space: Space) -> Architecture:
     """The default architecture with another activation in the first convolution of each C3."""
     first = (layer.acts[0] for layer in space.layers.values() if isinstance(layer, C3Layer))
-    other = {act.label: next(iter({*act.options} - {act.default}), act.default) for act in first}
+    other = {act.label: next((o for o in act.options if o != act.default), act.default) for act in first}
     return Architecture({**space.default(), **other})
 
 

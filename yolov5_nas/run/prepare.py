@@ -36,7 +36,7 @@ from ..training.settings import Settings, with_anchors
 from ..training.trial import measure_trial
 from ..weights import supernet
 from .check_model import check_model
-from .check_parent import check_forms, check_parent, check_reach, check_teacher
+from .check_parent import check_forms, check_parent, check_reach, check_teacher, with_classes
 from .exported import how_of
 
 
@@ -100,6 +100,7 @@ def _prepare(o: Options) -> Prepared:
     print(f"{location}, torch {host.torch_utils.torch.__version__}")
     wanted = _input_size(o, space, host, data_file)
     data = resolve_data(data_file, host)
+    o = with_classes(o, data["nc"], host)
     model["nc"] = 1 if o.single_cls else data["nc"]
     model, imgsz = check_model(model, str(cfg), lines, wanted, host)
     check_data(data, host, imgsz, data_file, o.single_cls)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..space.activations import activation_name
+from ..space.activations import activation_of
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import kernel_name
 from ..space.choices import Choice
@@ -105,6 +105,16 @@ class Source:
         """The `Conv` that writes each layer's output, where there is one."""
         found = {i: _writer(module) for i, module in self.ends.items()}
         return {i: conv for i, conv in found.items() if conv is not None}
+
+
+def inner_activation(model: Any) -> str | None:
+    """Return the activation that most convolutions inside a model's layers have, which no line of its YAML names.
+
+    It is what the host's `Conv` took by default where the model was built; None if it has no name.
+    """
+    inner = (m for layer in model.model for m in layer.modules() if m is not layer and hasattr(m, "conv"))
+    found = Counter(activation_of(m.act) for m in inner if hasattr(m, "bn") and hasattr(m, "act"))
+    return found.most_common(1)[0][0] if found else None
 
 
 # Taking a model apart -------------------------------------------------------------------------------------------------
@@ -200,8 +210,7 @@ def _act(act: nn.Module, choice: Choice) -> str:
     for name in choice.options:
         if are_same(activation(str(name)), act):
             return str(name)
-    text = re.sub(r"(, )?inplace=\w+", "", str(act))  # which YOLOv5 sets
-    if (own := activation_name(f"nn.{text}")) is None:
+    if (own := activation_of(act)) is None:
         raise _MismatchError(f"has the activation {act}")
     return own
 
