@@ -1,11 +1,10 @@
-"""Checkpoints that older versions of YOLOv5 wrote: what stock's `attempt_load` repairs is repaired, or it is refused."""
+"""Checkpoints of older versions of YOLOv5: what stock's `attempt_load` repairs is repaired; others are refused."""
 
 import functools
 import os
 import subprocess
 import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -64,7 +63,7 @@ def as_v5(model):
 def of_v5(host, old_yaml, tmp_path):
     """Its checkpoint and what its network computes."""
     torch.manual_seed(0)
-    model = host.build(stock_form(yaml.safe_load(old_yaml.read_text()))  | {"nc": 10}).eval()
+    model = host.build(stock_form(yaml.safe_load(old_yaml.read_text())) | {"nc": 10}).eval()
     torch.save({"model": as_v5(model).half(), "opt": {"img_size": [64, 64]}}, tmp_path / "v5.pt")
     with torch.no_grad():
         return tmp_path / "v5.pt", model.half().float()(image())[0]
@@ -81,10 +80,10 @@ def test_a_network_of_v5_computes_what_it_did(host, of_v5):
 
 def test_a_network_of_v5_is_searched(of_v5, old_yaml, digits_yaml, tmp_path):
     tiny = {"epochs": 1, "subset": 0.1, "device": "cpu", "engine": "local", "rivals": "none", "project": str(tmp_path)}
+    tiny["target"] = ["gflops=0.04"]
     with inline(), untrained():
         found = search(
-            cfg=str(old_yaml), weights=str(of_v5[0]), data=str(digits_yaml), method="replace", target=["gflops=0.04"], trials=1,
-            **tiny,
+            cfg=str(old_yaml), weights=str(of_v5[0]), data=str(digits_yaml), method="replace", trials=1, **tiny
         )
     assert yaml.safe_load((found.folder / "search.yaml").read_text())["imgsz"] == 64
     assert [record.state for record in found.trials] == ["complete"]

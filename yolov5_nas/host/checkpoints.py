@@ -113,7 +113,7 @@ def modernised(model: Any) -> Any:
 
 
 def _running(model: Any, path: Path) -> Any:
-    """Return a model in float32, repaired; raise a UserError where the YOLOv5 and the torch that are here can't run it."""
+    """Return a model in float32, repaired; raise a UserError where this YOLOv5 and this torch can't run it."""
     import torch
 
     try:

@@ -41,7 +41,6 @@ from .compat import (
 from .exporters import exported, own_runtime
 from .locate import Location, find
 
-
 Validation = tuple[tuple[float, ...], list[float | None]]
 
 

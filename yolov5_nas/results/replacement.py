@@ -211,14 +211,20 @@ def sections(run: Path, records: Sequence[TrialRecord], o: Options) -> list[tupl
     found, parent = [], reference(records)
     shown = [w for w in winners(run, records, o) if w.record]
     if parent and parent.classes and shown:
-        heads = ["class", "parent", *(w.name for w in shown)]
-        names, known = zip(*parent.classes)
-        columns = [[_against(*pair) for _, *pair in _by_class(w.record, parent)] for w in shown if w.record]
-        rows = zip(names, ("-" if ap is None else f"{ap:.3f}" for ap in known), *columns)
-        found.append(("mAP50-95 by class", html_table([heads, *map(list, rows)])))
+        found.append(("mAP50-95 by class", html_table(class_table(shown, parent))))
     if planned := _done(RunFolder(run).plans):
         found.append(("Plans, before they were trained", _plans(planned, run, o)))
     return found
+
+
+def class_table(found: Sequence[Winner], parent: TrialRecord) -> list[list[str]]:
+    """Return rows for each class, the heading first; a class without labels has a dash."""
+    rows = [[name, "-" if ap is None else f"{ap:.3f}"] for name, ap in parent.classes]
+    for winner in found:
+        if winner.record:
+            for row, (_, ap, was) in zip(rows, _by_class(winner.record, parent)):
+                row.append(_against(ap, was))
+    return [["class", "parent", *(w.name for w in found if w.record)], *rows]
 
 
 def _against(own: float | None, parent: float | None) -> str:

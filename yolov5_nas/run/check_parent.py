@@ -135,7 +135,7 @@ def check_parent(
 
 
 def _form_of(model: Mapping[str, Any], own: str | None, file: Path) -> dict[str, Any]:
-    """Return what a model YAML says of a checkpoint's activation: it is an option where there are some, and the default.
+    """Return what a model YAML says of a checkpoint's activation: the default, and an option where there are some.
 
     Args:
         own: the activation; None if it has no name.

@@ -189,7 +189,9 @@ def _c3_lines(
 
     def conv(f: Any, part: str, which: int) -> StockLine:
         (k, p), act = kernels[which], acts[which]
-        return StockLine(i, part, [f, 1, "Conv", [c_, k, 1, p, *([] if act == default_act else [1, 1, activation_argument(act)])]])
+        return StockLine(
+            i, part, [f, 1, "Conv", [c_, k, 1, p, *([] if act == default_act else [1, 1, activation_argument(act)])]]
+        )
 
     before = at - 1 if source == -1 else source  # cv2 reads what cv1 read
     middle = [

@@ -17,7 +17,7 @@ WIDTH_SCALES = (1.0, 1.5, 2.0)  # plain NASC3: scale of the hidden width
 SEARCHABLE = ("NASConv", "NASC3")
 CONV_OPTIONS = ("kernel", "act")
 C3_OPTIONS = ("width", "depth", "kernel", "act")
-ARGUMENTS = {  # that follow the width, and YOLOv5's defaults
+ARGUMENTS: dict[str, dict[str, Any]] = {  # that follow the width, and YOLOv5's defaults
     "NASConv": {"k": 1, "s": 1, "p": None, "g": 1, "d": 1, "act": True},
     "NASC3": {"shortcut": True, "g": 1, "e": 0.5},
 }

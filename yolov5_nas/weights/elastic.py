@@ -205,7 +205,7 @@ def register(host: Host | None = None) -> None:
         space = Space.from_dict(with_host_defaults(d, host))
         if formed := [choice.label for choice in space.whole if choice.label != "imgsz"]:
             raise UserError(f"shared weights have no choice of {' and '.join(formed)}", file=space.source)
-        model, save = stock(stock_form(space.yaml), ch)  # the parser works out channels; then the searchable layers move in
+        model, save = stock(stock_form(space.yaml), ch)  # works out channels; then the searchable layers move in
         for i, layer in space.layers.items():
             model[i] = _searchable(model[i], layer, space)
         model.space = space
