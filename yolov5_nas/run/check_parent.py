@@ -113,7 +113,7 @@ def check_parent(
     if supernet.read(file):
         raise UserError("--method replace needs a checkpoint, not a supernet", file=file)
     trained, model = host.load_checkpoint(file), dict(model)
-    model |= _form_of(model, inner_activation(trained), file)
+    model |= _form_of(model, trained, file)
     space = Space.from_dict(model, imgsz=o.imgsz, source=o.cfg)
     source = read_source(trained, space, file)
     parent = architecture_of(source, space, file)
@@ -134,20 +134,18 @@ def check_parent(
     return o, model
 
 
-def _form_of(model: Mapping[str, Any], own: str | None, file: Path) -> dict[str, Any]:
-    """Return what a model YAML says of a checkpoint's activation: the default, and an option where there are some.
-
-    Args:
-        own: the activation; None if it has no name.
-    """
-    given = model.get("activation")
+def _form_of(model: Mapping[str, Any], trained: Any, file: Path) -> dict[str, Any]:
+    """Return what a model YAML says of a checkpoint's activation: the default, and an option where there are some."""
+    given = model.get("activation") or STOCK_ACT
+    names = [activation_name(act) or "" for act in (given if isinstance(given, list) else [given])]
+    own = inner_activation(trained, filter(None, names))
     if isinstance(given, list):
         own = own or STOCK_ACT
-        listed = given if own in map(activation_name, given) else [*given, own]
+        listed = given if own in names else [*given, own]
         return {"activation": listed, "default": {**(model.get("default") or {}), "activation": own}}
-    if own in (None, theirs := activation_name(given or STOCK_ACT)):
+    if own in (None, *names):
         return {}
-    print(f"{file}: its activation is {own}, not {theirs}, and is kept")
+    print(f"{file}: its activation is {own}, not {names[0]}, and is kept")
     return {"activation": activation_argument(own)}
 
 

@@ -58,8 +58,8 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
             "the weights must be of a model of the same size and channels as --cfg", got=left[0], file=weights
         )
     said = f"{weights}: {len(taken)} of {len(own)} tensors are inherited"
-    own_act, act = inner_activation(model), space.multiples.default_act
-    if own_act != act:
+    act = space.multiples.default_act
+    if (own_act := inner_activation(model, [act])) not in (act, None):
         said += f"; they were trained with the activation {own_act}, not {act}"
     theirs, mine = model.model[-1], own_model.model[-1]
     if not left:

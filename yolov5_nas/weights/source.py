@@ -107,14 +107,21 @@ class Source:
         return {i: conv for i, conv in found.items() if conv is not None}
 
 
-def inner_activation(model: Any) -> str | None:
+def inner_activation(model: Any, known: Iterable[str] = ()) -> str | None:
     """Return the activation that most convolutions inside a model's layers have, which no line of its YAML names.
 
     It is what the host's `Conv` took by default where the model was built; None if it has no name.
+
+    Args:
+        known: names, one of which is returned where it computes the same.
     """
     inner = (m for layer in model.model for m in layer.modules() if m is not layer and hasattr(m, "conv"))
-    found = Counter(activation_of(m.act) for m in inner if hasattr(m, "bn") and hasattr(m, "act"))
-    return found.most_common(1)[0][0] if found else None
+    acts = [m.act for m in inner if hasattr(m, "bn") and hasattr(m, "act")]
+    counts = Counter(map(str, acts))
+    own = max(acts, key=lambda act: counts[str(act)], default=None)
+    if own is None or (name := activation_of(own)) is None:
+        return None
+    return next((one for one in known if are_same(activation(one), own)), name)
 
 
 # Taking a model apart -------------------------------------------------------------------------------------------------
