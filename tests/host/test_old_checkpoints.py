@@ -123,10 +123,8 @@ def test_a_network_that_cant_be_run_is_refused_before_a_folder_is_made(
     assert said.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
-@pytest.fixture(params=TAGS)
-def old(request, made_once):
-    """A checkpoint that a version's own code wrote, and the version."""
-    tag = request.param
+def written_by(tag, made_once):
+    """A checkpoint that the code of a version wrote."""
     found = CLONE and subprocess.run(["git", "-C", CLONE, "archive", tag], capture_output=True, check=False)
     if not found or found.returncode:
         pytest.skip("needs a clone with tags (YOLOV5_ROOT)")
@@ -137,11 +135,12 @@ def old(request, made_once):
         argv = [sys.executable, TESTS / "old_yolov5.py", folder, name, folder / "old.pt"]
         subprocess.run(argv, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ""})
 
-    return tag, made_once(f"yolov5_{tag}", make) / "old.pt"
+    return made_once(f"yolov5_{tag}", make) / "old.pt"
 
 
-def test_what_an_old_version_wrote_computes_what_stocks_attempt_load_makes_of_it(host, old):
-    tag, file = old
+@pytest.mark.parametrize("tag", TAGS)
+def test_what_an_old_version_wrote_computes_what_stocks_attempt_load_makes_of_it(host, made_once, tag):
+    file = written_by(tag, made_once)
     if tag == "v1.0":  # stock: "'Detect' object has no attribute 'm'"
         with pytest.raises(UserError, match=r"a model of YOLOv5 v1\.0, whose Detect has no convolutions"):
             host.load_checkpoint(file)
@@ -155,11 +154,9 @@ def test_what_an_old_version_wrote_computes_what_stocks_attempt_load_makes_of_it
     assert ours.names == stock.names and torch.equal(ours.stride, stock.stride)
 
 
-def test_a_network_whose_class_the_host_has_changed_is_refused_by_its_layer(host, old, tmp_path, digits_yaml, capsys):
+def test_a_network_whose_class_the_host_has_changed_is_refused_by_its_layer(made_once, tmp_path, digits_yaml, capsys):
     """v3.1's BottleneckCSP has LeakyReLU and its Conv Hardswish; those of today have SiLU."""
-    tag, file = old
-    if tag != "v3.1":
-        pytest.skip("of v3.1")
+    file = written_by("v3.1", made_once)
     model = yaml.safe_load((file.parent / "models/yolov5s.yaml").read_text())
     for row in (model["backbone"][1], model["backbone"][3]):
         row[2] = "NASConv"
