@@ -144,14 +144,36 @@ def test_defaults_of_an_edited_c3_are_written_out(host, digits_yaml, default):
     assert with_host_defaults(model_of(), host) == model_of()
 
 
-def test_a_kernel_by_default_is_the_hosts(host):
-    known = inspect.signature(host.common.Conv.__init__)
-    wider = [p.replace(default=3) if p.name == "k" else p for p in known.parameters.values()]
-    model = model_of()
-    model["backbone"][3][3] = [256, {"act": ["SiLU"]}]
-    with patched(host.common.Conv, __signature__=known.replace(parameters=wider[1:])):
+@pytest.mark.parametrize("i", [3, 9])
+def test_a_kernel_by_default_is_the_hosts(host, i):
+    """Of a NASConv and of SPPF."""
+    model, name = model_of(), {3: "Conv", 9: "SPPF"}[i]
+    options = [{"act": ["SiLU"]}] if i == 3 else []
+    model["backbone"][i][3] = [256, *options]
+    known = inspect.signature(getattr(host.common, name))
+    wider = [p.replace(default=7) if p.name == "k" else p for p in known.parameters.values()]
+    with patched(getattr(host.common, name), __signature__=known.replace(parameters=wider)):
         found = with_host_defaults(model, host)
-    assert found["backbone"][3][3] == [256, 3, {"act": ["SiLU"]}] and found["backbone"][1] == model["backbone"][1]
+    assert found["backbone"][i][3] == [256, 7, *options] and found["backbone"][1] == model["backbone"][1]
+
+
+def test_widths_that_are_rounded_otherwise_are_refused(host, digits_yaml):
+    rounded = host.yolo.make_divisible
+    with patched(host.yolo, make_divisible=lambda x, _: rounded(x, 12)), pytest.raises(UserError) as e:
+        prepared(digits_yaml)
+    assert "the derived layer is not what YOLOv5 builds of this line: its output has the shape (1, 16" in str(e.value)
+
+
+def test_a_checkpoint_with_another_epsilon_in_batch_norm_is_refused_by_its_layer(host, digits_yaml, tmp_path):
+    """Which no YAML can say; stock's train.py would start from it silently."""
+    model = host.build({**stock_form(model_of()), "nc": 10})
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = 1e-5
+            module.running_var.fill_(0.01)
+    host.save_checkpoint(model, tmp_path / "own.pt")
+    with pytest.raises(UserError, match="layer 0 computes something else"):
+        prepared(digits_yaml, weights=str(tmp_path / "own.pt"), method="replace", target=("gflops=0.039",))
 
 
 def test_a_c3_that_is_not_what_its_lines_compute_is_refused(host, digits_yaml):

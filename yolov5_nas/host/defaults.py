@@ -1,4 +1,4 @@
-"""What the host's own `Conv` and `C3` take where a model YAML says nothing: a clone may have been edited."""
+"""What the host's own `Conv`, `C3` and `SPPF` take where a model YAML says nothing: a clone may have been edited."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .yolov5 import Host
 def with_host_defaults(model: Mapping[str, Any], host: Host, source: str = "model YAML") -> dict[str, Any]:
     """Return a searchable model dict that says what the host takes by default, where that is not YOLOv5's.
 
-    These are the activation and the arguments of NASConv and NASC3. What is derived from it then means the same in a
+    These are the activation and the arguments of Conv, C3 and SPPF. What is derived from it then means the same in a
     clone that was not edited.
 
     Args:
@@ -60,13 +60,13 @@ def _follows_yaml(host: Host) -> bool:
 def _with_arguments(row: Sequence[Any], host: Host) -> list[Any]:
     """A line with the arguments that it leaves out, up to the last whose default the host has another of."""
     f, number, module, args = row
-    if module not in ARGUMENTS:
+    if (stock := module.removeprefix("NAS")) not in ARGUMENTS:
         return list(row)
     options = [args[-1]] if args and isinstance(args[-1], Mapping) else []
     given = list(args[:-1] if options else args)
-    known = inspect.signature(getattr(host.common, module.removeprefix("NAS"))).parameters
-    own = {name: _default(known.get(name), ours) for name, ours in ARGUMENTS[module].items()}
-    last = max((i for i, (name, ours) in enumerate(ARGUMENTS[module].items()) if own[name] != ours), default=-1)
+    known = inspect.signature(getattr(host.common, stock)).parameters
+    own = {name: _default(known.get(name), ours) for name, ours in ARGUMENTS[stock].items()}
+    last = max((i for i, (name, ours) in enumerate(ARGUMENTS[stock].items()) if own[name] != ours), default=-1)
     filled = [*given, *list(own.values())[len(given) - 1 : last + 1]] if given else given  # the first is the width
     return [f, number, module, [*filled, *options]]
 
