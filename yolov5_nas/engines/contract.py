@@ -174,7 +174,9 @@ def outcome_from_json(text: str, job: Job) -> Outcome | None:
         if (entries["id"], entries["seed"]) != (Architecture(job.architecture).id, job.seed):
             return None
         result = entries["result"]
-        result = TrialResult(**{**result, "curve": tuple(result["curve"])}) if result else None
+        if result:
+            classes = tuple((name, ap) for name, ap in result["classes"])
+            result = TrialResult(**{**result, "curve": tuple(result["curve"]), "classes": classes})
         return Outcome(job.number, entries["seconds"], result, entries["error"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -6,10 +6,11 @@ import inspect
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 
+INPLACE = ("Hardswish", "LeakyReLU", "ReLU", "ReLU6", "SiLU", "Detect")  # modules that attempt_load sets it for
 ACCEPTED = "a checkpoint of YOLOv5's train.py, such as yolov5n.pt or runs/train/exp/weights/best.pt"
 
 
@@ -30,11 +31,21 @@ def model_in(checkpoint: Any, path: Path) -> Any:
     return _checked(model, path)
 
 
-def size_in(checkpoint: Any) -> int | None:
-    """The `--imgsz` of the training that wrote what `torch.load` gave; None where that is not known."""
+class Trained(NamedTuple):
+    """What a checkpoint says of the training that wrote it: `imgsz` in pixels, where known, and `single_cls`."""
+
+    imgsz: int | None
+    single_cls: bool
+
+
+def trained_with(checkpoint: Any) -> Trained:
+    """Return the options of the training that wrote what `torch.load` gave, as far as they are known."""
     options = checkpoint.get("opt") if isinstance(checkpoint, Mapping) else None
-    size = options.get("imgsz") if isinstance(options, Mapping) else getattr(options, "imgsz", None)
-    return size if isinstance(size, int) and size > 0 else None
+    known = options if isinstance(options, Mapping) else getattr(options, "__dict__", {})
+    size = known.get("imgsz", known.get("img_size"))  # as v5.0 and before called it: that of training, of validation
+    size = size[0] if isinstance(size, list) and size else size
+    is_size = isinstance(size, int) and not isinstance(size, bool) and size > 0
+    return Trained(size if is_size else None, known.get("single_cls") is True)
 
 
 def what_is(path: Path) -> str | None:
@@ -70,11 +81,22 @@ def _checked(model: Any, path: Path) -> Any:
     layers = getattr(model, "model", None)
     if not isinstance(layers, torch.nn.Sequential) or not hasattr(layers[-1], "anchors"):
         raise _refused(f"a {name}", path)
-    return modernised(model.float())
+    if not hasattr(layers[-1], "m"):
+        raise _refused("a model of YOLOv5 v1.0, whose Detect has no convolutions", path)
+    return _running(model, path)
 
 
 def modernised(model: Any) -> Any:
-    """The model, after adding to its torch modules the attributes that the installed torch gives to new ones."""
+    """Repair a model of an older YOLOv5 or torch in place, as `attempt_load` does, and return it.
+
+    Its torch modules get the attributes that the installed torch gives to new ones.
+    """
+    import torch
+
+    if not hasattr(model, "stride"):
+        model.stride = torch.tensor([32.0])
+    if isinstance(getattr(model, "names", None), list | tuple):
+        model.names = dict(enumerate(model.names))
     for module in model.modules():
         kind = type(module)
         if kind.__module__.startswith("torch.nn"):
@@ -82,9 +104,28 @@ def modernised(model: Any) -> Any:
                 wanted = parameter.default is not parameter.empty and name not in ("device", "dtype", "bias")
                 if wanted and not hasattr(module, name):
                     setattr(module, name, parameter.default)
-        elif kind.__name__ == "Detect" and not hasattr(module, "inplace"):
+        if kind.__name__ in INPLACE or module is model:
             module.inplace = True
+        if kind.__name__ == "Detect" and not isinstance(module.anchor_grid, list):
+            del module.anchor_grid  # v5.0 and before kept it as a buffer, and no grid that fits it
+            module.anchor_grid, module.grid = ([torch.zeros(1)] * module.nl for _ in range(2))
     return model
+
+
+def _running(model: Any, path: Path) -> Any:
+    """Return a model in float32, repaired; raise a UserError where this YOLOv5 and this torch can't run it."""
+    import torch
+
+    try:
+        was_training, model = model.training, modernised(model.float())
+        size = 2 * max(32, int(model.stride.max()))
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, size, size))
+        return model.train(was_training)
+    except Exception as e:  # a module can raise anything
+        problem = " ".join(f"{type(e).__name__}: {e}".split())[:300]
+        rule = f"this YOLOv5 can't run the checkpoint's model ({problem})"
+        raise UserError(rule, accepted="the clone that it was trained in, by --yolov5", file=path) from None
 
 
 def _kind_of_dict(entries: Mapping[Any, Any]) -> str:

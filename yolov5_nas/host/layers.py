@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -50,7 +50,20 @@ class Built:
         Raises:
             LayerError: a layer can't be run.
         """
-        return _run(list(self.model.model), self.model.save, imgsz)
+        import torch
+
+        image = torch.zeros(1, 3, imgsz, imgsz)  # as the images are, whatever the YAML's `ch` says
+        outputs = _run(list(self.model.model), self.model.save, image)
+        parameters = (sum(p.numel() for p in layer.parameters()) for layer in self.model.model)
+        return [BuiltLayer(*pair) for pair in zip(parameters, map(_shape, outputs))]
+
+    def outputs(self, image: Any) -> list[Any]:
+        """Its layers' outputs for an image (1, 3, H, W).
+
+        Raises:
+            LayerError: a layer can't be run.
+        """
+        return list(_run(list(self.model.model), self.model.save, image))
 
 
 def _first_error(host: Host, cfg: Mapping[str, Any]) -> LayerError | None:
@@ -63,7 +76,10 @@ def _first_error(host: Host, cfg: Mapping[str, Any]) -> LayerError | None:
         except Exception as e:
             return LayerError(count - 1, _said(e))
     try:
-        _run(list(layers), save, 256)  # as the host's `Model` does
+        import torch
+
+        for _ in _run(list(layers), save, torch.zeros(1, 3, 256, 256)):  # as the host's `Model` does
+            pass
     except LayerError as e:
         return e
     return None
@@ -78,24 +94,22 @@ def _parse(host: Host, cfg: Mapping[str, Any]) -> Any:
         host.common.Conv.default_act = default_act
 
 
-def _run(layers: list[Any], save: list[int], imgsz: int) -> list[BuiltLayer]:
-    """Run layers one after another, as the host's `_forward_once` does."""
+def _run(layers: list[Any], save: list[int], x: Any) -> Iterator[Any]:
+    """Run layers one after another, as the host's `_forward_once` does, and give the output of each."""
     import torch
 
-    x: Any = torch.zeros(1, 3, imgsz, imgsz)  # as the images are, whatever the YAML's `ch` says
     kept: list[Any] = []
-    built = []
-    with torch.no_grad():
-        for i, layer in enumerate(layers):
-            try:
-                if layer.f != -1:
-                    x = kept[layer.f] if isinstance(layer.f, int) else [x if j == -1 else kept[j] for j in layer.f]
+    for i, layer in enumerate(layers):
+        try:
+            if layer.f != -1:
+                x = kept[layer.f] if isinstance(layer.f, int) else [x if j == -1 else kept[j] for j in layer.f]
+            with torch.no_grad():
                 x = layer(x)
-                built.append(BuiltLayer(sum(p.numel() for p in layer.parameters()), _shape(x)))
-            except Exception as e:
-                raise LayerError(i, _said(e)) from None
-            kept.append(x if i in save else None)
-    return built
+            _shape(x)  # raises for what is no output
+        except Exception as e:
+            raise LayerError(i, _said(e)) from None
+        yield x
+        kept.append(x if i in save else None)
 
 
 def _rows(cfg: Mapping[str, Any]) -> list[Any]:

@@ -19,12 +19,13 @@ import types
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from datetime import datetime, timezone
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..files import is_file
-from .checkpoints import ACCEPTED, model_in, size_in, what_is
+from .checkpoints import ACCEPTED, Trained, model_in, trained_with, what_is
 from .compat import (
     MODULES,
     ByImage,
@@ -39,6 +40,8 @@ from .compat import (
 )
 from .exporters import exported, own_runtime
 from .locate import Location, find
+
+Validation = tuple[tuple[float, ...], list[float | None]]
 
 
 class Host:
@@ -73,6 +76,11 @@ class Host:
         with self.quiet(), self._no_summary():
             return deepcopy(model).to(device).float().eval().fuse()
 
+    @property
+    def conv_activation(self) -> Any:
+        """The activation module of the host's `Conv` where a model YAML names none."""
+        return self.common.Conv(1, 1).act
+
     def _no_summary(self) -> contextlib.AbstractContextManager[None]:
         """Without a model's summary, which nobody sees, and which profiles the model."""
         return patched(self.yolo, model_info=lambda *_, **__: None)
@@ -94,9 +102,9 @@ class Host:
         """`non_max_suppression` of (B, N, 5 + classes): of each image (n, 6), box in pixels, confidence and class."""
         return self.general.non_max_suppression(predictions, confidence, iou, max_det=most)
 
-    def validate(self, by_image: dict[str, Any] | None = None, **kwargs: Any) -> tuple[tuple[float, ...], list[float]]:
+    def validate(self, by_image: dict[str, Any] | None = None, **kwargs: Any) -> Validation:
         """`val.run`: precision, recall, mAP50, mAP50-95, box, objectness and class loss; and mAP50-95 of each class,
-        which for a class that the images lack is the overall one.
+        which is None for a class without labels in the images (for which YOLOv5 itself gives the overall one).
 
         NMS has no time limit here. YOLOv5's own drops the boxes of the images in a batch that are not done after 0.5 s
         plus 0.05 s per image, so that other load on the machine would lower mAP.
@@ -120,7 +128,9 @@ class Host:
             found = self.modules["val"].run(**kwargs, save_dir=Path(folder), callbacks=watch)
             if by_image is not None:
                 by_image.update(zip(watch.paths, watch.found))
-            return tuple(float(x) for x in found[0]), [float(x) for x in found[1]]
+            labelled = {int(label) for one in watch.found for label in one[3].tolist()}
+            by_class = [float(x) if i in labelled and isfinite(x) else None for i, x in enumerate(found[1])]
+            return tuple(float(x) for x in found[0]), by_class
 
     def average_precision(self, recall: Any, precision: Any) -> float:
         """YOLOv5's `compute_ap` of a curve, each (n); within `compatible`."""
@@ -162,9 +172,7 @@ class Host:
         with self._loading(path, precision):
             return self.common.DetectMultiBackend(str(path), device=device, fp16=precision == "fp16").eval()
 
-    def validate_exported(
-        self, path: Path, precision: str, device: Any, **kwargs: Any
-    ) -> tuple[tuple[float, ...], list[float]]:
+    def validate_exported(self, path: Path, precision: str, device: Any, **kwargs: Any) -> Validation:
         """`validate` of an exported model, as `val.py --weights` does it: square images.
 
         Args:
@@ -245,20 +253,20 @@ class Host:
         temporary.replace(path)
 
     def load_checkpoint(self, path: Path) -> Any:
-        """The model of a YOLOv5 checkpoint, in float32.
+        """The model of a YOLOv5 checkpoint, in float32, repaired as `attempt_load` does it, and run once.
 
         Raises:
-            UserError: the file is missing or no YOLOv5 checkpoint (says what it is).
+            UserError: the file is missing or no YOLOv5 checkpoint (says what it is), or can't be run.
         """
         return model_in(self._checkpoint(path), path)
 
-    def trained_size(self, path: Path) -> int | None:
-        """The input size in pixels that a checkpoint was trained at, where it says that.
+    def trained_with(self, path: Path) -> Trained:
+        """Return the options that a checkpoint was trained with, as far as it says them.
 
         Raises:
             UserError: as `load_checkpoint`.
         """
-        return size_in(self._checkpoint(path))
+        return trained_with(self._checkpoint(path))
 
     def _checkpoint(self, path: Path) -> Any:
         """Unpickling runs code: only checkpoints that the user named, or that we wrote, come here."""

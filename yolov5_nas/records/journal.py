@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 VERSION = 2  # version 1 had no budget, and kept a proof's contestant and seed among the labels
 STATES = ("started", "complete", "failed", "infeasible", "pruned")
+# mAP50-95 by class, with its name, in the order of the data's; None for a class without labels in the images.
+ByClass = tuple[tuple[str, float | None], ...]
 REASONS = ("oom", "nan", "crash", "killed", "timeout", "latency", "hook", "machine")  # why a trial failed
 
 
@@ -39,7 +41,7 @@ class TrialResult:
             `hooks`: what went wrong in hooks, by their file names.
         why: it is not complete, or which constraint it breaks, in words; a complete trial may break one if it is the
             default architecture, which is trained for comparison.
-        classes: mAP50-95 by class.
+        classes: see `ByClass`.
         budget: what the metrics cost: `epochs` of training (0 for a score without one), and the file of the `weights`
             that it started from, or None.
     """
@@ -50,7 +52,7 @@ class TrialResult:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     why: str | None = None
     budget: Mapping[str, Any] = field(default_factory=dict)
-    classes: Mapping[str, float] = field(default_factory=dict)
+    classes: ByClass = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class TrialRecord:
             breaks one, "pruned" where it was ended early.
         conditions: of the latency measurement.
         parent: the number of the trial whose weights it started from, if any.
-        classes: mAP50-95 by class.
+        classes: see `ByClass`.
         budget: as in `TrialResult`. Together with the architecture's id and the seed it identifies a training.
     """
 
@@ -88,7 +90,7 @@ class TrialRecord:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     parent: int | None = None
     budget: Mapping[str, Any] = field(default_factory=dict)
-    classes: Mapping[str, float] = field(default_factory=dict)
+    classes: ByClass = ()
 
     @property
     def id(self) -> str:
@@ -145,6 +147,8 @@ class TrialRecord:
         if entries["version"] == 1 and "contestant" in entries.get("architecture", {}):
             entries["seed"] = entries["architecture"].pop("seed")
             del entries["architecture"]["contestant"]
+        if "classes" in entries:
+            entries["classes"] = _classes(entries["classes"], entries.get("metrics", {}).get("map50_95"))
         names = cls.__dataclass_fields__
         record = cls(**{name: value for name, value in entries.items() if name in names})
         if record.state not in STATES:
@@ -292,6 +296,17 @@ def front(records: Iterable[TrialRecord], *objectives: str) -> list[TrialRecord]
 
 def _reward(record: TrialRecord) -> float:
     return float("-inf") if record.reward is None else record.reward
+
+
+def _classes(entry: Any, overall: float | None) -> ByClass:
+    """Read a line's classes. Earlier versions kept `{name: mAP50-95}`, with the overall one for a class without labels.
+
+    Args:
+        overall: mAP50-95 of all classes.
+    """
+    if isinstance(entry, Mapping):
+        return tuple((name, None if ap and ap == overall else ap) for name, ap in entry.items())
+    return tuple((name, ap) for name, ap in entry)
 
 
 def to_dict(record: TrialRecord) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files import write_whole
+from ..records.options import Options
 from ..records.run_folder import REFERENCE, RunFolder
+from .commands import command
 from .ranking import html_table
 
 BELIEVED = 0.03  # by how much of itself a ratio of latencies may be above what the search believed
@@ -216,7 +218,7 @@ def readme(
     lines = [f"# {subject}", "", f"Input: 1 x 3 x {imgsz} x {imgsz}, RGB, 0 to 1, letterboxed as YOLOv5 does it.", ""]
     lines += [f"Classes: {', '.join(f'{i} {name}' for i, name in enumerate(classes))}.", "", "## How to run it", ""]
     lines += ["In a clone of ultralytics/yolov5, without any plugin:", "", "```bash"]
-    lines += [f"python detect.py --weights {file} --imgsz {imgsz} --source IMAGES" for file in files]
+    lines += [command("detect.py", Options(), imgsz, "--weights", file, "--source", "IMAGES") for file in files]
     lines += ["```", ""]
     if said(own):
         lines += ["## What was measured", "", said(found), ""]

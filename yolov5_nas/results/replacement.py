@@ -232,8 +232,15 @@ def _falls(falls: Sequence[tuple[str, float]]) -> str:
 
 def fallen(record: TrialRecord, parent: TrialRecord) -> list[tuple[str, float]]:
     """Classes whose mAP50-95 is much below the parent's, by how much."""
-    falls = [(name, parent.classes[name] - ap) for name, ap in record.classes.items() if name in parent.classes]
+    falls = [(name, was - ap) for name, ap, was in _by_class(record, parent) if ap is not None and was is not None]
     return sorted((f for f in falls if f[1] >= FALLS), key=lambda f: -f[1])
+
+
+def _by_class(record: TrialRecord, parent: TrialRecord) -> list[tuple[str, float | None, float | None]]:
+    """Each class of the parent: its name, its mAP50-95 in the record, and in the parent; None where it is not known."""
+    is_same = [name for name, _ in record.classes] == [name for name, _ in parent.classes]
+    own = [ap for _, ap in record.classes] if is_same else [None] * len(parent.classes)
+    return [(name, ap, was) for ap, (name, was) in zip(own, parent.classes)]
 
 
 def sections(run: Path, records: Sequence[TrialRecord], o: Options) -> list[tuple[str, str]]:
@@ -241,19 +248,24 @@ def sections(run: Path, records: Sequence[TrialRecord], o: Options) -> list[tupl
     found, parent = [], reference(records)
     shown = [w for w in winners(run, records, o) if w.record]
     if parent and parent.classes and shown:
-        heads = ["class", "parent", *(w.name for w in shown)]
-        rows = [
-            [name, f"{ap:.3f}", *(_against(w.record, name, ap) for w in shown)] for name, ap in parent.classes.items()
-        ]
-        found.append(("mAP50-95 by class", html_table([heads, *rows])))
+        found.append(("mAP50-95 by class", html_table(class_table(shown, parent))))
     if planned := measured_plans(run, o):
         found.append(("Plans, before they were trained", _plans(planned, run, o)))
     return found
 
 
-def _against(record: TrialRecord | None, name: str, ap: float) -> str:
-    own = record.classes.get(name) if record else None
-    return "-" if own is None else f"{own:.3f} ({own - ap:+.3f})"
+def class_table(found: Sequence[Winner], parent: TrialRecord) -> list[list[str]]:
+    """Return rows for each class, the heading first; a class without labels has a dash."""
+    rows = [[name, "-" if ap is None else f"{ap:.3f}"] for name, ap in parent.classes]
+    for winner in found:
+        if winner.record:
+            for row, (_, ap, was) in zip(rows, _by_class(winner.record, parent)):
+                row.append(_against(ap, was))
+    return [["class", "parent", *(w.name for w in found if w.record)], *rows]
+
+
+def _against(own: float | None, parent: float | None) -> str:
+    return "-" if own is None else f"{own:.3f}" + ("" if parent is None else f" ({own - parent:+.3f})")
 
 
 def _plans(planned: Sequence[TrialRecord], run: Path, o: Options) -> str:

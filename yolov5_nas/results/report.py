@@ -9,7 +9,6 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 
 from ..errors import UserError
 from ..files import given_path
@@ -18,6 +17,7 @@ from ..records.metrics import LATENCIES, LEARNT, is_maximised
 from ..records.options import Options
 from ..records.run_folder import RunFolder
 from . import audit, comparison, confirmed, deployed, judged, ranking, replacement, rivals
+from .commands import commands
 from .confirmed import Confirmed
 from .page import COMPARED, Row, figures, page
 from .plots import trusted
@@ -160,23 +160,15 @@ def closing_table(run: Path, records: Sequence[TrialRecord]) -> str:
 
 
 def usage(run: Path, winner: TrialRecord) -> str:
-    """Where the winner's files are, and how stock YOLOv5 takes them at the input size that it was found at."""
-    options = options_of(run)
-    folder, size = RunFolder(run.resolve()).best, winner.architecture.get("imgsz") or options.imgsz
-    imgsz = f" --imgsz {size}" if size else ""
-    weights, data = quote(str(folder / "weights" / "best.pt")), quote(str(options.data))
-    # What was trained before is worth keeping where trials started from weights.
-    from_nothing = f"--cfg {quote(str(folder / 'model.yaml'))} --weights ''"
-    start = f"--weights {weights}" if winner.budget.get("weights") else from_nothing
-    return (
-        f"model       {folder / 'model.yaml'}\n"
-        f"weights     {folder / 'weights' / 'best.pt'}\n"
-        f"report      {run.resolve() / 'report.html'}\n"
-        f"detect      python detect.py --weights {weights}{imgsz} --source IMAGES\n"
-        f"validate    python val.py --weights {weights}{imgsz} --data {data}\n"
-        f"export      python export.py --weights {weights}{imgsz} --include onnx\n"
-        f"train on    python train.py {start}{imgsz} --data {data}"
-    )
+    """Return where the winner's files are, and the commands by which YOLOv5 takes them; see `commands`."""
+    folder = RunFolder(run.resolve()).best
+    files = {
+        "model": folder / "model.yaml",
+        "weights": folder / "weights" / "best.pt",
+        "report": run.resolve() / "report.html",
+    }
+    lines = {**files, **commands(run, winner, options_of(run))}
+    return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
 
 
 def _against(winner: TrialRecord, stock: TrialRecord, again: Confirmed | None) -> str:

@@ -12,13 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..host.defaults import with_host_defaults
 from ..host.layers import Built, BuiltLayer, LayerError
 from ..host.yolov5 import Host
+from ..space.architecture import Architecture
 from ..space.arithmetic import make_divisible
-from ..space.compile import derive, stock_form, stock_lines
-from ..space.layers import SEARCHABLE
+from ..space.compile import derive, stock_form, stock_lines, stock_model
+from ..space.layers import SEARCHABLE, C3Layer
 from ..space.space import Space
 
+CLOSE = 1e-4  # of an output's largest value: how far another order of additions may be from it
 ENOUGH = 640  # pixels of the image that a model is tried on
 
 
@@ -27,7 +30,8 @@ def check_model(
 ) -> tuple[dict[str, Any], int]:
     """The model dict as it is searched, and the input size in pixels.
 
-    Input sizes, also those that the YAML lists, become what YOLOv5's `train.py` makes of them: multiples of the largest
+    It says what the host takes by default where a YAML does not, and the host is not YOLOv5 as it was published. Input
+    sizes, also those that the YAML lists, become what YOLOv5's `train.py` makes of them: multiples of the largest
     stride, and at least two of it. Where the host scales other modules than we know of, `scaled_modules` names them.
 
     Args:
@@ -39,6 +43,7 @@ def check_model(
     Raises:
         UserError: a layer can't be built or run, the last is no Detect, or a derived layer differs from the host's.
     """
+    model = with_host_defaults(model, host, source)
     check = _Check(dict(model), source, lines, host)
     check.names()
     check.detect()
@@ -59,6 +64,7 @@ def check_model(
         imgsz = fitting(wanted)
         tried = min(imgsz, fitting(ENOUGH))
         check.derived(stock.layers(tried), tried)
+        check.outputs(stock)
     except LayerError as e:
         raise check.fail(e.index, f"YOLOv5 can't build or run this layer ({e.problem})") from None
     return check.model, imgsz
@@ -80,7 +86,7 @@ class _Check:
             _, _, module, args = self.rows[i]
             has_width = bool(args) and isinstance(args[0], int | float) and args[0] > 0
             if module in SEARCHABLE or module in asked or not has_width:
-                raise self.fail(i, f"the derived layer is not what YOLOv5 builds of this line: {difference}")
+                raise self.differs(i, difference)
             asked.add(module)  # it may be one whose channels the host scales, or leaves as they are
             self.model["scaled_modules"] = sorted(space.multiples.scaled ^ {module})
 
@@ -99,6 +105,30 @@ class _Check:
             if parameters != their.parameters and _has_stock_default(space, i):
                 return i, f"it has {parameters} parameters, not {their.parameters}"
         return None, ""
+
+    def outputs(self, stock: Built) -> None:
+        """Raise a UserError unless derived networks compute what the host's does with the same weights.
+
+        These are the default architecture, and one in which each C3 is written line by line, where it can be.
+        """
+        import torch
+
+        space = Space.from_dict(self.model, source=self.source, lines=self.lines)
+        space = space.in_form(space.forms[0])
+        image = torch.rand(1, 3, *[2 * stock.stride] * 2, generator=torch.Generator().manual_seed(0))
+        for architecture in (space.default(), _written_out(space)):
+            names, origins = stock_model(space, architecture).names, stock_lines(space, architecture)
+            derived = Built(self.host, derive(space, architecture))
+            _share_weights(stock.model, derived.model, names)
+            last = {line.origin: output for line, output in zip(origins, derived.outputs(image))}
+            for i, output in enumerate(stock.outputs(image)):
+                if not _has_stock_default(space, i):
+                    break
+                if not _are_close(output, last[i]):
+                    raise self.differs(i, "with the same weights it computes something else")
+
+    def differs(self, i: int, difference: str) -> UserError:
+        return self.fail(i, f"the derived layer is not what YOLOv5 builds of this line: {difference}")
 
     def names(self) -> None:
         """Raise a UserError for a module that the host does not know."""
@@ -152,3 +182,32 @@ class _Check:
 
 def _has_stock_default(space: Space, i: int) -> bool:
     return i not in space.layers or all(choice.is_stock for choice in space.layers[i].choices)
+
+
+def _written_out(space: Space) -> Architecture:
+    """The default architecture with another activation in the first convolution of each C3."""
+    first = (layer.acts[0] for layer in space.layers.values() if isinstance(layer, C3Layer))
+    other = {act.label: next((o for o in act.options if o != act.default), act.default) for act in first}
+    return Architecture({**space.default(), **other})
+
+
+def _share_weights(stock: Any, derived: Any, names: Mapping[str, str]) -> None:
+    """Give a derived model the weights of the stock one, and the stock one the activations that were written out.
+
+    Args:
+        names: from `compile.stock_model`.
+    """
+    state = stock.state_dict()
+    for name, origin in names.items():
+        module = derived.get_submodule(name)
+        own = {key: state.get(f"{origin}.{key}") for key in module.state_dict()}
+        module.load_state_dict({key: value for key, value in own.items() if value is not None}, strict=False)
+        if origin.endswith(".cv1"):
+            stock.get_submodule(origin).act = module.act
+
+
+def _are_close(a: Any, b: Any) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_are_close, a, b))
+    return a.shape == b.shape and float((a - b).abs().max()) <= CLOSE * float(a.abs().max())

@@ -20,7 +20,7 @@ from ..records.option_rules import PARENT
 from ..records.options import Options
 from ..records.reward import Constraint, Target
 from ..results.replacement import ROUNDING
-from ..space.activations import activation_name
+from ..space.activations import activation_argument, activation_name
 from ..space.compile import derive, stock_lines
 from ..space.forms import STOCK_ACT
 from ..space.space import Space
@@ -33,7 +33,7 @@ from ..weights import supernet
 from ..weights.mapping import fitting, inherit
 from ..weights.replacement import run_layers
 from ..weights.scaling import scaled
-from ..weights.source import architecture_of, read_source
+from ..weights.source import architecture_of, inner_activation, read_source
 
 OTHERS = ("trials", "strategy", "inherit", "one_shot")  # options that only other methods have
 TARGETS = ("latency_ratio=0.9,0.8,0.7",)
@@ -72,11 +72,32 @@ def _size(weights: Path, options: Mapping[str, Any]) -> str:
     if supernet.read(weights, find(options.get("yolov5"))):
         raise UserError("--method replace needs a checkpoint, not a supernet", file=weights)
     model = load(find(options.get("yolov5"))).load_checkpoint(weights)
-    channels = getattr(getattr(model.model[0], "conv", None), "out_channels", None)
+    first, kinds = model.model[0], {type(module).__name__ for module in model.model}
+    if old := sorted(kinds & {"Focus", "SPP", "BottleneckCSP"}):
+        rule = f"the checkpoint's layers are older than YOLOv5 v6.0 ({', '.join(old)}), so --cfg must name its own"
+        raise UserError(f"{rule} model YAML, with NASConv and NASC3 in place of Conv and C3", file=weights)
+    channels = getattr(getattr(first, "conv", None), "out_channels", None)
     if channels not in SIZES:
         rule = "the checkpoint is of no size of YOLOv5's own, so --cfg must name its searchable model YAML"
         raise UserError(rule, got=f"{channels} channels in the first layer", accepted=sorted(SIZES), file=weights)
     return SIZES[channels]
+
+
+def with_classes(o: Options, nc: int, host: Host) -> Options:
+    """Return the options with `--single-cls`, where the checkpoint to be made faster was trained with it.
+
+    Args:
+        nc: number of classes of the data.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    if not o.replaces or not o.weights or o.single_cls or o.base_epochs or nc == 1:
+        return o
+    if not host.trained_with(absolute(o.weights)).single_cls:
+        return o
+    print(f"{o.weights} was trained with --single-cls, and so are trials (--base-epochs N trains it for {nc} classes)")
+    return replace(o, single_cls=True)
 
 
 def check_parent(
@@ -95,7 +116,7 @@ def check_parent(
     if supernet.read(file):
         raise UserError("--method replace needs a checkpoint, not a supernet", file=file)
     trained, model = host.load_checkpoint(file), dict(model)
-    model |= _form_of(model, (getattr(trained, "yaml", None) or {}).get("activation"))
+    model |= _form_of(model, trained, file)
     space = Space.from_dict(model, imgsz=o.imgsz, source=o.cfg)
     source = read_source(trained, space, file)
     parent = architecture_of(source, space, file)
@@ -116,16 +137,19 @@ def check_parent(
     return o, model
 
 
-def _form_of(model: Mapping[str, Any], act: str | None) -> dict[str, Any]:
-    """What a model YAML says of a parent's form: its own scale and activation are options, and the default."""
-    found: dict[str, Any] = {}
-    if isinstance(acts := model.get("activation"), list):
-        own = activation_name(act or STOCK_ACT)
-        found["activation"] = acts if own in map(activation_name, acts) else [*acts, own]
-        found["default"] = {**(model.get("default") or {}), "activation": own}
-    elif act and not acts:
-        found["activation"] = act
-    return found
+def _form_of(model: Mapping[str, Any], trained: Any, file: Path) -> dict[str, Any]:
+    """Return what a model YAML says of a checkpoint's activation: the default, and an option where there are some."""
+    given = model.get("activation") or STOCK_ACT
+    names = [activation_name(act) or "" for act in (given if isinstance(given, list) else [given])]
+    own = inner_activation(trained, filter(None, names))
+    if isinstance(given, list):
+        own = own or STOCK_ACT
+        listed = given if own in names else [*given, own]
+        return {"activation": listed, "default": {**(model.get("default") or {}), "activation": own}}
+    if own in (None, *names):
+        return {}
+    print(f"{file}: its activation is {own}, not {names[0]}, and is kept")
+    return {"activation": activation_argument(own)}
 
 
 def _check_same(trained: Any, space: Space, host: Host, file: Path) -> None:

@@ -243,7 +243,7 @@ def judge(record: TrialRecord, outcome: Outcome, reward: Reward) -> TrialRecord:
         return replace(record, state="failed", error=outcome.error)
     metrics = _finite(result.metrics)
     record = replace(record, metrics=metrics, curve=tuple(map(_finite, result.curve)))
-    record = replace(record, conditions=result.conditions, budget=result.budget, classes=_finite(result.classes))
+    record = replace(record, conditions=result.conditions, budget=result.budget, classes=result.classes)
     if result.why:
         reason = "pruned" if result.state == "pruned" else "constraint"
         record = replace(record, error={"reason": reason, "message": result.why})

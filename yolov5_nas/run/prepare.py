@@ -35,7 +35,7 @@ from ..training.settings import Settings, with_anchors
 from ..training.trial import measure_trial
 from ..weights import supernet
 from .check_model import check_model
-from .check_parent import check_forms, check_parent, check_reach, check_teacher, number_of_anchors
+from .check_parent import check_forms, check_parent, check_reach, check_teacher, number_of_anchors, with_classes
 from .exported import how_of
 from .inputs import check_same_data, digests_of, write_inputs
 
@@ -103,6 +103,7 @@ def _prepare(o: Options) -> Prepared:
     print(f"{location}, torch {host.torch_utils.torch.__version__}")
     wanted = _input_size(o, space, host, data_file)
     data = resolve_data(data_file, host)
+    o = with_classes(o, data["nc"], host)
     model["nc"] = 1 if o.single_cls else data["nc"]
     model, imgsz = check_model(model, str(cfg), lines, wanted, host)
     if o.freeze:
@@ -149,7 +150,7 @@ def _input_size(o: Options, space: Space, host: Host, data_file: Path) -> int:
     usual = o.imgsz or int(space.default().get("imgsz") or read_data(data_file).get("imgsz") or 640)
     if o.imgsz or not (o.replaces and o.weights):
         return usual
-    size = host.trained_size(absolute(o.weights))
+    size = host.trained_with(absolute(o.weights)).imgsz
     if size is None:
         print(f"input size: {usual} px; {o.weights} does not say which it was trained at (--imgsz takes another)")
         return usual

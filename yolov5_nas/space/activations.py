@@ -30,3 +30,14 @@ def activation_name(act: Any) -> str | None:
     if not match or match[1] not in ACTIVATIONS:
         return None
     return f"{match[1]}({match[2]})" if match[2] else match[1]
+
+
+def activation_of(module: Any) -> str | None:
+    """Return the name of an activation module, such as `LeakyReLU(negative_slope=0.1)`; None for anything else."""
+    text = re.sub(r"(, )?(inplace=\w+|approximate='none')", "", str(module))  # YOLOv5 sets the one; GELU's default
+    return activation_name(f"nn.{text}")
+
+
+def activation_argument(name: Any) -> str:
+    """Return an activation as a model YAML has it: `nn.ReLU()` of `ReLU`."""
+    return f"nn.{name}" if str(name).endswith(")") else f"nn.{name}()"

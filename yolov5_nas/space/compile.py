@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from .activations import activation_argument
 from .architecture import Architecture, Value
 from .arithmetic import Multiples, parse_kernel
 from .forms import form_choices, forms, in_form
@@ -160,16 +161,12 @@ def _stock_args(module: str, args: list[Any], multiples: Multiples) -> list[Any]
     return args
 
 
-def _act_arg(act: Value) -> str:
-    return f"nn.{act}" if str(act).endswith(")") else f"nn.{act}()"
-
-
 def _conv_args(layer: ConvLayer, architecture: Mapping[str, Value], multiples: Multiples) -> list[Any]:
     k, p = parse_kernel(architecture[layer.kernel.label])
     act = architecture[layer.act.label]
     args: list[Any] = [layer.c2, k, layer.s, p]
     if act != multiples.default_act:
-        return [*args, layer.g, layer.d, _act_arg(act)]
+        return [*args, layer.g, layer.d, activation_argument(act)]
     if layer.d != 1:
         return [*args, layer.g, layer.d]
     return [*args, layer.g] if layer.g != 1 else args
@@ -192,7 +189,9 @@ def _c3_lines(
 
     def conv(f: Any, part: str, which: int) -> StockLine:
         (k, p), act = kernels[which], acts[which]
-        return StockLine(i, part, [f, 1, "Conv", [c_, k, 1, p, *([] if act == default_act else [1, 1, _act_arg(act)])]])
+        return StockLine(
+            i, part, [f, 1, "Conv", [c_, k, 1, p, *([] if act == default_act else [1, 1, activation_argument(act)])]]
+        )
 
     before = at - 1 if source == -1 else source  # cv2 reads what cv1 read
     middle = [

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
-from .activations import ACTIVATIONS, activation_name
+from .activations import ACTIVATIONS, activation_argument, activation_name
 from .architecture import Architecture, Value
 from .arithmetic import Multiples
 from .choices import Choice
@@ -110,8 +110,7 @@ def in_form(
         found["width_multiple"] = model["width_multiple"] * form["scale"]
     if "activation" in labels:
         stock, act = str(labels["activation"].default), str(form["activation"])
-        if act != STOCK_ACT:
-            found["activation"] = f"nn.{act}" if act.endswith(")") else f"nn.{act}()"
+        found["activation"] = activation_argument(act)
     found["default"] = {label: act if value == stock else value for label, value in default.items()}
     if layers:
         multiples, count = Multiples(found), len(model["backbone"])

@@ -17,6 +17,11 @@ WIDTH_SCALES = (1.0, 1.5, 2.0)  # plain NASC3: scale of the hidden width
 SEARCHABLE = ("NASConv", "NASC3")
 CONV_OPTIONS = ("kernel", "act")
 C3_OPTIONS = ("width", "depth", "kernel", "act")
+ARGUMENTS: dict[str, dict[str, Any]] = {  # that follow the width, and YOLOv5's defaults
+    "Conv": {"k": 1, "s": 1, "p": None, "g": 1, "d": 1, "act": True},
+    "C3": {"shortcut": True, "g": 1, "e": 0.5},
+    "SPPF": {"k": 5},
+}
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ class LayerParser:
     def _conv(self, i: int, number: int, args: list[Any], options: Mapping[str, list[Any]]) -> ConvLayer:
         if len(args) > 7:
             raise self.fail(i, "NASConv takes [c2, k, s, p, g, d, act]", got=args)
-        c2, k, s, p, g, d, act = _filled(args, (0, 1, 1, None, 1, 1, True))
+        c2, k, s, p, g, d, act = _filled(args, (0, *ARGUMENTS["Conv"].values()))
         for name, value, least in (("k", k, 1), ("s", s, 1), ("g", g, 1), ("d", d, 1), ("p", 0 if p is None else p, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
                 raise self.fail(i, f"NASConv {name} must be a whole number of {least} to {MOST}", got=value)
@@ -190,7 +195,7 @@ class LayerParser:
             raise self.fail(i, "NASC3 can't be the first layer (its branches both need a layer before it)")
         if len(args) > 4:
             raise self.fail(i, "NASC3 takes [c2, shortcut, g, e]", got=args)
-        c2, shortcut, g, e = _filled(args, (0, True, 1, 0.5))
+        c2, shortcut, g, e = _filled(args, (0, *ARGUMENTS["C3"].values()))
         c2 = self.multiples.channels(c2)
         if not isinstance(g, int) or g < 1 or not is_number(e) or e <= 0:
             raise self.fail(i, "NASC3 needs groups of at least 1 and an expansion above 0", got=[g, e])

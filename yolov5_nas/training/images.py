@@ -10,6 +10,7 @@ import torch
 
 from ..cost.device_lock import DeviceLock, LockedLoader
 from ..host.yolov5 import Host
+from ..records.journal import ByClass
 from .process import dataset_kept, forking
 from .settings import Settings
 
@@ -32,7 +33,7 @@ class Images:
     ):
         self.host, self.settings, self.imgsz, self.batch_size = host, s, imgsz, batch_size
         self.stride, self.hyp, self.seed = max(stride, 32), hyp, seed
-        self.classes: dict[str, float] = {}  # mAP50-95 by class, of the latest validation
+        self.classes: ByClass = ()  # of the latest validation
         self.train, self.dataset = self._training_loader()
         self.val = Split(host, s, "val", imgsz, 2 * batch_size, self.stride, hyp)
 
@@ -51,8 +52,8 @@ class Images:
     def validate(self, model: Any, compute_loss: Any = None) -> dict[str, float]:
         """`val.run` of a model, by the names of `VALIDATED`; the losses are 0 without `compute_loss`."""
         results, classes = self.val.validate(model, compute_loss)
-        names = dict(self.settings.data["names"])
-        self.classes = {str(name): classes[i] for i, name in names.items()} if len(names) == len(classes) > 1 else {}
+        names = [str(name) for _, name in sorted(dict(self.settings.data["names"]).items())]
+        self.classes = tuple(zip(names, classes)) if len(names) == len(classes) > 1 else ()
         return results
 
     def close(self) -> None:
@@ -126,7 +127,7 @@ class Split:
 
     def validate(
         self, model: Any, compute_loss: Any = None, by_image: dict[str, Any] | None = None
-    ) -> tuple[dict[str, float], list[float]]:
+    ) -> tuple[dict[str, float], list[float | None]]:
         """`val.run` of a model, by the names of `VALIDATED`; and mAP50-95 of each class. See `Host.validate`."""
         s = self.settings
         results, classes = self.host.validate(

@@ -17,7 +17,7 @@ from ..space.space import Space
 from ..weights import supernet
 from ..weights.elastic import extract
 from ..weights.mapping import Inherited, fitting, inherit
-from ..weights.source import read_source
+from ..weights.source import inner_activation, read_source
 from .parent import read_parent
 from .settings import Settings
 
@@ -58,6 +58,9 @@ def check_weights(weights: Path, space: Space, nc: int, host: Host) -> str:
             "the weights must be of a model of the same size and channels as --cfg", got=left[0], file=weights
         )
     said = f"{weights}: {len(taken)} of {len(own)} tensors are inherited"
+    act = space.multiples.default_act
+    if (own_act := inner_activation(model, [act])) not in (act, None):
+        said += f"; they were trained with the activation {own_act}, not {act}"
     theirs, mine = model.model[-1], own_model.model[-1]
     if not left:
         differ = not theirs.anchors.float().allclose(mine.anchors.float(), rtol=1e-2)

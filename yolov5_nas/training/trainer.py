@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..errors import TrialError
 from ..host.yolov5 import Host
 from ..records.hooks import Hooks
+from ..records.journal import ByClass
 from ..records.metrics import ACCURACIES
 from ..records.run_folder import TrialFolder
 from ..weights.reconstruction import PIXELS, refit
@@ -76,7 +77,7 @@ class Training:
         self.first = 0  # epoch
         self.fitness = -1.0  # of `best`
         self.best, self.results = self.model, {}  # type: ignore[var-annotated]
-        self.classes: dict[str, float] = {}  # of it, mAP50-95 by class
+        self.classes: ByClass = ()  # of it
 
     def run(self) -> None:
         """Train all epochs.

@@ -178,7 +178,7 @@ def _train(
         costs = replace(costs, state="pruned", why=training.pruned)
     elif folder:
         own = TrialFolder(folder)
-        host.save_checkpoint(training.best, own.weights, opt={"imgsz": imgsz})
+        host.save_checkpoint(training.best, own.weights, opt={"imgsz": imgsz, "single_cls": settings.single_cls})
         write_model_yaml(training.best, cfg, own.model)
     curve, budget = tuple(training.curve), budget_of(settings)
     return replace(costs, metrics=metrics, curve=curve, classes=training.classes, budget=budget)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import UserError
+from ..host.defaults import with_host_defaults
 from ..host.yolov5 import Host, load
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import parse_kernel
@@ -201,10 +202,10 @@ def register(host: Host | None = None) -> None:
     def parse_model(d: dict[str, Any], ch: list[int]) -> tuple[nn.Sequential, list[int]]:
         if not any(row[2] in SEARCHABLE for row in [*d["backbone"], *d["head"]]):
             return stock(d, ch)
-        space = Space.from_dict(d)
+        space = Space.from_dict(with_host_defaults(d, host))
         if formed := [choice.label for choice in space.whole if choice.label != "imgsz"]:
             raise UserError(f"shared weights have no choice of {' and '.join(formed)}", file=space.source)
-        model, save = stock(stock_form(d), ch)  # the parser works out channels; then the searchable layers move in
+        model, save = stock(stock_form(space.yaml), ch)  # works out channels; then the searchable layers move in
         for i, layer in space.layers.items():
             model[i] = _searchable(model[i], layer, space)
         model.space = space

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..space.activations import activation_name
+from ..space.activations import activation_of
 from ..space.architecture import Architecture, Value
 from ..space.arithmetic import kernel_name
 from ..space.choices import Choice
@@ -137,6 +137,23 @@ class Source:
         return {i: conv for i, conv in writer_by_layer.items() if conv is not None}
 
 
+def inner_activation(model: Any, known: Iterable[str] = ()) -> str | None:
+    """Return the activation that most convolutions inside a model's layers have, which no line of its YAML names.
+
+    It is what the host's `Conv` took by default where the model was built; None if it has no name.
+
+    Args:
+        known: names, one of which is returned where it computes the same.
+    """
+    inner = (m for layer in model.model for m in layer.modules() if m is not layer and hasattr(m, "conv"))
+    acts = [m.act for m in inner if hasattr(m, "bn") and hasattr(m, "act")]
+    counts = Counter(map(str, acts))
+    own = max(acts, key=lambda act: counts[str(act)], default=None)
+    if own is None or (name := activation_of(own)) is None:
+        return None
+    return next((one for one in known if are_same(activation(one), own)), name)
+
+
 # Taking a model apart -------------------------------------------------------------------------------------------------
 
 
@@ -242,8 +259,7 @@ def _act(act: nn.Module, choice: Choice) -> str:
     for name in choice.options:
         if are_same(activation(str(name)), act):
             return str(name)
-    text = re.sub(r"(, )?inplace=\w+", "", str(act))  # which YOLOv5 sets
-    if (own := activation_name(f"nn.{text}")) is None:
+    if (own := activation_of(act)) is None:
         raise _MismatchError(f"has the activation {act}")
     return own
 
