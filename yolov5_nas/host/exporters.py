@@ -78,7 +78,7 @@ def export_openvino(file: Path, metadata: Mapping[str, Any], half: bool, *_: Any
     folder = Path(str(file).replace(".pt", "_openvino_model"))
     xml = folder / file.with_suffix(".xml").name
     openvino.save_model(openvino.convert_model(file.with_suffix(".onnx")), xml, compress_to_fp16=half)
-    (folder / file.with_suffix(".yaml").name).write_text(yaml.safe_dump(dict(metadata)))
+    (folder / file.with_suffix(".yaml").name).write_text(yaml.safe_dump(dict(metadata)), encoding="utf-8")
     return str(folder), None
 
 

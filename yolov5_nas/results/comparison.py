@@ -104,7 +104,7 @@ def read_plan(run: Path) -> Plan | None:
 def read_images(run: Path) -> ByImages | None:
     """What its networks do on the images that judge them, once that is known."""
     path = RunFolder(run).proof.judged
-    return ByImages(**json.loads(path.read_text())) if path.exists() else None
+    return ByImages(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def names_of(run: Path, plan: Plan, reference: str = STOCK) -> dict[str, str]:

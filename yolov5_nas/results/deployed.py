@@ -94,7 +94,7 @@ def read(run: Path) -> Deployment:
     path = RunFolder(run).deployed
     if not path.exists():
         return Deployment()
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     return Deployment(**{**found, "rows": tuple(_row(row) for row in found["rows"])})
 
 

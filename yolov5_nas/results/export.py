@@ -71,7 +71,9 @@ def write_trial(run: Path, record: TrialRecord, folder: Path) -> None:
     architecture = Architecture(record.architecture)
     folder.mkdir(parents=True, exist_ok=True)
     trained = source.model  # has the anchors that it was trained with
-    text = trained.read_text() if trained.exists() else dump_model(derive(load_space(run), architecture))
+    text = (
+        trained.read_text(encoding="utf-8") if trained.exists() else dump_model(derive(load_space(run), architecture))
+    )
     comment = f"# Trial {record.number} of {run.resolve()}, found by yolov5-nas. Input size {_imgsz(run, record)}.\n"
     write_whole(folder / "architecture.json", architecture.to_json() + "\n")
     write_whole(folder / "model.yaml", comment + text)

@@ -42,7 +42,7 @@ def read(run: Path) -> Judged:
     path = RunFolder(run).judged
     if not path.exists():
         return Judged()
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     return Judged(found["split"], found["images"], found["parent"], found["networks"])
 
 

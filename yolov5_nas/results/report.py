@@ -234,7 +234,7 @@ def _line(name: str, cells: Sequence[str], width: int) -> str:
 def _write_csv(records: Sequence[TrialRecord], path: Path) -> None:
     rows = [to_dict(record) for record in records]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
