@@ -11,6 +11,7 @@ import torch
 
 from ..errors import TrialError, UserError
 from ..files import absolute, given_path
+from ..host.checkpoints import ACCEPTED
 from ..host.locate import find
 from ..host.yolov5 import Host, load
 from ..records.metrics import LATENCIES
@@ -70,6 +71,9 @@ def _size(weights: Path, options: Mapping[str, Any]) -> str:
         raise UserError("--method replace needs a checkpoint, not a supernet", file=weights)
     model = load(find(options.get("yolov5"))).load_checkpoint(weights)
     channels = getattr(getattr(model.model[0], "conv", None), "out_channels", None)
+    if (channels or 8) % 8:
+        rule = "the checkpoint is pruned to widths that YOLOv5's parser can't build, which are multiples of 8"
+        raise UserError(rule, got=f"{channels} channels in the first layer", accepted=ACCEPTED, file=weights)
     if channels not in SIZES:
         rule = "the checkpoint is of no size of YOLOv5's own, so --cfg must name its searchable model YAML"
         raise UserError(rule, got=f"{channels} channels in the first layer", accepted=sorted(SIZES), file=weights)
