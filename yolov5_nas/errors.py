@@ -83,6 +83,6 @@ def machine_fault(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError):
         for pattern, meaning in _IN_WORDS.items():
             if found := re.search(pattern, text):
-                said = next((line for line in text.splitlines() if found[0] in line), found[0])
-                return f"{meaning} ({said.strip()[:300]})"
+                line = next((line for line in text.splitlines() if found[0] in line), found[0])
+                return f"{meaning} ({line.strip()[:300]})"
     return None

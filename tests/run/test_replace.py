@@ -366,7 +366,7 @@ def test_a_pruned_checkpoint_is_told_from_one_of_another_size(host, tmp_path):
     model = host.build(yaml.safe_load((host.location.root / "models/yolov5n.yaml").read_text()))
     model.model[0] = host.common.Conv(3, 13, 6, 2, 2)
     host.save_checkpoint(model, tmp_path / "pruned.pt")
-    with pytest.raises(UserError, match="is pruned to widths that YOLOv5's parser can't build.*got '13 channels"):
+    with pytest.raises(UserError, match=r"is pruned to widths that YOLOv5's parser can't build.*got '13 channels"):
         with_method({"weights": str(tmp_path / "pruned.pt"), "yolov5": os.environ.get("YOLOV5_ROOT")})
 
 

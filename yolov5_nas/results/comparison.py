@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..records.journal import TrialRecord, latest, read_journal, read_lines
 from ..records.metrics import LATENCIES, NORMAL_95
 from ..records.options import Options
 from ..records.run_folder import REFERENCE, RunFolder
+from ..records.shape import NUMBERS, known, read_json, read_yaml
 from ..space.architecture import Architecture
-from ..space.model_yaml import load_yaml
 from . import plots
 from .claims import LEVEL, Claim, Estimate, cheaper_p, difference, holm
 from .race import Comparison, Race
@@ -26,6 +26,11 @@ from .ranking import html_table
 STOCK, RESCALED = "stock", "stock rescaled"
 WORDS = {STOCK: "stock YOLOv5", RESCALED: "stock YOLOv5 rescaled", "parent": "the parent"}
 WORDS["parent rescaled"] = "the parent with other widths"
+PLAN = {
+    **{"epochs": int, "candidates": [int], "rescaled?": ({str: (str, float)}, None), "start?": str},
+    **{"seeds?": [int], "margin?": float},
+}
+IMAGES = {"split": str, "images": int, "scores": {str: NUMBERS}, "spreads": NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,18 @@ def read_plan(run: Path) -> Plan | None:
     path = RunFolder(run).proof.plan
     if not path.exists():
         return None
-    begun, _ = load_yaml(path)
-    return Plan(**{**begun, "candidates": tuple(begun["candidates"]), "seeds": tuple(begun.get("seeds", ()))})
+    return read_yaml(path, PLAN, _plan)
+
+
+def _plan(found: Mapping[str, Any]) -> Plan:
+    counts = {"candidates": tuple(found["candidates"]), "seeds": tuple(found.get("seeds", ()))}
+    return known(Plan, {**found, **counts})
 
 
 def read_images(run: Path) -> ByImages | None:
     """What its networks do on the images that judge them, once that is known."""
     path = RunFolder(run).proof.judged
-    return ByImages(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    return read_json(path, IMAGES, lambda found: known(ByImages, found)) if path.exists() else None
 
 
 def names_of(run: Path, plan: Plan, reference: str = STOCK) -> dict[str, str]:
@@ -117,6 +126,9 @@ def names_of(run: Path, plan: Plan, reference: str = STOCK) -> dict[str, str]:
     names = {records[REFERENCE].id: reference} if REFERENCE in records else {}
     if plan.rescaled:
         names[Architecture(plan.rescaled).id] = f"{reference} rescaled"
+    if gone := [number for number in plan.candidates if number not in records]:
+        rule = "the proof is of trials that the run's journal lacks"
+        raise UserError(rule, got=gone, accepted=sorted(records), file=RunFolder(run).proof.plan)
     return names | {records[number].id: f"trial {number}" for number in plan.candidates}
 
 

@@ -308,7 +308,7 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: Host, subset
 
 
 def _saved_hyp(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return read_hyp(path)
 
 
 def engine_of(o: Options) -> Engine:

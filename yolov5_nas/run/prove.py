@@ -23,7 +23,7 @@ from ..results.claims import EQUAL
 from ..results.comparison import Plan, finished, names_of, race_of, read_images, read_plan, said, table, text
 from ..results.race import Race
 from ..results.replacement import winners
-from ..results.report import report
+from ..results.report import check_readable, report
 from ..results.rivals import rivals
 from ..results.winner import winner_of
 from ..space.architecture import Architecture, Value
@@ -82,6 +82,7 @@ def prove(
     for name, count in (("seeds", seeds), ("top", top), ("epochs", epochs)):
         if count is not None and count < 1:
             raise UserError(f"--{name} must be at least 1", got=count)
+    check_readable(run)
     begun = read_plan(run)
     start = _start(start, o, begun)
     settings = _settings(run, o, start, epochs)
