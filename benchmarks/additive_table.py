@@ -46,7 +46,7 @@ def interval(own: np.ndarray, other: np.ndarray) -> str:
 
 
 def main() -> None:
-    lines = [json.loads(line) for line in TABLE.read_text().splitlines()]
+    lines = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
     first = {line["id"]: line["metrics"]["map50_95"] for line in lines if line["seed"] == 0}
     second = {line["id"]: line["metrics"]["map50_95"] for line in lines if line["seed"] == 1}
     by = {line["id"]: line["architecture"] for line in lines}

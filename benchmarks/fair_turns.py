@@ -81,7 +81,7 @@ def main() -> None:
         host = load()
         file = Path(temporary, "digits.yaml")
         data, _ = load_yaml(shipped("data") / "digits.yaml")
-        file.write_text(dump_model({**data, "path": str(folder)}))
+        file.write_text(dump_model({**data, "path": str(folder)}), encoding="utf-8")
         check_data(resolve_data(file, host), host, IMGSZ, file)
         images = context.Value("l", 0)
         trainings = [context.Process(target=train, args=(str(folder), images)) for _ in range(2)]

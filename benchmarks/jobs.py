@@ -32,7 +32,7 @@ def lines_of(
     Args:
         do: called as `do(job, *given)` on one thread; its metrics become a line.
     """
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     left = [job for job in jobs if not any(job.labels.items() <= line.items() for line in lines)]
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
@@ -40,7 +40,7 @@ def lines_of(
         futures = {pool.submit(do, job, *given): job for job in left}
         for number, future in enumerate(as_completed(futures), 1):
             line = {**future.result(), **futures[future].labels}
-            with file.open("a") as out:
+            with file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line) + "\n")
             lines.append(line)
             what = ", ".join(f"{name} {value}" for name, value in futures[future].labels.items())

@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
 
 def read(table: Path) -> dict[str, dict[str, Any]]:
     """The table's architectures by id, with costs, `truths`, the mAP50-95 of each seed, and `truth`, their mean."""
-    lines = [json.loads(line) for line in table.read_text().splitlines()]
+    lines = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
     truths = defaultdict(list)
     for line in lines:
         truths[line["id"]].append(line["metrics"]["map50_95"])
@@ -114,7 +114,7 @@ def read(table: Path) -> dict[str, dict[str, Any]]:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """As the table's trainings have it, which its first line tells."""
-    conditions = json.loads(args.table.read_text().splitlines()[0])["conditions"]
+    conditions = json.loads(args.table.read_text(encoding="utf-8").splitlines()[0])["conditions"]
     names = ("cfg", "data", "hyp", "epochs", "batch_size", "imgsz")
     given = argparse.Namespace(**{n: conditions[n] for n in names}, device="cpu", yolov5=None)
     inherit_hyp, _ = load_yaml(shipped("data") / "hyp.inherit.yaml")
@@ -167,7 +167,7 @@ def score_all(
         result = score(Architecture(rows[i]["architecture"]))
         seconds, value = time.perf_counter() - start, result.metrics["map50_95"]
         line = {"score": name, **epochs, "seed": args.seed, "id": i, "map50_95": value, "curve": list(result.curve)}
-        with args.scores.open("a") as file:
+        with args.scores.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "seconds": round(seconds, 1)}) + "\n")
         print(f"{i}: mAP50-95 {value:.4f}, in full {rows[i]['truth']:.4f}, {seconds:.1f} s", flush=True)
 

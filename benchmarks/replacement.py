@@ -127,7 +127,9 @@ def train(run: Run, folder: Path, o: Options) -> dict[str, Any]:
 
 
 def wanted(args: argparse.Namespace, o: Options) -> list[Run]:
-    default = json.loads(RunFolder(args.run).replacements.journal.read_text().split("\n")[0])["architecture"]
+    default = json.loads(RunFolder(args.run).replacements.journal.read_text(encoding="utf-8").split("\n")[0])[
+        "architecture"
+    ]
     runs = []
     for target in args.target:
         for name, architecture, _ in contestants(args.run, o, target, args.randoms, args.rivals):

@@ -88,8 +88,8 @@ class Watched:
 def search(slots: int, trials: int, sleep: float, folder: Path) -> tuple[float, float, Spent]:
     """Seconds of a whole search without its start, those that the driver computed, and where."""
     space, spent = Space.from_yaml(CFG), Spent()
-    (folder / "space.yaml").write_text(dump_model({**load_yaml(CFG)[0], "nc": 10}))
-    (folder / "search.yaml").write_text("imgsz: 128\n")  # for the model YAML of the best
+    (folder / "space.yaml").write_text(dump_model({**load_yaml(CFG)[0], "nc": 10}), encoding="utf-8")
+    (folder / "search.yaml").write_text("imgsz: 128\n", encoding="utf-8")  # for the model YAML of the best
     engine = RayEngine(cpus_per_trial=min(1.0, cores() / slots), concurrency=slots, files=[__file__])
     engine.start(importlib.import_module(Path(__file__).stem).trial, sleep, folder)  # by the name that nodes know it by
     journal = Journal(folder / "trials.jsonl")

@@ -91,7 +91,7 @@ def early_stopping(table: Table, reward: Reward, args: argparse.Namespace) -> No
 def read(path: Path) -> Table:
     """The table's lines by architecture."""
     found = defaultdict(list)
-    for line in map(json.loads, path.read_text().splitlines()):
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         found[line["id"]].append(line)
     return dict(sorted(found.items(), key=lambda item: item[1][0]["number"]))
 
@@ -298,7 +298,7 @@ def by_proxies(
 
 def read_scores(path: Path) -> Iterator[dict[str, Any]]:
     """The scores that `proxies.py` has left, and what those of several epochs were after the first."""
-    for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else ()):
         yield line
         if len(line["curve"]) > 1:
             yield {**line, "score": f"the first of {line['score']}", "epochs": 1, **line["curve"][0]}

@@ -185,7 +185,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/strategies.jsonl"))
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    lines = (
+        [json.loads(line) for line in args.out.read_text(encoding="utf-8").splitlines()] if args.out.exists() else []
+    )
     fields = Cell.__dataclass_fields__
     known = {Cell(**{name: line[name] for name in fields}) for line in lines}
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -195,7 +197,7 @@ def main() -> None:
         futures = [pool.submit(run, list(own)) for _, own in groups]
         for future in as_completed(futures):
             lines += future.result()
-            with args.out.open("a") as out:
+            with args.out.open("a", encoding="utf-8") as out:
                 out.writelines(json.dumps(line) + "\n" for line in future.result())
     print(table(lines, args.strategies))
 

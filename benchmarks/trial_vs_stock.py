@@ -58,7 +58,7 @@ def in_own_process(side: str, seed: int) -> dict[str, float]:
     """Run one side with this run's options in a fresh process."""
     command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--seed", str(seed)]
     env = {**os.environ, "GOMP_SPINCOUNT": "10000", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # v7.0 loads as it did
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, encoding="utf-8")
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
         raise SystemExit(done.stdout[-2000:] + done.stderr[-4000:])
@@ -77,7 +77,7 @@ def prepare(args: argparse.Namespace) -> tuple[Any, dict[str, Any], dict[str, An
     file = find_data("digits.yaml", host.location.root)
     data = resolve_data(file, host)
     check_data(data, host, 128, file)
-    hyp = yaml.safe_load((shipped("data") / "hyp.short.yaml").read_text())
+    hyp = yaml.safe_load((shipped("data") / "hyp.short.yaml").read_text(encoding="utf-8"))
     hyp = {k: v for k, v in hyp.items() if k not in ("optimizer", "nominal_batch", "warmup_iterations")}
     return host, {k: v for k, v in data.items() if k != "download"}, hyp
 
@@ -124,7 +124,7 @@ def run_stock(args: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, host.compatible():
         files = {"data": data, "hyp": hyp}
         for name, content in files.items():
-            Path(folder, f"{name}.yaml").write_text(yaml.safe_dump(content))
+            Path(folder, f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         flags = f"--weights= --cfg {host.location.root}/models/yolov5n.yaml --imgsz 128 --workers 0"
         flags += f" --data {folder}/data.yaml --hyp {folder}/hyp.yaml --optimizer AdamW --project {folder} --noplots"
         flags += f" --epochs {args.epochs} --batch-size {args.batch_size} --seed {args.seed} --device {args.device}"

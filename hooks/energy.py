@@ -44,7 +44,7 @@ def rapl_counter(powercap):
     """
     zones = {}
     for folder in sorted(powercap.glob("intel-rapl:*")):
-        name = (folder / "name").read_text().strip()
+        name = (folder / "name").read_text(encoding="utf-8").strip()
         if name.startswith("package") or name == "dram":
             zones[folder.name] = folder
     if not zones:
@@ -54,7 +54,7 @@ def rapl_counter(powercap):
         raise RuntimeError(f"{unreadable[0]} can't be read: sudo chmod a+r {powercap}/intel-rapl:*/energy_uj")
 
     def joules(folder, file):
-        return int((folder / file).read_text()) / 1e6
+        return int((folder / file).read_text(encoding="utf-8")) / 1e6
 
     return lambda: {n: (joules(f, "energy_uj"), joules(f, "max_energy_range_uj")) for n, f in zones.items()}
 

@@ -82,7 +82,9 @@ def run(program, *arguments):
     """
     options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *shlex.split(SSH)]
     try:
-        done = subprocess.run([program, *options, *arguments], capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(
+            [program, *options, *arguments], capture_output=True, text=True, timeout=SECONDS, encoding="utf-8"
+        )
     except FileNotFoundError:
         raise RuntimeError(f"{program} is not installed: apt install openssh-client") from None
     except subprocess.TimeoutExpired:

@@ -30,6 +30,8 @@ FIRST_STEPS = """first: yolov5-nas doctor checks this machine. Then, with a clon
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas`: returns one of `EXIT_CODES`."""
+    if argv is None:
+        _start_in_utf8()
     parser = _parser()
     args = parser.parse_args(argv)
     _print_anything()
@@ -46,8 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search_main(argv: Sequence[str] | None = None) -> int:
     """`yolov5-nas-search`, the same as `yolov5-nas search`."""
+    if argv is None:
+        _start_in_utf8()
     _print_anything()
     return _guarded(_search_parser().parse_args(argv))
+
+
+def _start_in_utf8() -> None:
+    """Start the program again in Python's UTF-8 mode where the locale is ASCII, which can name few paths."""
+    if sys.getfilesystemencoding() == "ascii" and sys.executable:
+        sys.stdout.flush()
+        command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def _print_anything() -> None:

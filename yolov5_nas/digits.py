@@ -54,7 +54,7 @@ def _render(root: Path, splits: Mapping[str, int], scene: Scene, size: int, seed
             for i in range(count):
                 image, labels = scene(scans.images / 16.0, scans.target, pools[split], size, rng)
                 cv2.imwrite(str(folders[0] / f"{i:05d}.png"), image)
-                (folders[1] / f"{i:05d}.txt").write_text("".join(f"{label}\n" for label in labels))
+                (folders[1] / f"{i:05d}.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
         if root.is_dir() and not any(root.iterdir()):
             root.rmdir()
         if not root.exists():

@@ -14,10 +14,16 @@ _DISK = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "EMFILE", "ENFILE", "EFBIG")
 _OTHERS = ("EACCES", "EPERM", "ENOMEM", "ESTALE", "ENOTCONN", "ETIMEDOUT", "ENOLCK", "EREMOTEIO", "EHOSTDOWN", "ENODEV")
 DISK_FAULTS = {getattr(errno, name) for name in _DISK if hasattr(errno, name)}
 _FAULTS = DISK_FAULTS | {getattr(errno, name) for name in _OTHERS if hasattr(errno, name)}
-_IN_WORDS = re.compile(  # torch's: of its file writer, of shared memory, of a loader's process that was killed
-    r"PytorchStreamWriter failed|unexpected pos|iostream error|No space left on device|Too many open files|ancdata"
-    r"|unable to (open shared memory|mmap)|DataLoader worker \(pid.*(exited unexpectedly|killed by signal)"
-)
+_IN_WORDS = {  # what torch says, and what it means
+    r"PytorchStreamWriter failed|unexpected pos|iostream error|No space left on device": (
+        "a file can't be written whole: the disk is full or was taken away"
+    ),
+    r"Too many open files|ancdata": "too many files are open: ulimit -n 4096 allows more, --workers 0 needs fewer",
+    r"unable to (open shared memory|mmap)": "shared memory (/dev/shm) is full: --workers 0 needs none",
+    r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal)": (
+        "a process that loads images was killed, as where memory or /dev/shm is full: --workers 0 needs none"
+    ),
+}
 SHOWN = 500  # characters of what was got
 
 
@@ -74,6 +80,9 @@ def machine_fault(error: BaseException) -> str | None:
         number = error.errno or (int(said[1]) if said else None)
         if number is not None and number in _FAULTS:
             return os.strerror(number) + (f": {error.filename}" if error.filename else "")
-    if isinstance(error, RuntimeError) and (found := _IN_WORDS.search(text)):
-        return next((line for line in text.splitlines() if found[0] in line), found[0])[:300]
+    if isinstance(error, RuntimeError):
+        for pattern, meaning in _IN_WORDS.items():
+            if found := re.search(pattern, text):
+                line = next((line for line in text.splitlines() if found[0] in line), found[0])
+                return f"{meaning} ({line.strip()[:300]})"
     return None

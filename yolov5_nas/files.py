@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import errno
 import os
+import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,22 @@ def given_path(name: str | Path) -> Path:
         if e.errno in NO_PATH:
             raise UserError(f"no path ({e.strerror})", got=str(name)) from None
     return path
+
+
+def check_encoding(path: Path) -> None:
+    """Check that a path can be written as UTF-8, which torch, ONNX and TensorBoard do with every path.
+
+    Raises:
+        UserError: it has other bytes, or the locale's encoding can't read them.
+    """
+    try:
+        str(path).encode()
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        accepted = "a name in UTF-8" if encoding == "utf-8" else "a name in that, or the variable PYTHONUTF8=1"
+        rule = f"a path must be text in the locale's encoding ({encoding})"
+        raise UserError(rule, got=str(path), accepted=accepted) from None
 
 
 def absolute(name: str | Path) -> Path:
@@ -127,9 +144,9 @@ def _near(path: Path, folders: Sequence[Path]) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all, whoever else writes it."""
+    """Write a file that appears whole or not at all, whoever else writes it. A path in it may have any bytes."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     temporary.replace(path)
 
 
@@ -146,6 +163,7 @@ def make_folder(path: Path) -> Path:
     Raises:
         UserError: it can't be written. None is left then that was not there.
     """
+    check_encoding(path)
     made = [folder for folder in (path, *path.parents) if not is_folder(folder)]
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,9 @@ def make_settings(args: argparse.Namespace) -> Settings:
 
 
 def read_hyp(args: argparse.Namespace) -> dict[str, Any]:
-    return yaml.safe_load(find_file(args.hyp, [shipped("data")], "hyper-parameters (--hyp)").read_text())
+    return yaml.safe_load(
+        find_file(args.hyp, [shipped("data")], "hyper-parameters (--hyp)").read_text(encoding="utf-8")
+    )
 
 
 def work_of(architectures: Sequence[Architecture], twice: int) -> Work:
@@ -324,13 +326,13 @@ def yolov5_version(location: Location) -> str:
     if location.kind == "package":
         return f"package {metadata.version('yolov5')}"
     describe = ["git", "-C", str(location.root), "describe", "--always"]
-    return f"clone {subprocess.run(describe, capture_output=True, text=True).stdout.strip()}".strip()
+    return f"clone {subprocess.run(describe, capture_output=True, text=True, encoding='utf-8').stdout.strip()}".strip()
 
 
 def processor() -> str:
     """The CPU's name, where the system tells it, and the number of cores."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores"
 

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.host.checkpoints import modernised
+from yolov5_nas.host.compat import module_entry, patched
 from yolov5_nas.space.compile import derive
 from yolov5_nas.space.space import Space
 from yolov5_nas.training.initial import check_weights
@@ -77,17 +79,6 @@ def of_another_program(path, model):
     torch.save({"model": network}, path)
 
 
-def of_a_changed_clone(path, model):
-    """Whose classes are not here."""
-    module = types.ModuleType("own_layers")
-    exec("class CBAM: pass", vars(module))
-    sys.modules["own_layers"] = module
-    try:
-        torch.save({"model": module.CBAM()}, path)
-    finally:
-        del sys.modules["own_layers"]
-
-
 def text(words):
     return lambda path, model: path.write_bytes(words)
 
@@ -107,7 +98,6 @@ def text(words):
         (without, "a dict without a model (it has epoch, optimizer)"),
         (scripted, "TorchScript"),
         (of_another_program, "got 'a Sequential'"),
-        (of_a_changed_clone, "No module named 'own_layers'"),
         (yolov5u, "a model of the package ultralytics (YOLOv5u"),
     ],
 )
@@ -119,6 +109,86 @@ def test_another_file_is_refused_by_what_it_is(host, stock, tmp_path, write, wor
     assert words in str(e.value)
     assert "accepted: a checkpoint of YOLOv5's train.py" in str(e.value)
     assert "\n" not in str(e.value)
+
+
+# What is a checkpoint and can't be read here --------------------------------------------------------------------------
+
+
+@contextmanager
+def class_of(module, name):
+    """A class that is gone after this block, as is its module where it was not there."""
+    place = sys.modules.get(module) or types.ModuleType(module)
+    own = type(name, (torch.nn.Module,), {"__module__": module})
+    with module_entry(module, place), patched(place, **{name: own}):
+        yield own
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words"),
+    [
+        ("models.common", "SE", "trained in a clone with modules of its own (SE of {0}models.common)"),
+        ("own_layers", "CBAM", "trained in a clone with modules of its own (own_layers)"),
+        ("numpy._core2.numeric", "Scalar", "saved with another NumPy, whose numpy._core2 is not installed"),
+        ("ultralytics.of_tomorrow", "DetectionModel", "a model of the package ultralytics (YOLOv5u"),
+    ],
+)
+def test_what_a_checkpoint_needs_that_is_not_here_is_named(host, stock, tmp_path, module, name, words):
+    prefix = "yolov5." if host.location.kind == "package" and module.startswith("models") else ""
+    with class_of(prefix + module, name) as own:
+        torch.save({"model": torch.nn.Sequential(stock, own())}, tmp_path / "best.pt")
+    with pytest.raises(UserError) as e:
+        host.load_checkpoint(tmp_path / "best.pt")
+    assert words.format(prefix) in str(e.value) and "\n" not in str(e.value)
+    assert "--yolov5" in str(e.value) or name not in ("SE", "CBAM")
+
+
+def test_a_file_that_can_not_be_read_is_no_other_programs(host):
+    with pytest.raises(UserError, match=r"/proc/self/mem: the weights can't be read \(Input/output error\)"):
+        host.load_checkpoint(Path("/proc/self/mem"))
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])  # as Python 3.13 calls it
+def test_a_checkpoint_of_windows_is_loaded(host, stock, tmp_path, module):
+    """Its options hold a path of Windows, which no other system can make."""
+
+    class WindowsPath:
+        def __reduce__(self):
+            return WindowsPath, ("C:\\\\data", "best.pt")
+
+    place = sys.modules.get(module) or types.ModuleType(module)
+    with module_entry(module, place), patched(place, WindowsPath=WindowsPath):
+        WindowsPath.__module__, WindowsPath.__qualname__ = module, "WindowsPath"
+        options = types.SimpleNamespace(imgsz=96, save_dir=WindowsPath())
+        torch.save({"model": stock, "opt": options}, tmp_path / "best.pt")
+    assert host.trained_size(tmp_path / "best.pt") == 96
+    assert check_weights(tmp_path / "best.pt", SPACE, 10, host).endswith("349 of 349 tensors are inherited")
+
+
+def test_a_checkpoint_of_the_package_is_loaded_beside_a_clone(host, stock, tmp_path, monkeypatch):
+    """Where the package is not installed."""
+    if host.location.kind == "package":
+        pytest.skip("YOLOv5 is the package here")
+    classes = {type(module) for module in stock.modules() if type(module).__module__.startswith("models.")}
+    with ExitStack() as stack:
+        stack.enter_context(module_entry("yolov5", types.ModuleType("yolov5")))
+        for own in classes:
+            name = own.__module__
+            stack.enter_context(module_entry(f"yolov5.{name}", sys.modules[name]))
+            stack.enter_context(patched(own, __module__=f"yolov5.{name}"))
+        torch.save({"model": stock}, tmp_path / "best.pt")
+    assert b"yolov5.models.common" in (tmp_path / "best.pt").read_bytes()
+    finder = types.SimpleNamespace(find_spec=lambda name, *_: missing(name) if name.startswith("yolov5") else None)
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    for name in [name for name in sys.modules if name.split(".")[0] == "yolov5"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert check_weights(tmp_path / "best.pt", SPACE, 10, host).endswith("349 of 349 tensors are inherited")
+
+
+def missing(name):
+    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+# What YOLOv5 has of it ------------------------------------------------------------------------------------------------
 
 
 def test_what_trainings_wrap_around_a_model_is_taken_off(host, stock, tmp_path):

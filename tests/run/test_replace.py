@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 from dataclasses import asdict, replace
@@ -399,6 +400,14 @@ def test_which_method_runs(trained_n, capsys):
     assert found["target"] == ("latency_ratio=0.9,0.8,0.7",)
     assert "method: replace, since --weights is a checkpoint" in capsys.readouterr().out
     assert "method" not in with_method({**weights, "inherit": "base"})
+
+
+def test_a_pruned_checkpoint_is_told_from_one_of_another_size(host, tmp_path):
+    model = host.build(yaml.safe_load((host.location.root / "models/yolov5n.yaml").read_text()))
+    model.model[0] = host.common.Conv(3, 13, 6, 2, 2)
+    host.save_checkpoint(model, tmp_path / "pruned.pt")
+    with pytest.raises(UserError, match=r"is pruned to widths that YOLOv5's parser can't build.*got '13 channels"):
+        with_method({"weights": str(tmp_path / "pruned.pt"), "yolov5": os.environ.get("YOLOV5_ROOT")})
 
 
 # What can't be taken --------------------------------------------------------------------------------------------------

@@ -332,7 +332,13 @@ def test_other_models_are_refused_in_one_line(host):
     assert refusal(built("yolov5s.yaml"), space) == (
         f"{start}layer 0 has 32 channels in them, not 16 (is it of another size, or a P6 model?)"
     )
-    assert "is nothing in them" not in refusal(built("hub/yolov5n6.yaml"), space)
+    outputs = (
+        "weights.pt: the weights must have as many outputs as yolov5n_elastic.yaml, 3, got '4 outputs (a P6 model)'"
+    )
+    assert refusal(built("hub/yolov5n6.yaml"), space) == f"{outputs}; accepted: --cfg with a YAML of 4"
+    pruned = built("yolov5n.yaml")
+    pruned.model[0] = host.common.Conv(3, 13, 6, 2, 2)
+    assert refusal(pruned, space).endswith("pruned to 13 channels, a width that YOLOv5's parser can't build")
     assert refusal(nn.Linear(1, 1), space) == f"{start}layer 0 is nothing in them, not Conv"
     assert "fused" in refusal(built("yolov5n.yaml").fuse(), space)
 

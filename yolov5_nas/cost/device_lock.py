@@ -151,10 +151,10 @@ def own_folder(parent: Path) -> Path:
 def _locked(path: Path, kind: LockFlags) -> IO[str] | None:
     """The file, locked until it is closed; None where it can't be now."""
     try:
-        file = path.open("a")
+        file = path.open("a", encoding="utf-8")
     except PermissionError:  # of another user who shares the folder's one, such as root
         path.unlink(missing_ok=True)
-        file = path.open("a")
+        file = path.open("a", encoding="utf-8")
     try:
         portalocker.lock(file, kind | LockFlags.NON_BLOCKING)
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -147,7 +147,9 @@ def _gpus() -> list[str]:
     if not program:
         return unnamed
     try:
-        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=QUICK, check=False)
+        done = subprocess.run(
+            [program, "-L"], capture_output=True, text=True, timeout=QUICK, check=False, encoding="utf-8"
+        )
     except (OSError, subprocess.TimeoutExpired):
         return unnamed
     if devices and done.returncode:
@@ -160,7 +162,9 @@ def _cuda_of_torch() -> str:
     """The CUDA that the installed torch is built for; "" for none."""
     folder = packages.folder_of("torch")
     file = folder / "version.py" if folder else None
-    found = re.search(r"^cuda\b.*'([\d.]+)'", file.read_text(), re.M) if file and file.is_file() else None
+    found = (
+        re.search(r"^cuda\b.*'([\d.]+)'", file.read_text(encoding="utf-8"), re.M) if file and file.is_file() else None
+    )
     return found[1] if found else ""
 
 
@@ -223,7 +227,9 @@ def _host_version(location: Location) -> str:
         return unknown
     command = ["git", "-C", str(location.root), "describe", "--tags", "--always"]
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=QUICK).stdout.strip()
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=QUICK, encoding="utf-8"
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return unknown
 

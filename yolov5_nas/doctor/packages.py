@@ -90,7 +90,9 @@ def importing(modules: str) -> Callable[[Check], Check]:
     def attempt(check: Check) -> Check:
         command = [sys.executable, "-W", "ignore", "-c", f"import {modules}"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=PATIENCE, check=False, encoding="utf-8"
+            )
         except subprocess.TimeoutExpired:
             raise UserError(f"its import takes longer than {PATIENCE:g} s") from None
         if done.returncode:

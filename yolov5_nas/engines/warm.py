@@ -122,7 +122,7 @@ def write_outcome(folder: TrialFolder, job: Job, outcome: Outcome) -> None:
     """Keep how a trial ended in its folder, so that it isn't lost with the search; whole or not at all."""
     folder.path.mkdir(parents=True, exist_ok=True)
     temporary = folder.outcome.with_suffix(".json.tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(outcome_to_json(job, outcome))
         file.flush()
         os.fsync(file.fileno())
@@ -132,21 +132,21 @@ def write_outcome(folder: TrialFolder, job: Job, outcome: Outcome) -> None:
 def read_outcome(folder: TrialFolder, job: Job) -> Outcome | None:
     """The outcome that a process of this run left for exactly this job, if any."""
     try:
-        return outcome_from_json(folder.outcome.read_text(), job)
+        return outcome_from_json(folder.outcome.read_text(encoding="utf-8"), job)
     except (OSError, ValueError):
         return None
 
 
 def note_process(folder: Path, pid: int, kind: str) -> None:
     """Write down a process, so that a resumed run finds it if it is an orphan by then."""
-    with (folder / PROCESSES).open("a") as file:
+    with (folder / PROCESSES).open("a", encoding="utf-8") as file:
         file.write(f"{pid} {start_of(pid)} {kind}\n")
 
 
 def stop_orphans(folder: Path, kinds: tuple[str, ...] = ()) -> list[str]:
     """Kill the processes (of some kinds, or all) that are written down in a folder and still run; their kinds."""
     path, found = folder / PROCESSES, []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         number, start, kind = line.split(" ", 2)
         pid = int(number)
         if start == start_of(pid) != "" and (not kinds or kind in kinds):
@@ -169,7 +169,7 @@ def _wait_for_end(pid: int, start: str) -> None:
 def start_of(pid: int) -> str:
     """When a process started, in clock ticks since the machine did (unique with the pid); "" if there is none."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if fields[0] in "ZX" else fields[19]  # state; starttime, field 22 of proc(5)

@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
+import pathlib
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
+from .compat import module_entry, patched
 
 INPLACE = ("Hardswish", "LeakyReLU", "ReLU", "ReLU6", "SiLU", "Detect")  # modules that attempt_load sets it for
 ACCEPTED = "a checkpoint of YOLOv5's train.py, such as yolov5n.pt or runs/train/exp/weights/best.pt"
+OF_ULTRALYTICS = "a model of the package ultralytics (YOLOv5u and later, without anchors)"
+
+
+@contextlib.contextmanager
+def paths_of_any_system() -> Iterator[None]:
+    """Within this block a checkpoint may hold paths of Windows, and of Python 3.13, which names their module anew."""
+    foreign = {"PosixPath": pathlib.PurePosixPath} if os.name == "nt" else {"WindowsPath": pathlib.PureWindowsPath}
+    with patched(pathlib, **foreign), module_entry("pathlib._local", pathlib):
+        yield
+
+
+def unreadable(error: Exception, path: Path) -> UserError:
+    """Return the error that says why torch could not load a file: what it is, or what it needs that is not here."""
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    own = re.search(r"Can't get attribute '([\w.]+)' on <module '([\w.]+)'", text)
+    if isinstance(error, OSError):
+        return UserError(f"the weights can't be read ({error.strerror or error})", file=path)
+    if missing.split(".")[0] == "ultralytics":
+        return _refused(OF_ULTRALYTICS, path)
+    if missing.split(".")[0] == "numpy":
+        rule = f"the checkpoint was saved with another NumPy, whose {missing} is not installed"
+        return UserError(rule, accepted="pip install --upgrade numpy", file=path)
+    if own or missing:
+        what = f"{own[1]} of {own[2]}" if own else missing
+        rule = f"the checkpoint was trained in a clone with modules of its own ({what}), which YOLOv5 here lacks"
+        return UserError(rule, accepted="that clone, named with --yolov5", file=path)
+    return UserError(
+        f"no YOLOv5 checkpoint of a detection model ({what_is(path) or text})", accepted=ACCEPTED, file=path
+    )
 
 
 def model_in(checkpoint: Any, path: Path) -> Any:
@@ -73,7 +108,7 @@ def _checked(model: Any, path: Path) -> Any:
         model = model.module
     module, name = type(model).__module__, type(model).__name__
     if module.split(".")[0] == "ultralytics":
-        raise _refused("a model of the package ultralytics (YOLOv5u and later, without anchors)", path)
+        raise _refused(OF_ULTRALYTICS, path)
     if "TorchScript" in name or "RecursiveScriptModule" in name:
         raise _refused("an exported TorchScript model", path)
     if name in ("ClassificationModel", "SegmentationModel"):

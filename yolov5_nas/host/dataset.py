@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import locale
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import absolute, find_file, given_path, shipped
+from ..files import absolute, check_encoding, find_file, given_path, shipped
 from ..space.model_yaml import load_yaml, top_level_lines
 from .yolov5 import Host
 
@@ -73,6 +74,7 @@ def resolve_data(path: Path, host: Host, download: bool = True) -> dict[str, Any
     data = read_data(path)
     given = data.get("path")
     root = _root(str(given or ""), path, host)
+    check_encoding(root)
     data["path"] = str(root)
     for split in {*SPLITS, "test"} & set(data):
         data[split] = _each(data[split], _at_home)
@@ -133,8 +135,14 @@ def draw_subset(data: Mapping[str, Any], host: Host, imgsz: int, share: float, s
 def take_subset(data: Mapping[str, Any], images: Sequence[str], folder: Path) -> dict[str, Any]:
     """The data with some of its training images, listed in `folder/train_subset.txt`."""
     listed = folder / "train_subset.txt"
-    listed.write_text("".join(f"{absolute(image)}\n" for image in images))
+    write_list(listed, images)
     return {**data, "train": str(listed)}
+
+
+def write_list(path: Path, images: Iterable[str]) -> None:
+    """Write a list of images in the encoding in which YOLOv5 reads one, which is the locale's."""
+    text = "".join(f"{absolute(image)}\n" for image in images)
+    path.write_text(text, encoding=locale.getpreferredencoding(False))
 
 
 def _read_split(data: Mapping[str, Any], split: str, host: Host, imgsz: int, file: Path, single_cls: bool) -> Any:

@@ -7,19 +7,29 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import machine_fault
 from .compat import module_entry, patched
 
 
 def failures(said: Iterable[str]) -> list[str]:
-    """The failures that the host's exporters have logged; they raise nothing."""
+    """Return the failures that the host's exporters have logged, in order; they seldom raise them."""
     found = [text.split("export failure", 1)[1] for text in said if "export failure" in text]
-    return [" ".join(text.split(": ", 1)[-1].split())[:300] for text in found]
+    return [_in_words(" ".join(text.split(": ", 1)[-1].split())[:300]) for text in found]
+
+
+def _in_words(problem: str) -> str:
+    """Return a failure with what to do about it, where it is a package that is missing."""
+    missing = re.search(r"No module named '(\w+)", problem)
+    return (
+        f"it needs the package {missing[1]}, which is not installed: pip install {missing[1]}" if missing else problem
+    )
 
 
 def own_runtime(path: Path, precision: str) -> contextlib.AbstractContextManager[None]:
@@ -78,7 +88,7 @@ def export_openvino(file: Path, metadata: Mapping[str, Any], half: bool, *_: Any
     folder = Path(str(file).replace(".pt", "_openvino_model"))
     xml = folder / file.with_suffix(".xml").name
     openvino.save_model(openvino.convert_model(file.with_suffix(".onnx")), xml, compress_to_fp16=half)
-    (folder / file.with_suffix(".yaml").name).write_text(yaml.safe_dump(dict(metadata)))
+    (folder / file.with_suffix(".yaml").name).write_text(yaml.safe_dump(dict(metadata)), encoding="utf-8")
     return str(folder), None
 
 
@@ -108,10 +118,16 @@ def exported(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         weights = folder / path.name
         given = {"weights": weights, "imgsz": (imgsz, imgsz), "batch_size": batch, "device": "", "half": half}
-        found = [Path(file) for file in exporter.run(**given, include=(form,), **options) if file]
-        wrong = failures(said)
-        if not found or wrong:
-            raise RuntimeError(wrong[-1] if wrong else f"{form} gave no file")
+        try:
+            found = [Path(file) for file in exporter.run(**given, include=(form,), **options) if file]
+        except Exception as e:  # of a later step, which lacks what an earlier one failed to give
+            if machine_fault(e) or not failures(said):
+                raise
+            found = []
+        if wrong := failures(said):
+            raise RuntimeError(wrong[0])
+        if not found:
+            raise RuntimeError(f"{form} gave no file")
         for made in folder.iterdir():
             _move(made, path.with_name(made.name))
     return path.with_name(found[-1].name)

@@ -25,7 +25,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import is_file
-from .checkpoints import ACCEPTED, Trained, model_in, trained_with, what_is
+from .checkpoints import Trained, model_in, paths_of_any_system, trained_with, unreadable
 from .compat import (
     MODULES,
     ByImage,
@@ -276,18 +276,17 @@ class Host:
             wrong = "the weights must be a file" if path.exists() else "the weights file does not exist"
             raise UserError(wrong, file=path)
         try:
-            with self._clone_names():
+            with self._clone_names(), paths_of_any_system():
                 return torch.load(path, map_location="cpu", weights_only=False)
         except Exception as e:  # unpickling can raise anything
-            problem = what_is(path) or f"{type(e).__name__}: {e}".splitlines()[0]
-            raise UserError(
-                f"no YOLOv5 checkpoint of a detection model ({problem})", accepted=ACCEPTED, file=path
-            ) from None
+            raise unreadable(e, path) from None
 
     @contextlib.contextmanager
     def _clone_names(self) -> Iterator[None]:
         """The host's classes go by a clone's names while a checkpoint is written or read; by the package's too."""
         with contextlib.ExitStack() as stack:
+            if self.location.kind == "clone":  # where the package may not be installed
+                stack.enter_context(module_entry("yolov5", types.ModuleType("yolov5")))
             for name in MODULES[:4]:
                 module = self.modules[name]
                 if self.location.kind == "clone":

@@ -160,7 +160,9 @@ def kept_hooks(folder: Path, given: Iterable[str]) -> tuple[Hook, ...]:
 
 def _kept(folder: Path, file: str, *settings: str) -> Hook:
     copy, original = RunFolder(folder).hooks / Path(file).name, Path(file)
-    if original.is_file() and original.read_text(errors="replace") != copy.read_text(errors="replace"):
+    if original.is_file() and original.read_text(errors="replace", encoding="utf-8") != copy.read_text(
+        errors="replace", encoding="utf-8"
+    ):
         print(f"{original} has changed since the search began; it goes on with its copy, {copy}")
     return read_hook(copy, settings)
 
@@ -255,7 +257,7 @@ class Hooks:
         if not self.log:
             print(f"hook {name}: {problem}\n{details}", flush=True)
             return
-        with self.log.open("a") as file:
+        with self.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} hook {name}: {problem}\n{details}\n")
         print(f"hook {name}: {problem} (traceback in {self.log})", flush=True)
 

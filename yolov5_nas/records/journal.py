@@ -18,6 +18,7 @@ from ..files import given_path, is_file, is_folder
 from ..space.architecture import Architecture, Value
 from .metrics import is_maximised
 from .run_folder import REFERENCE, RunFolder
+from .shape import NUMBERS, check_shape
 
 if TYPE_CHECKING:
     import pandas
@@ -27,6 +28,13 @@ STATES = ("started", "complete", "failed", "infeasible", "pruned")
 # mAP50-95 by class, with its name, in the order of the data's; None for a class without labels in the images.
 ByClass = tuple[tuple[str, float | None], ...]
 REASONS = ("oom", "nan", "crash", "killed", "timeout", "latency", "hook", "machine")  # why a trial failed
+
+LINE = {  # the shape of a journal's line
+    **{"version": int, "number": int, "architecture": {str: (str, float)}, "state": str, "reward?": (float, None)},
+    **{"metrics?": NUMBERS, "curve?": [NUMBERS], "seconds?": (float, None), "seed?": int, "attempt?": int},
+    **{"error?": ({"reason": str, "message": str}, None), "conditions?": {str: object}, "parent?": (int, None)},
+    **{"budget?": {str: object}, "classes?": NUMBERS},
+}
 
 
 @dataclass(frozen=True)
@@ -140,11 +148,13 @@ class TrialRecord:
             ValueError: it is no record, or of a version that this program does not know.
         """
         entries = json.loads(line)
-        if not isinstance(entries, dict) or "version" not in entries:
-            raise ValueError("a journal line must be an object with a version")
+        check_shape(entries, {"version": int})
         if entries["version"] > VERSION:
             raise ValueError(f"the journal's version is {entries['version']}, this yolov5-nas knows up to {VERSION}")
-        if entries["version"] == 1 and "contestant" in entries.get("architecture", {}):
+        check_shape(entries, LINE)
+        if entries["number"] < 0:
+            raise ValueError(f"a number must be at least 0, got {entries['number']}")
+        if entries["version"] == 1 and "contestant" in entries["architecture"]:
             entries["seed"] = entries["architecture"].pop("seed")
             del entries["architecture"]["contestant"]
         if "classes" in entries:
@@ -197,12 +207,15 @@ def read_lines(path: Path) -> list[TrialRecord]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except OSError as e:
+        raise UserError(f"the journal can't be read ({e.strerror or e})", file=path) from None
     records = []
     for i, line in enumerate(lines, 1):
         try:
             records.append(TrialRecord.from_json(line))
-        except (ValueError, TypeError, KeyError) as e:
+        except (ValueError, TypeError, KeyError, RecursionError) as e:
             raise UserError(f"the journal can't be read ({e})", file=path, line=i) from None
     return records
 

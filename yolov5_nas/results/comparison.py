@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..records.journal import TrialRecord, latest, read_journal, read_lines
 from ..records.metrics import LATENCIES, NORMAL_95
 from ..records.options import Options
 from ..records.run_folder import REFERENCE, RunFolder
+from ..records.shape import NUMBERS, known, read_json, read_yaml
 from ..space.architecture import Architecture
-from ..space.model_yaml import load_yaml
 from . import plots
 from .claims import EQUAL, LEVEL, POWER, Claim, Estimate, Pair, corrected, cost_p, difference
 from .race import Comparison, Race
@@ -26,6 +26,11 @@ from .ranking import html_table
 STOCK, RESCALED = "stock", "stock rescaled"
 WORDS = {STOCK: "stock YOLOv5", RESCALED: "stock YOLOv5 rescaled", "parent": "the parent"}
 WORDS["parent rescaled"] = "the parent with other widths"
+PLAN = {
+    **{"epochs": int, "candidates": [int], "rescaled?": ({str: (str, float)}, None), "start?": str},
+    **{"seeds?": [int], "search_seeds?": [int], "margin?": float},
+}
+IMAGES = {"split": str, "images": int, "scores": {str: NUMBERS}, "spreads": NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,10 @@ def read_plan(run: Path) -> Plan | None:
     path = RunFolder(run).proof.plan
     if not path.exists():
         return None
-    entries, _ = load_yaml(path)
-    begun: dict[str, Any] = {"search_seeds": search_seeds(run), **entries}
-    for name in ("candidates", "seeds", "search_seeds"):
-        begun[name] = tuple(begun.get(name, ()))
-    return Plan(**begun)
+    begun = read_yaml(path, PLAN, lambda entries: entries)
+    found = {"search_seeds": search_seeds(run), **begun}
+    counts = {name: tuple(found.get(name, ())) for name in ("candidates", "seeds", "search_seeds")}
+    return known(Plan, {**found, **counts})
 
 
 def search_seeds(run: Path) -> tuple[int, ...]:
@@ -121,7 +125,7 @@ def read_images(run: Path) -> ByImages | None:
     path, plan = RunFolder(run).proof.judged, read_plan(run)
     if plan is None or not path.exists():
         return None
-    found = ByImages(**json.loads(path.read_text()))
+    found = read_json(path, IMAGES, lambda entries: known(ByImages, entries))
     seeds = {int(seed) for scores in found.scores.values() for seed in scores}
     return None if seeds & set(plan.search_seeds) else found
 
@@ -136,6 +140,9 @@ def names_of(run: Path, plan: Plan, reference: str = STOCK) -> dict[str, str]:
     names = {records[REFERENCE].id: reference} if REFERENCE in records else {}
     if plan.rescaled:
         names[Architecture(plan.rescaled).id] = f"{reference} rescaled"
+    if gone := [number for number in plan.candidates if number not in records]:
+        rule = "the proof is of trials that the run's journal lacks"
+        raise UserError(rule, got=gone, accepted=sorted(records), file=RunFolder(run).proof.plan)
     return names | {records[number].id: f"trial {number}" for number in plan.candidates}
 
 

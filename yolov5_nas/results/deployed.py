@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ..files import write_whole
 from ..records.options import Options
 from ..records.run_folder import REFERENCE, RunFolder
+from ..records.shape import NUMBERS, known, read_json
 from .commands import command
 from .ranking import html_table
 
@@ -27,6 +28,11 @@ COLUMNS = {
     "megabytes": ("MB", "{:.1f}"),
 }
 RECTANGULAR = "map50_95_rect"
+ROW = {
+    **{"number": int, "name": str, "form": [str], "metrics": NUMBERS, "believed": ([(float, str)], None)},
+    **{"problem": str, "kept": [str], "conditions": {str: object}},
+}
+SHAPE = {"rows": [ROW], "reference": str, "margin": float}
 
 
 class Form(NamedTuple):
@@ -94,15 +100,17 @@ class Deployment:
 def read(run: Path) -> Deployment:
     """Of a run's folder; without rows where nothing was deployed."""
     path = RunFolder(run).deployed
-    if not path.exists():
-        return Deployment()
-    found = json.loads(path.read_text())
-    return Deployment(**{**found, "rows": tuple(_row(row) for row in found["rows"])})
+    return read_json(path, SHAPE, _deployment) if path.exists() else Deployment()
+
+
+def _deployment(found: Mapping[str, Any]) -> Deployment:
+    return Deployment(tuple(map(_row, found["rows"])), found["reference"], found["margin"])
 
 
 def _row(entries: Mapping[str, Any]) -> Deployed:
     believed = tuple(entries["believed"]) if entries["believed"] else None
-    return Deployed(**{**entries, "form": Form(*entries["form"]), "kept": tuple(entries["kept"]), "believed": believed})
+    form, kept = Form(*entries["form"]), tuple(entries["kept"])
+    return known(Deployed, {**entries, "form": form, "kept": kept, "believed": believed})
 
 
 def write(run: Path, new: Deployment) -> Deployment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..records.journal import TrialRecord, best, complete, front, read_journal
 from ..records.run_folder import RunFolder
 from ..space.architecture import Architecture
 from ..space.compile import derive, dump_model
-from ..space.model_yaml import load_yaml
+from ..space.model_yaml import load_yaml, read_model_yaml
 from ..space.space import Space
 from .confirmed import leading
 from .winner import options_of, winner_of
@@ -66,13 +67,22 @@ def check_out(folder: Path, written: Sequence[str]) -> None:
 
 
 def write_trial(run: Path, record: TrialRecord, folder: Path) -> None:
-    """A trial's model YAML, architecture and weights into a folder; each file appears whole or not at all."""
+    """A trial's model YAML, architecture and weights into a folder; each file appears whole or not at all.
+
+    Raises:
+        UserError: one of them, or the run's options, can't be read. Nothing was written then.
+    """
     source = RunFolder(run).trial(record.number)
     architecture = Architecture(record.architecture)
-    folder.mkdir(parents=True, exist_ok=True)
-    trained = source.model  # has the anchors that it was trained with
-    text = trained.read_text() if trained.exists() else dump_model(derive(load_space(run), architecture))
+    if source.model.exists():  # has the anchors that it was trained with
+        read_model_yaml(source.model)
+        text = source.model.read_text(encoding="utf-8")
+    else:
+        text = dump_model(derive(load_space(run), architecture))
+    if source.weights.exists() and not zipfile.is_zipfile(source.weights):
+        raise UserError("the trial's weights are damaged", file=source.weights)
     comment = f"# Trial {record.number} of {run.resolve()}, found by yolov5-nas. Input size {_imgsz(run, record)}.\n"
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "architecture.json", architecture.to_json() + "\n")
     write_whole(folder / "model.yaml", comment + text)
     weights = folder / "weights" / "best.pt"

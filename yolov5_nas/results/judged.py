@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..records.run_folder import RunFolder
+from ..records.shape import known, read_json
 from .replacement import Winner
+
+NETWORK = {"map50_95": float, "low": float, "high": float, str: float}
+SHAPE = {"split": str, "images": int, "parent": str, "networks": {str: NETWORK}}
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,7 @@ class Judged:
 def read(run: Path) -> Judged:
     """Of a run's folder; without networks where it is not there yet."""
     path = RunFolder(run).judged
-    if not path.exists():
-        return Judged()
-    found = json.loads(path.read_text())
-    return Judged(found["split"], found["images"], found["parent"], found["networks"])
+    return read_json(path, SHAPE, lambda found: known(Judged, found)) if path.exists() else Judged()
 
 
 def words(run: Path, found: Sequence[Winner]) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import given_path
-from ..records.journal import TrialRecord, best, complete, read_journal, reference, to_dict
+from ..files import given_path, write_whole
+from ..records.journal import TrialRecord, best, complete, read_journal, read_lines, reference, to_dict
 from ..records.metrics import LATENCIES, LEARNT, is_maximised
 from ..records.options import Options
 from ..records.run_folder import RunFolder
@@ -42,13 +42,7 @@ def report(run: str | Path) -> Path:
         raise UserError("a report is of a run's folder", got=str(run))
     options = options_of(run)
     records = trials_of(run, options)
-    _write_csv(records, files.table)
     drawn = figures(run, records, options)
-    for figure in drawn:
-        if figure.png:
-            (run / figure.file).write_bytes(figure.png)
-        else:
-            (run / figure.file).unlink(missing_ok=True)  # of an earlier report, which would mislead
     winner = winner_of(run, records, options)
     model_files = usage(run, winner) if winner else f"There is none. Logs of the trials: {run}/trials"
     sections = []
@@ -62,8 +56,30 @@ def report(run: str | Path) -> Path:
     words = _said(run, records, options)
     compared = _headings(run, records, options), _rows(run, records, options)
     html = page(run, records, options, drawn, sections, words, compared, model_files, winner)
-    files.report.write_text(html, encoding="utf-8")
+    # Not before: what can't be read leaves an earlier report as it was.
+    _write_csv(records, files.table)
+    for figure in drawn:
+        if figure.png:
+            (run / figure.file).write_bytes(figure.png)
+        else:
+            (run / figure.file).unlink(missing_ok=True)  # of an earlier report, which would mislead
+    write_whole(files.report, html)
     return files.report
+
+
+def check_readable(run: Path) -> None:
+    """Check what a report reads, before anything of the run is written.
+
+    Raises:
+        UserError: a file can't be read.
+    """
+    files = RunFolder(run)
+    stages = (files, files.scores, files.audit, files.confirmed, files.parent, files.replacements, files.latencies)
+    for stage in (*stages, files.plans, files.rivals, files.proof):
+        read_lines(stage.journal)
+    if plan := comparison.read_plan(run):
+        comparison.names_of(run, plan)
+    _ = comparison.read_images(run), judged.read(run), deployed.read(run)
 
 
 def trials_of(run: Path, options: Options) -> list[TrialRecord]:
@@ -227,7 +243,7 @@ def _line(name: str, cells: Sequence[str], width: int) -> str:
 def _write_csv(records: Sequence[TrialRecord], path: Path) -> None:
     rows = [to_dict(record) for record in records]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

@@ -19,6 +19,7 @@ from ..records.journal import TrialResult, latest, read_lines
 from ..records.options import Options, check_names
 from ..records.reward import Reward
 from ..records.run_folder import RunFolder
+from ..results.report import check_readable
 from ..space.architecture import Value
 from ..space.space import Space
 from ..training.initial import check_weights
@@ -85,6 +86,7 @@ def search(
         _check_objects(engine, strategy, chosen)
         engine = engine or engine_of(chosen)
         with hold(folder):
+            check_readable(folder)
             settings = settings_of(folder, chosen)
             if not chosen.measure_on:
                 settings.runtime.check()

@@ -12,6 +12,7 @@ import torch
 
 from ..errors import TrialError, UserError
 from ..files import absolute, given_path
+from ..host.checkpoints import ACCEPTED
 from ..host.locate import find
 from ..host.yolov5 import Host, load
 from ..records.metrics import LATENCIES
@@ -77,6 +78,9 @@ def _size(weights: Path, options: Mapping[str, Any]) -> str:
         rule = f"the checkpoint's layers are older than YOLOv5 v6.0 ({', '.join(old)}), so --cfg must name its own"
         raise UserError(f"{rule} model YAML, with NASConv and NASC3 in place of Conv and C3", file=weights)
     channels = getattr(getattr(first, "conv", None), "out_channels", None)
+    if (channels or 8) % 8:
+        rule = "the checkpoint is pruned to widths that YOLOv5's parser can't build, which are multiples of 8"
+        raise UserError(rule, got=f"{channels} channels in the first layer", accepted=ACCEPTED, file=weights)
     if channels not in SIZES:
         rule = "the checkpoint is of no size of YOLOv5's own, so --cfg must name its searchable model YAML"
         raise UserError(rule, got=f"{channels} channels in the first layer", accepted=sorted(SIZES), file=weights)

@@ -27,7 +27,7 @@ from ..records.options import Options, load_options
 from ..records.run_folder import REFERENCE, RunFolder
 from ..results.deployed import PLAIN, RECTANGULAR, Deployed, Deployment, Form, read, readme, write
 from ..results.export import WRITTEN, check_out, export
-from ..results.report import report
+from ..results.report import check_readable, report
 from ..results.winner import winner_of
 from ..training.detections import detect
 from ..training.process import global_state_kept
@@ -60,6 +60,7 @@ def deploy(
         UserError: there is no such run or trial, its weights were not kept, or the machine can't do it.
     """
     files = RunFolder(run := given_path(run))
+    check_readable(run)
     records = read_journal(run)
     o = Options().with_given(load_options(files.options)).with_given({"device": device} if device else {})
     if number is None:

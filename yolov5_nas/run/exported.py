@@ -16,6 +16,7 @@ import torch
 from ..cost.latency import Runtime
 from ..cost.mixed import FEW, by_harm, gently_quantised
 from ..errors import UserError, machine_fault
+from ..host.dataset import write_list
 from ..host.yolov5 import Host, load
 from ..records.journal import TrialRecord
 from ..records.metrics import BACKENDS, QUANTISERS
@@ -168,7 +169,7 @@ class Exporter:
         calibration = Calibration(images, order[: self.how.calibration or CALIBRATION])
         with tempfile.TemporaryDirectory() as folder:
             judging = Path(folder, "judging.txt")
-            judging.write_text("".join(f"{images.im_files[i]}\n" for i in order[-JUDGING:]))
+            write_list(judging, (images.im_files[i] for i in order[-JUDGING:]))
 
             def accuracy(file: Path, precision: str = "int8") -> float:
                 return self.accuracies(network, file, precision, {"val": str(judging)})["map50_95"]

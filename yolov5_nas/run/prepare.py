@@ -240,10 +240,10 @@ def write_run(folder: Path, prepared: Prepared) -> Settings:
     """`search.yaml`, and the model and hyper-parameters as they are now, so that a resume does not depend on them."""
     files = RunFolder(folder)
     keep_hooks(folder, prepared.hooks)
-    files.space.write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}))
-    files.hyp.write_text(yaml.safe_dump(prepared.hyp, sort_keys=False))
+    files.space.write_text(dump_model(prepared.model | {"nc": prepared.data["nc"]}), encoding="utf-8")
+    files.hyp.write_text(yaml.safe_dump(prepared.hyp, sort_keys=False), encoding="utf-8")
     if prepared.inherit_hyp:
-        files.inherit_hyp.write_text(yaml.safe_dump(prepared.inherit_hyp, sort_keys=False))
+        files.inherit_hyp.write_text(yaml.safe_dump(prepared.inherit_hyp, sort_keys=False), encoding="utf-8")
     write_inputs(folder, prepared.inputs)
     prepared.options.save(files.options)  # last: with it the folder can be resumed
     return _settings(folder, prepared.options, prepared.data, prepared.host, prepared.subset)
@@ -311,7 +311,7 @@ def _settings(folder: Path, o: Options, data: dict[str, Any], host: Host, subset
 
 
 def _saved_hyp(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text())  # type: ignore[no-any-return]
+    return read_hyp(path)
 
 
 def engine_of(o: Options) -> Engine:

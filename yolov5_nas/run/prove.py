@@ -36,7 +36,7 @@ from ..results.comparison import (
 )
 from ..results.race import Race
 from ..results.replacement import winners
-from ..results.report import report
+from ..results.report import check_readable, report
 from ..results.rivals import rivals
 from ..results.winner import winner_of
 from ..space.architecture import Architecture, Value
@@ -99,6 +99,7 @@ def prove(
     for name, count in (("seeds", seeds), ("top", top), ("epochs", epochs)):
         if count is not None and count < 1:
             raise UserError(f"--{name} must be at least 1", got=count)
+    check_readable(run)
     begun = read_plan(run)
     seeds = seeds or (begun.seeds[-1] if begun and begun.seeds else SEEDS)
     start = _start(start, o, begun)

@@ -83,5 +83,7 @@ def _with_files(argv: Sequence[str], host: Host, folder: Path) -> list[str]:
                 found[i + 1] = str(file)
                 continue
             found[i + 1] = str(folder / file.name)
-            Path(found[i + 1]).write_text(yaml.safe_dump({k: v for k, v in data.items() if k != "download"}))
+            Path(found[i + 1]).write_text(
+                yaml.safe_dump({k: v for k, v in data.items() if k != "download"}), encoding="utf-8"
+            )
     return found

@@ -114,7 +114,8 @@ def log_to(folder: Path | None) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with TrialFolder(folder).log.open("a", buffering=1) as file:
+    log = TrialFolder(folder).log
+    with log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}\n")
         for handler in _stream_handlers():
             handler.setStream(file)

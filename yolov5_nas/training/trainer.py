@@ -87,7 +87,7 @@ class Training:
         """
         self._prepare()
         if self.curve_file and not self.first:
-            self.curve_file.write_text("")  # of an attempt that a kill cut off, or that had no memory
+            self.curve_file.write_text("", encoding="utf-8")  # of an attempt that a kill cut off, or that had no memory
         try:
             if not self.start.is_exact:
                 self._settle()
@@ -138,7 +138,7 @@ class Training:
     def _write_point(self, point: Mapping[str, float]) -> None:
         """A validation as a line of `curve.jsonl`, for whoever follows the trial."""
         if self.curve_file:
-            with self.curve_file.open("a") as file:
+            with self.curve_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(point) + "\n")
 
     def _prepare(self) -> None:

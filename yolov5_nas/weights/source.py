@@ -171,6 +171,11 @@ def read_source(model: Any, space: Space, file: str | Path, importances: Importa
         UserError: it is of another size, or another kind of model.
     """
     modules = list(model.model) if isinstance(getattr(model, "model", None), nn.Sequential) else []
+    own, wanted = getattr(modules[-1], "nl", None) if modules else None, len(space.rows[-1][0])
+    if own not in (None, wanted):
+        rule = f"the weights must have as many outputs as {_name(space)}, {wanted}"
+        more = " (a P6 model)" if own == 4 else ""
+        raise UserError(rule, got=f"{own} outputs{more}", accepted=f"--cfg with a YAML of {own}", file=file)
     every, parts, ends, named = list(modules), {}, {}, dict[Name, Any]()
 
     def reads(i: int) -> Read:
@@ -251,7 +256,7 @@ def _width(hidden: int, layer: C3Layer) -> float:
     for scale in scales:
         if layer.hidden(scale) == hidden:
             return scale
-    raise _MismatchError(f"has a hidden width of {hidden}, which is no multiple of 8")
+    raise _MismatchError(f"is pruned to a hidden width of {hidden}, which YOLOv5's parser can't build")
 
 
 def _act(act: nn.Module, choice: Choice) -> str:
@@ -328,5 +333,7 @@ def _next(modules: list[nn.Module], *names: str) -> nn.Module:
 
 
 def _check_width(conv: ConvWeights, c2: int) -> None:
-    if (own := len(conv.weight)) != c2:
+    if (own := len(conv.weight)) % 8 and not c2 % 8:
+        raise _MismatchError(f"is pruned to {own} channels, a width that YOLOv5's parser can't build")
+    if own != c2:
         raise _MismatchError(f"has {own} channels in them, not {c2} (is it of another size, or a P6 model?)")

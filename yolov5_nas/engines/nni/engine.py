@@ -300,7 +300,7 @@ class NNIEngine(Engine):
         if not running.client:
             return
         try:
-            lines = RunFolder(self.run).trial(running.job.number).curve.read_text().split("\n")[:-1]
+            lines = RunFolder(self.run).trial(running.job.number).curve.read_text(encoding="utf-8").split("\n")[:-1]
         except OSError:
             return
         for line in lines[running.reported :]:

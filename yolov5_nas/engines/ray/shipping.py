@@ -101,7 +101,7 @@ def _groups(files: Iterable[Path]) -> Iterator[list[Path]]:
 def _images(entry: Path) -> list[Path]:
     if entry.is_dir():
         return sorted(f for f in entry.rglob("*") if f.suffix.lower() in IMAGES)
-    lines = filter(None, map(str.strip, entry.read_text().splitlines()))
+    lines = filter(None, map(str.strip, entry.read_text(encoding="utf-8").splitlines()))
     return [entry.parent / line if line.startswith("./") else Path(line) for line in lines]
 
 
