@@ -18,7 +18,7 @@ EXIT_CODES = """exit codes:
   3    the engine failed, or the machine (a full disk, for instance); --resume continues
   130  Ctrl-C; --resume continues
   141  nobody reads the output of a search any more; --resume continues
-  143  SIGTERM; --resume continues"""
+  143  SIGTERM, or the terminal was closed; --resume continues"""
 SEARCHES = """make a checkpoint faster on its runtime:
   yolov5-nas search --weights best.pt --data my.yaml --latency-backend onnx
 search for an architecture from scratch, at the latency of stock YOLOv5:

@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import signal
+import stat
 import sys
 from collections.abc import Sequence
 from shlex import quote
@@ -118,20 +119,25 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """SIGTERM or SIGHUP came."""
 
 
 def _interrupt_on_sigterm() -> list[bool]:
-    """SIGTERM stops as Ctrl-C does; the list then is not empty."""
+    """SIGTERM, and SIGHUP of a terminal that is closed, stop as Ctrl-C does; the list then is not empty."""
     own, terminated = os.getpid(), []
 
-    def on_sigterm(number: int, _: object) -> None:
+    def on_signal(number: int, _: object) -> None:
         if os.getpid() != own:  # a forked child of YOLOv5's
             os._exit(128 + number)
+        for stream in (1, 2) if number != signal.SIGTERM else ():
+            if stat.S_ISCHR(os.fstat(stream).st_mode):  # the terminal, to which nothing can be written any more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         terminated.append(True)
         raise _Terminated
 
-    signal.signal(signal.SIGTERM, on_sigterm)
+    signal.signal(signal.SIGTERM, on_signal)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+        signal.signal(signal.SIGHUP, on_signal)
     return terminated
 
 

@@ -264,10 +264,15 @@ def test_interrupted_it_ends_cleanly_with_everything_saved_and_keeps_a_second_se
     (folder / "trials/1/slow").touch()  # trial 1 ends at once, now
     interrupt(start(folder, "--resume", folder), signal.SIGTERM, 143, tmp_path)
     assert [r.state for r in read_journal(folder)] == ["complete", "complete", "started"]
+    (folder / "trials/2").mkdir(exist_ok=True)
+    (folder / "trials/2/slow").touch()
+    # As a terminal that is closed sends it, to the search and its workers.
+    interrupt(start(folder, "--resume", folder), signal.SIGHUP, 143, tmp_path, os.killpg)
+    assert [r.state for r in read_journal(folder)] == ["complete", "complete", "complete", "started"]
 
 
-def interrupt(process, number, code, output):
-    os.kill(process.pid, number)
+def interrupt(process, number, code, output, kill=os.kill):
+    kill(process.pid, number)
     try:
         process.join(60)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -99,6 +100,15 @@ class Engine:
 
 
 # What engines share -----------------------------------------------------------------------------------------------
+
+
+KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)  # exit codes of a process that others have ended
+
+
+def ignore_terminal() -> None:
+    """Ignore Ctrl-C and a closed terminal, which reach the whole group: the search ends its processes itself."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def cores() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from concurrent.futures import CancelledError, TimeoutError
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from ..errors import TrialError, UserError
 from ..records.journal import TrialResult
-from .contract import Engine, Job, Outcome, Trial, call_trial, check_slots, cores, pin
+from .contract import KILLED, Engine, Job, Outcome, Trial, call_trial, check_slots, cores, ignore_terminal, pin
 
 
 class LocalEngine(Engine):
@@ -100,7 +99,7 @@ class LocalEngine(Engine):
         except TimeoutError:
             reason, message = "timeout", f"took longer than {self.seconds:g} s"
         except ProcessExpired as e:
-            killed = e.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
+            killed = e.exitcode in KILLED
             reason, message = "killed" if killed else "crash", f"the process ended with exit code {e.exitcode}"
         except (Exception, CancelledError) as e:  # the pool broke: its process died before it took the job
             reason, message = "killed", f"the process is gone ({type(e).__name__}: {e})"
@@ -151,7 +150,7 @@ def _start_worker(slot: int, device: str | None, threads: int, parent: int) -> N
     # tqdm's default lock is a named semaphore. Where the pool ends this process before it has cleaned up, Python warns
     # of it at the search's end. Nobody else writes to this process's bars.
     tqdm.set_lock(threading.RLock())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the search ends its workers itself
+    ignore_terminal()
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import TrialError
 from ..records.run_folder import RunFolder, TrialFolder
-from .contract import Job, Outcome, Trial, call_trial, outcome_from_json, outcome_to_json, pin
+from .contract import Job, Outcome, Trial, call_trial, ignore_terminal, outcome_from_json, outcome_to_json, pin
 
 UNWRITTEN = os.EX_IOERR  # exit code of a trial's process that could not write its outcome
 PROCESSES = "processes.txt"  # in the engine's folder: a line `pid start kind` for each process of a run
@@ -31,7 +31,7 @@ def serve(search: Connection, threads: int, folder: Path) -> None:
     It answers `(number, exit code)`, without an exit code where the trial started. The first answer says whether trials
     are forked.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the search ends its trials itself
+    ignore_terminal()
     pin(0, os.environ.get("CUDA_VISIBLE_DEVICES"), threads)  # the threads, before torch is imported
     trial, settings = search.recv()
     if hasattr(settings, "preload"):
@@ -100,7 +100,7 @@ def _run(
     search.close()
     os.setsid()  # a group of its own, to be killed as one
     note_process(folder, os.getpid(), "trial")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_terminal()
     pin(slot, device or "", threads)
     start = time.monotonic()
     own = RunFolder(folder.parent).trial(job.number)

@@ -32,7 +32,7 @@ REASONS = ("oom", "nan", "crash", "killed", "timeout", "latency", "hook", "machi
 LINE = {  # the shape of a journal's line
     **{"version": int, "number": int, "architecture": {str: (str, float)}, "state": str, "reward?": (float, None)},
     **{"metrics?": NUMBERS, "curve?": [NUMBERS], "seconds?": (float, None), "seed?": int, "attempt?": int},
-    **{"error?": ({"reason": str, "message": str}, None), "conditions?": {str: object}, "parent?": (int, None)},
+    **{"error?": ({"reason": str, "message?": str}, None), "conditions?": {str: object}, "parent?": (int, None)},
     **{"budget?": {str: object}, "classes?": NUMBERS},
 }
 

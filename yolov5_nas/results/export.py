@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import given_path, write_whole
 from ..records.journal import TrialRecord, best, complete, front, read_journal
-from ..records.run_folder import RunFolder
+from ..records.run_folder import RunFolder, TrialFolder
 from ..space.architecture import Architecture
 from ..space.compile import derive, dump_model
 from ..space.model_yaml import load_yaml, read_model_yaml
@@ -51,11 +51,20 @@ def export(run: str | Path, number: int | None = None, out: str | Path | None = 
         raise UserError("no such trial in the run", got=number, accepted=[r.number for r in records], file=run)
     folder = given_path(out) if out else RunFolder(run).exported / str(record.number)
     check_out(folder, WRITTEN)
+    _check_files(RunFolder(run).trial(record.number))
     try:
         write_trial(run, record, folder)
     except OSError as e:
         raise UserError(f"the folder can't be written ({e.strerror})", got=str(folder)) from None
     return folder
+
+
+def _check_files(trial: TrialFolder) -> None:
+    """Raise a UserError where a trial's files are damaged."""
+    if trial.model.exists():
+        read_model_yaml(trial.model)
+    if trial.weights.exists() and not zipfile.is_zipfile(trial.weights):
+        raise UserError("the trial's weights are damaged", file=trial.weights)
 
 
 def check_out(folder: Path, written: Sequence[str]) -> None:
@@ -67,20 +76,13 @@ def check_out(folder: Path, written: Sequence[str]) -> None:
 
 
 def write_trial(run: Path, record: TrialRecord, folder: Path) -> None:
-    """A trial's model YAML, architecture and weights into a folder; each file appears whole or not at all.
-
-    Raises:
-        UserError: one of them, or the run's options, can't be read. Nothing was written then.
-    """
+    """A trial's model YAML, architecture and weights into a folder; each file appears whole or not at all."""
     source = RunFolder(run).trial(record.number)
     architecture = Architecture(record.architecture)
-    if source.model.exists():  # has the anchors that it was trained with
-        read_model_yaml(source.model)
-        text = source.model.read_text(encoding="utf-8")
-    else:
-        text = dump_model(derive(load_space(run), architecture))
-    if source.weights.exists() and not zipfile.is_zipfile(source.weights):
-        raise UserError("the trial's weights are damaged", file=source.weights)
+    trained = source.model  # has the anchors that it was trained with
+    text = (
+        trained.read_text(encoding="utf-8") if trained.exists() else dump_model(derive(load_space(run), architecture))
+    )
     comment = f"# Trial {record.number} of {run.resolve()}, found by yolov5-nas. Input size {_imgsz(run, record)}.\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "architecture.json", architecture.to_json() + "\n")

@@ -27,7 +27,7 @@ from ...errors import UserError
 from ...records.run_folder import RunFolder
 from ...space.architecture import Architecture
 from .. import warm
-from ..contract import Engine, EngineError, Job, Outcome, Trial, check_slots, cores
+from ..contract import KILLED, Engine, EngineError, Job, Outcome, Trial, check_slots, cores
 from . import client as nni_client
 from . import rest
 from .checks import HOST, HOSTS, check_nni, free_ports, is_free
@@ -377,7 +377,7 @@ def _why(running: _Running, code: int) -> dict[str, str]:
         return {"reason": reason, "message": message}
     if code == warm.UNWRITTEN:
         return {"reason": "machine", "message": "its outcome can't be written (is the disk full?)"}
-    killed = code in (-signal.SIGKILL, -signal.SIGTERM)
+    killed = code in KILLED
     return {"reason": "killed" if killed else "crash", "message": f"the process ended with exit code {code}"}
 
 
@@ -387,8 +387,9 @@ def _is_finite(value: Any) -> bool:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM while processes are being stopped; a second one would leave some running."""
-    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    """Ignore Ctrl-C, SIGTERM and SIGHUP while processes are being stopped; a second one would leave some running."""
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = ending if threading.current_thread() is threading.main_thread() else ()
     old = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
         yield
