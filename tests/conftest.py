@@ -242,8 +242,8 @@ def nni_lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
     """NNI's engine with two trials at a time, on devices that are not there; its manager takes seconds to start."""
     space = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
     reward = SoftReward([Target("latency_ratio", 1.0)])
-    engine = NNIEngine(("3", "5"), concurrency=2, trial_minutes=MINUTES, reward=reward)
-    lender = Lender(engine, tmp_path_factory.mktemp("nni"), space)
+    make = lambda: NNIEngine(("3", "5"), concurrency=2, trial_minutes=MINUTES, reward=reward)  # noqa: E731
+    lender = Lender(make, tmp_path_factory.mktemp("nni"), space)
     yield lender
     lender.close()
 
