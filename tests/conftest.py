@@ -32,6 +32,7 @@ import pytest
 import yaml
 from filelock import FileLock
 from lent import MINUTES, Lender
+from processes import LONG
 
 # Nothing that imports torch: the process that starts pytest's others needs none of it.
 from yolov5_nas.engines.nni.engine import NNIEngine
@@ -211,7 +212,7 @@ class RayCluster:
         process = psutil.Process(self.pids.pop(node))
         children = process.children(recursive=True)
         process.kill()
-        psutil.wait_procs(children, 10)
+        psutil.wait_procs(children, LONG)
 
     def _take_node(self) -> str:
         entry = self._read()
