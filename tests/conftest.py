@@ -238,7 +238,7 @@ class RayCluster:
                     process.kill()
 
 
-@pytest.fixture(scope="module")  # not longer: its connection draws random numbers, which trainings here would miss
+@pytest.fixture(scope="module")
 def nni_lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
     """NNI's engine with two trials at a time, on devices that are not there; its manager takes seconds to start."""
     space = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fake_trials
-from processes import own_processes
+from processes import LONG
 
 from yolov5_nas.engines.contract import Engine, EngineError, Job, Outcome
-from yolov5_nas.engines.nni.patience import Patience
 
-MINUTES = 5.0  # that a trial may take on an engine that is lent: more than any, on the busiest machine
+MINUTES = 20.0  # that a trial may take on an engine that is lent: more than any, on the busiest machine
 
 
 class LentEngine:
@@ -72,7 +72,7 @@ class Lender:
         """Close the engine while a trial runs, which it has to stop at once."""
         self.lend(fake_trials.sleeps).submit(Job(0, {"a": 1}, 0))
         self.engine.wait(0.2)
-        patience = Patience(10, *(process.pid for process in own_processes()))
+        start = time.monotonic()
         self.engine.close()
         self.engine.close()
-        assert not patience.is_over()
+        assert time.monotonic() - start < LONG

@@ -34,7 +34,7 @@ NEEDS_NNI = pytest.mark.skipif(not find_spec("nni"), reason="NNI is not installe
 NEEDS_RAY = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 SPACE = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
 REWARD = SoftReward([Target("latency_ratio", 1.0)])
-SHORT = 6.0  # seconds, after which a trial is stopped that sleeps for a minute
+SHORT = 6.0  # seconds, after which a trial is stopped that sleeps
 
 
 class RayEngineOfTest(RayEngine):
@@ -224,7 +224,7 @@ def test_a_trial_past_its_limit_is_stopped(lender, lend, tmp_path, monkeypatch):
     monkeypatch.setattr(lender.engine, "seconds", SHORT, raising=False)
     records = search(lent, tmp_path, 2)
     assert [r.error["reason"] for r in records] == ["timeout"] * 2
-    assert all(SHORT <= r.seconds < 60 for r in records)  # which it sleeps
+    assert all(SHORT <= r.seconds < LONG for r in records)
 
 
 def test_more_jobs_than_slots_are_refused(make_engine):

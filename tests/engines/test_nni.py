@@ -141,7 +141,7 @@ def pairs_in_database(folder):
 
 
 def test_the_warm_process_stops_a_trial_that_has_only_just_started(tmp_path):
-    """Its answer that the trial started finds nobody who reads it any more; the trial would sleep for 60 s."""
+    """Its answer that the trial started finds nobody who reads it any more; the trial would sleep for longer."""
     search, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=warm.serve, args=(theirs, 1, tmp_path))
     process.start()
@@ -150,7 +150,7 @@ def test_the_warm_process_stops_a_trial_that_has_only_just_started(tmp_path):
     assert search.recv() == "fork"
     search.send((Job(0, {"a": 1}, 0), 0, None))
     search.send(None)
-    process.join(50)
+    process.join(LONG)
     assert process.exitcode == 0  # it waits for what it started
 
 

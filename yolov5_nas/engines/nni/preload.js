@@ -73,7 +73,7 @@ function pairRightly(V3asV1) {
 function waitForTrial(NNIManager) {
     const onMetric = NNIManager.prototype.onTrialJobMetrics;
     NNIManager.prototype.onTrialJobMetrics = async function (metric) {
-        for (let i = 0; i < 100 && !this.trialJobs.has(metric.id); i++) {
+        for (let i = 0; i < 1200 && !this.trialJobs.has(metric.id); i++) {
             await new Promise((resolve) => setTimeout(resolve, 50));
         }
         return onMetric.call(this, metric);
