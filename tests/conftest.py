@@ -32,6 +32,7 @@ import pytest
 import yaml
 from filelock import FileLock
 from lent import MINUTES, Lender
+from processes import LONG
 
 # Nothing that imports torch: the process that starts pytest's others needs none of it.
 from yolov5_nas.engines.nni.engine import NNIEngine
@@ -211,7 +212,7 @@ class RayCluster:
         process = psutil.Process(self.pids.pop(node))
         children = process.children(recursive=True)
         process.kill()
-        psutil.wait_procs(children, 10)
+        psutil.wait_procs(children, LONG)
 
     def _take_node(self) -> str:
         entry = self._read()
@@ -237,13 +238,13 @@ class RayCluster:
                     process.kill()
 
 
-@pytest.fixture(scope="module")  # not longer: its connection draws random numbers, which trainings here would miss
+@pytest.fixture(scope="module")
 def nni_lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
     """NNI's engine with two trials at a time, on devices that are not there; its manager takes seconds to start."""
     space = Space.from_yaml(shipped("models") / "yolov5n_nas.yaml")
     reward = SoftReward([Target("latency_ratio", 1.0)])
-    engine = NNIEngine(("3", "5"), concurrency=2, trial_minutes=MINUTES, reward=reward)
-    lender = Lender(engine, tmp_path_factory.mktemp("nni"), space)
+    make = lambda: NNIEngine(("3", "5"), concurrency=2, trial_minutes=MINUTES, reward=reward)  # noqa: E731
+    lender = Lender(make, tmp_path_factory.mktemp("nni"), space)
     yield lender
     lender.close()
 

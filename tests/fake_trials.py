@@ -203,7 +203,8 @@ def returns_nothing_measured(*_: Any) -> TrialResult:
 
 
 def sleeps(*_: Any) -> TrialResult:
-    time.sleep(60)
+    """Takes twice as long as a test waits (`processes.LONG`), so that it ends in no test."""
+    time.sleep(600)
     raise AssertionError
 
 

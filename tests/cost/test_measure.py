@@ -43,9 +43,11 @@ def test_a_model_is_as_fast_as_itself_and_slower_with_a_layer_more(in_earnest):
     model, longer = nn.Sequential(*layers), nn.Sequential(*layers, *layers[1:])
     image = torch.zeros(1, 3, 160, 160)
     with torch.inference_mode():
-        assert compare(lambda: model(image), lambda: model(image))["latency_ratio"] == pytest.approx(1.0, abs=0.1)
+        same = compare(lambda: model(image), lambda: model(image))
         ratio = compare(lambda: longer(image), lambda: model(image))
-    assert 1.4 < ratio["latency_ratio"] < 2.4  # eight and one convolutions beside four and one
+    assert same["latency_ratio"] == pytest.approx(1.0, abs=0.1 + 3 * same["latency_error"])
+    # Eight and one convolutions beside four and one; on a busy machine it is known as well as it says.
+    assert ratio["latency_ratio"] == pytest.approx(1.9, abs=0.5 + 3 * ratio["latency_error"])
     assert ratio["latency_spread"] >= 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import importlib
 import json
 import multiprocessing
 import os
@@ -10,6 +12,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from importlib.util import find_spec
@@ -23,7 +26,7 @@ import psutil
 import pytest
 import requests
 from inline import InlineEngine
-from processes import own_processes
+from processes import LONG, own_processes, wait_until
 
 from yolov5_nas.cli import main
 from yolov5_nas.engines import contract as engines
@@ -31,8 +34,10 @@ from yolov5_nas.engines import warm
 from yolov5_nas.engines.contract import EngineError, Job
 from yolov5_nas.engines.nni import checks
 from yolov5_nas.engines.nni import engine as engine_module
+from yolov5_nas.engines.nni import patience as patience_module
 from yolov5_nas.engines.nni.client import SOCKET
 from yolov5_nas.engines.nni.engine import NNIEngine
+from yolov5_nas.engines.nni.patience import Patience, run_delay
 from yolov5_nas.errors import UserError
 from yolov5_nas.files import shipped
 from yolov5_nas.records.journal import Journal, TrialRecord, read_journal
@@ -80,7 +85,7 @@ def start(tmp_path):
 @pytest.fixture
 def engine(nni_lender):
     """NNI's engine, which other tests have used; its trials of this test."""
-    return nni_lender.engine
+    return nni_lender.ready()
 
 
 @pytest.fixture
@@ -100,16 +105,17 @@ def loop(engine, folder, trials, seed=0):
 
 def job_of(engine, lent):
     """NNI's entry of a test's first trial, as soon as it has one."""
-    for _ in range(200):
-        for job in api(engine, "trial-jobs"):
-            if json.loads(job["hyperParameters"][0])["parameters"].get("trial") == lent.first:
-                return job
-        time.sleep(0.05)
-    raise AssertionError("NNI has no such trial")
+
+    def found():
+        jobs = api(engine, "trial-jobs")
+        return [j for j in jobs if json.loads(j["hyperParameters"][0])["parameters"].get("trial") == lent.first]
+
+    wait_until(found)
+    return found()[0]
 
 
 def api(engine, path):
-    return requests.get(f"{engine.url}/api/v1/nni/{path}", timeout=20).json()
+    return requests.get(f"{engine.url}/api/v1/nni/{path}", timeout=LONG).json()
 
 
 def pairs_of(jobs):
@@ -135,7 +141,7 @@ def pairs_in_database(folder):
 
 
 def test_the_warm_process_stops_a_trial_that_has_only_just_started(tmp_path):
-    """Its answer that the trial started finds nobody who reads it any more; 6 s and not 60, which the trial sleeps."""
+    """Its answer that the trial started finds nobody who reads it any more; the trial would sleep for longer."""
     search, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=warm.serve, args=(theirs, 1, tmp_path))
     process.start()
@@ -144,7 +150,7 @@ def test_the_warm_process_stops_a_trial_that_has_only_just_started(tmp_path):
     assert search.recv() == "fork"
     search.send((Job(0, {"a": 1}, 0), 0, None))
     search.send(None)
-    process.join(6)
+    process.join(LONG)
     assert process.exitcode == 0  # it waits for what it started
 
 
@@ -184,7 +190,7 @@ def test_the_same_seed_proposes_the_same_on_both_engines(lend, tmp_path):
 def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(engine, lend):
     lent = lend(fake_trials.quick)
     lent.submit(Job(0, dict(SPACE.default()), 0))
-    assert lent.wait(30)
+    assert lent.wait(LONG)
     assert {address.ip for p in own_processes() for address in _listening(p)} == {"127.0.0.1"}
     for path in (
         "netron",
@@ -194,9 +200,9 @@ def test_it_listens_on_loopback_alone_and_closed_routes_answer_403(engine, lend)
         "api/v1/nni/trial-file/a/b",
         "api/v1/nni/Trial-File/a/b",
     ):
-        assert requests.get(f"{engine.url}/{path}", timeout=20).status_code == 403, path
-    assert requests.post(f"{engine.url}/api/v1/nni/tensorboard", json={}, timeout=20).status_code == 403
-    rebound = requests.get(f"{engine.url}/api/v1/nni/check-status", headers={"Host": "evil.example"}, timeout=20)
+        assert requests.get(f"{engine.url}/{path}", timeout=LONG).status_code == 403, path
+    assert requests.post(f"{engine.url}/api/v1/nni/tensorboard", json={}, timeout=LONG).status_code == 403
+    rebound = requests.get(f"{engine.url}/api/v1/nni/check-status", headers={"Host": "evil.example"}, timeout=LONG)
     assert rebound.status_code == 403
     assert api(engine, "check-status")["status"] == "RUNNING"
 
@@ -212,7 +218,7 @@ def test_another_address_of_the_machine_is_refused_unless_asked_for(tmp_path):
     if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode or not shutil.which("ip"):
         pytest.skip("no network namespace can be made here")
     process = forked_with_nni(in_namespace, tmp_path, output=tmp_path)
-    process.join(120)
+    process.join(LONG)
     printed = (tmp_path / "out.txt").read_text()
     assert process.exitcode == 0, printed + (tmp_path / "err.txt").read_text()
     closed, opened = printed.split("0.0.0.0 127.0.0.1", 1)
@@ -279,23 +285,82 @@ def test_all_files_are_in_the_runs_folder_and_the_terminal_stays_quiet(start, tm
     assert err == ""
 
 
-def test_a_manager_that_hangs_or_dies_ends_the_search_with_a_clear_message(start, monkeypatch):
+def test_a_manager_that_hangs_or_dies_ends_the_search_with_a_clear_message(start):
     before = set(_children_but_tracker())
     engine = start(fake_trials.sleeps)
     manager = psutil.Process(engine._experiment.pid)
     engine.submit(Job(0, dict(SPACE.default()), 0))
     assert engine.wait(2) == []
+    running = engine._running[0]
     manager.suspend()
-    with monkeypatch.context() as patch, pytest.raises(EngineError, match="nothing has moved for 2 s"):
-        patch.setattr(engine_module, "PATIENCE", 2.0)
-        engine._running[0].client, engine._running[0].since = None, time.monotonic()
-        engine.wait(20)
+    with pytest.raises(EngineError, match="nothing has moved for 2 s"):
+        running.client, running.since, running.patience = None, time.monotonic(), Patience(2.0, manager.pid)
+        engine.wait(LONG)
+    running.patience = Patience(LONG)
     manager.resume()
     manager.kill()
     with pytest.raises(EngineError, match="NNI's manager is gone"):
-        engine.wait(20)
+        engine.wait(LONG)
     engine.close()
     assert set(_children_but_tracker()) <= before
+
+
+def test_a_busy_machine_ends_no_search(start, monkeypatch):
+    """Slow to connect, beyond NNI's own 10 s, and to start a trial, beyond our own deadlines of an idle machine."""
+    nni_experiment = importlib.import_module("yolov5_nas.engines.nni.experiment")
+
+    async def slow(url, connect=nni_experiment._connect):
+        await asyncio.sleep(11)
+        return await connect(url)
+
+    monkeypatch.setattr(patience_module, "run_delay", lambda pid: 0.8 * time.monotonic())  # as the kernel would say
+    monkeypatch.setattr(nni_experiment, "STARTS_WITHIN", 4.0)
+    monkeypatch.setattr(engine_module, "STARTS_TRIAL_WITHIN", 1.0)
+    monkeypatch.setattr(nni_experiment, "_connect", slow)
+    engine = start(fake_trials.noop)
+    manager = psutil.Process(engine._experiment.pid)
+    manager.suspend()
+    engine.submit(Job(0, dict(SPACE.default()), 0))
+    assert engine.wait(3) == []
+    manager.resume()
+    assert engine.wait(LONG)[0].result
+
+
+def test_time_without_a_processor_does_not_count(monkeypatch):
+    now, delays = [0.0], {os.getpid(): 5.0, 1: 7.0}
+    monkeypatch.setattr(patience_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(patience_module, "run_delay", delays.get)
+    patience = Patience(10.0, 1)
+
+    def is_over(at, **delayed):
+        now[0] = at
+        delays.update({int(pid.removeprefix("pid")): delay for pid, delay in delayed.items()})
+        return patience.is_over()
+
+    assert not is_over(10.0) and is_over(10.1)
+    assert not is_over(30.0, pid1=28.0) and is_over(31.1)  # of which it waited for 21 s
+    delays[2] = 40.0
+    patience.watch(2)  # it waited since it started
+    assert not is_over(71.0) and is_over(71.2)
+    assert not is_over(100.0, pid2=900.0) and is_over(100.1)  # at the latest
+
+
+def test_a_process_that_shares_its_core_waits_and_one_that_is_suspended_does_not():
+    core = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    pair = [psutil.Popen([sys.executable, "-c", spin]) for _ in range(2)]
+    try:
+        wait_until(lambda: all(run_delay(process.pid) > 0.3 for process in pair))
+        pair[0].suspend()
+        wait_until(lambda: pair[0].status() == psutil.STATUS_STOPPED)
+        before = run_delay(pair[0].pid)
+        time.sleep(0.3)
+        assert run_delay(pair[0].pid) == before
+    finally:
+        for process in pair:
+            process.kill()
+            process.wait()
+    assert run_delay(pair[0].pid) == 0.0
 
 
 def _children_but_tracker():
@@ -307,20 +372,22 @@ def test_a_trial_cancelled_in_the_portal_fails_as_killed(engine, lend):
     lent.submit(Job(0, dict(SPACE.default()), 0))
     while job_of(engine, lent)["status"] != "RUNNING":
         assert lent.wait(0.2) == []
-    requests.delete(f"{engine.url}/api/v1/nni/trial-jobs/{job_of(engine, lent)['trialJobId']}", timeout=20)
-    (outcome,) = lent.wait(60)
+    requests.delete(f"{engine.url}/api/v1/nni/trial-jobs/{job_of(engine, lent)['trialJobId']}", timeout=LONG)
+    (outcome,) = lent.wait(LONG)
     assert outcome.error == {"reason": "killed", "message": "its NNI trial was cancelled or killed"}
 
 
 def test_a_trial_cancelled_before_it_says_which_it_is_fails_too(nni_lender, engine, lend, monkeypatch):
     monkeypatch.setattr(engine_module, "ASK", 1.0)
+    lent = lend(fake_trials.sleeps)
     socket_file = nni_lender.folder / "nni" / SOCKET
     hidden = socket_file.rename(socket_file.with_suffix(".away"))  # its stand-in finds nobody to tell
-    lent = lend(fake_trials.sleeps)
-    lent.submit(Job(0, dict(SPACE.default()), 0))
-    (outcome,) = lent.wait(60)
+    try:
+        lent.submit(Job(0, dict(SPACE.default()), 0))
+        (outcome,) = lent.wait(LONG)
+    finally:
+        hidden.rename(socket_file)
     assert outcome.error == {"reason": "killed", "message": "its NNI trial was cancelled or killed"}
-    hidden.rename(socket_file)
 
 
 def test_trials_are_forked_pinned_and_import_no_lightning(engine, lend):
@@ -329,7 +396,7 @@ def test_trials_are_forked_pinned_and_import_no_lightning(engine, lend):
         lent.submit(Job(number, dict(SPACE.default()), 0))
     outcomes = []
     while len(outcomes) < 2:
-        outcomes += lent.wait(30)
+        outcomes += lent.wait(LONG)
     assert {o.result.metrics["device"] for o in outcomes} == {3, 5}
     assert {o.result.metrics["lightning"] for o in outcomes} == {0}
     assert engine.start_method == "fork"
@@ -339,7 +406,7 @@ def test_where_it_cannot_fork_a_trial_starts_plainly(start, monkeypatch):
     monkeypatch.setenv("YOLOV5_NAS_START", "spawn")
     engine = start(fake_trials.reports_process)
     engine.submit(Job(0, dict(SPACE.default()), 0))
-    (outcome,) = engine.wait(60)
+    (outcome,) = engine.wait(LONG)
     assert engine.start_method == "spawn"
     assert outcome.result.metrics["lightning"] == 0
 
@@ -387,12 +454,12 @@ def test_nni_missing_or_its_node_broken_is_said_in_one_line(monkeypatch, tmp_pat
 def test_when_the_search_is_killed_the_manager_ends_and_a_running_trial_leaves_its_outcome_for_a_resume(tmp_path):
     process = forked_with_nni(fake_search.main, tmp_path, 3, 1, "nni", "slow")
     path = tmp_path / "nni" / "processes.txt"
-    wait_until(lambda: path.exists() and " trial" in path.read_text(), 60)
+    wait_until(lambda: path.exists() and " trial" in path.read_text())
     process.kill()
     process.join()
     left = tmp_path / "trials" / "0" / "outcome.json"
-    wait_until(left.exists, 20)
-    wait_until(lambda: not _alive(path), 10)
+    wait_until(left.exists)
+    wait_until(lambda: not _alive(path))
     written = left.stat().st_mtime_ns
     fake_search.main(tmp_path, 1, 1, "nni", "slow")
     (record,) = Journal(tmp_path / "trials.jsonl").trials.values()
@@ -405,14 +472,6 @@ def _alive(path):
 
     lines = [line.split() for line in path.read_text().splitlines()]
     return [kind for pid, start, *kind in lines if start_of(int(pid)) == start]
-
-
-def wait_until(condition, seconds):
-    for _ in range(int(seconds / 0.05)):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to that")
 
 
 # The command line -----------------------------------------------------------------------------------------------------
@@ -460,7 +519,7 @@ def managers():
 
 
 def kill_manager_after_a_trial(run, others):
-    wait_until(lambda: list(run.glob("nni/*/environments/local-env/trials/*/model.onnx")), 300)
+    wait_until(lambda: list(run.glob("nni/*/environments/local-env/trials/*/model.onnx")))
     for manager in managers() - others:
         manager.kill()
 

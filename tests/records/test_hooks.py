@@ -12,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 import yaml
 from inline import inline
 from places import ROOT
+from processes import LONG, wait_until
 
 from yolov5_nas.cli import main
 from yolov5_nas.errors import TrialError, UserError
@@ -378,15 +378,16 @@ def sshd(tmp_path):
     file = write(tmp_path, "sshd_config", "".join(f"{key} {value}\n" for key, value in config.items()))
     Path("/run/sshd").mkdir(exist_ok=True)  # where sshd of Debian gives up its rights
     server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(file)], stderr=(tmp_path / "sshd.log").open("w"))
-    for _ in range(100):
+
+    def answers():
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.05)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(answers)
     options = ["IdentitiesOnly=yes", f"UserKnownHostsFile={tmp_path}/known_hosts", f"Port={port}"]
     yield f"-F none -i {tmp_path}/user " + " ".join(f"-o {option}" for option in options)
     server.terminate()
-    server.wait(10)
+    server.wait(LONG)
 
 
 def remote(command, ssh, folder, **more):
@@ -438,11 +439,8 @@ def test_remote_latency_says_what_went_wrong(sshd, tmp_path):
 def test_wandb_logger_writes_a_run_for_each_trial(run):
     records = [r for r in read_journal(run[0]) if r.state == "complete"]
     files = list(run[0].glob("wandb/offline-run-*/run-*.wandb"))
-    for _ in range(100):  # wandb's own process may still be writing
-        found = [read_wandb(file) for file in files]
-        if all("reward" in run["summary"] for run in found):
-            break
-        time.sleep(0.1)
+    wait_until(lambda: all("reward" in read_wandb(file)["summary"] for file in files))  # its own process writes them
+    found = [read_wandb(file) for file in files]
     assert sorted(run["name"] for run in found) == sorted(f"trial {r.number}" for r in records)
     assert {run["group"] for run in found} == {f"{run[0].parent.name}/exp"}
     first = next(run for run in found if run["name"] == "trial 0")

@@ -149,6 +149,8 @@ def test_winners_have_rivals_of_their_cost(whole):
         assert rival.record.metrics["latency_ratio"] < 1 and rival.record.budget["epochs"] == 2
         apart = [label for label, value in rival.architecture.items() if records[0].architecture.get(label) != value]
         assert set(apart) == {"scale", "imgsz"}
+    before = read_lines(whole / "parent/trials.jsonl")[0].metrics["map50_95"]  # of a real training
+    records[0] = replace(records[0], metrics={**records[0].metrics, "map50_95": 2 * before + 0.01})
     said = closing_table(whole, records)
     assert said.count("rival: parent") == 4
     assert re.search(r"has mAP50-95 0\.\d+, and had 0\.\d+ before.\nSo it was far from trained out", said)

@@ -11,6 +11,7 @@ import forked
 import psutil
 import pytest
 from loops import loop
+from processes import LONG, wait_until
 
 from yolov5_nas.records.journal import Journal
 
@@ -51,21 +52,24 @@ def test_killed_at_random_moments_and_resumed(tmp_path, engine, request):
     forked.serve(*(["nni.nas.experiment"] if engine == "nni" else []))  # it takes ten seconds to import
     rng, folder, others = random.Random(1), tmp_path / "run", set(psutil.Process().children(recursive=True))
     folder.mkdir()
+    killed = 0
     for victims in ("launcher", "launcher", "launcher") if engine != "nni" else ("launcher", "manager", "both"):
         process = forked.start(run_search, folder, engine, address)
         wait_for_lines(folder, lines_in(folder) + rng.randint(1, 6), process)
         time.sleep(rng.uniform(0, 0.15))
-        assert process.is_alive(), "it ended before it could be killed"
-        kill(process, victims)
+        if process.is_alive():  # on a busy machine all trials may have ended before this process ran again
+            kill(process, victims)
+            killed += 1
+    assert killed
     left = set(psutil.Process().children(recursive=True)) - others
     last = forked.start(run_search, folder, engine, address)
-    last.join(120)
+    last.join(LONG)
     assert last.exitcode == 0
     journal = Journal(folder / "trials.jsonl")
     assert sorted(r.number for r in journal.records if r.done) == list(range(TRIALS))  # none lost, none twice
     assert all(r.state == "complete" for r in journal.trials.values())
     assert _ran_more_often_than_explained(journal, folder) == []
-    assert psutil.wait_procs(list(left), 5)[1] == []
+    assert psutil.wait_procs(list(left), LONG)[1] == []
     assert not (folder / "nni" / "processes.txt").exists()
 
 
@@ -82,7 +86,7 @@ def kill(process, victims):
         manager.kill()
     if victims != "manager":
         process.kill()
-    process.join(30)
+    process.join(LONG)
     assert process.exitcode not in (0, None)
     if not manager:
         _workers_are_gone(process.pid)
@@ -99,12 +103,14 @@ def wait_for_lines(folder, lines, process):
 
 
 def _workers_are_gone(session):
-    for _ in range(100):
-        left = [p for p in psutil.process_iter() if _session(p.pid) == session and p.status() != psutil.STATUS_ZOMBIE]
-        if not left:
-            return
-        time.sleep(0.1)
-    raise AssertionError(left)
+    wait_until(lambda: not any(_session(p.pid) == session and _runs(p) for p in psutil.process_iter()))
+
+
+def _runs(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def _session(pid):

@@ -17,6 +17,7 @@ import torch
 import yaml
 from inline import inline, untrained
 from places import ROOT
+from processes import LONG
 
 from yolov5_nas.cli import main
 from yolov5_nas.cost import latency
@@ -274,7 +275,7 @@ def test_interrupted_it_ends_cleanly_with_everything_saved_and_keeps_a_second_se
 def interrupt(process, number, code, output, kill=os.kill):
     kill(process.pid, number)
     try:
-        process.join(60)
+        process.join(LONG)
     finally:
         if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
@@ -283,7 +284,7 @@ def interrupt(process, number, code, output, kill=os.kill):
     assert "go on with: yolov5-nas search --resume" in (output / "out.txt").read_text()
     assert "Traceback" not in err
     left = [p for p in psutil.process_iter() if _group(p.pid) == process.pid]
-    assert not psutil.wait_procs(left, timeout=5)[1]
+    assert not psutil.wait_procs(left, timeout=LONG)[1]
 
 
 def _group(pid):

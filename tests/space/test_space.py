@@ -205,11 +205,11 @@ def test_check_and_validate_agree(tmp_path: Path) -> None:
 
 
 def test_reading_and_sampling_take_milliseconds() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     space = Space.from_yaml(MODELS / "yolov5x_elastic.yaml")
     for seed in range(1000):
         space.sample(random.Random(seed))
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:

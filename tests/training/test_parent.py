@@ -30,7 +30,8 @@ def with_values(settings, **values):
 
 @pytest.fixture(scope="module")
 def scores(settings):
-    asked = ({}, {"c3_4": 0.5}, {"c3_4": 0.75}, {"nasconv_7_act": "Hardswish"}, {"c3_4": 0.5, "c3_17": 0.5})
+    widths = {label: 0.5 for label in settings.space.default() if label.startswith("c3_") and label.count("_") == 1}
+    asked = ({}, {"c3_4": 0.5}, {"c3_4": 0.75}, {"nasconv_7_act": "Hardswish"}, widths)
     return [score_replacement(with_values(settings, **values), settings) for values in asked]
 
 
@@ -42,10 +43,12 @@ def test_images_to_solve_on_and_to_score_on_are_never_the_same():
 
 
 def test_the_parent_costs_nothing_and_what_is_replaced_does(scores):
-    parent, half, most, swap, both = (result.metrics for result in scores)
+    parent, half, most, swap, all_halves = (result.metrics for result in scores)
     assert (parent["rise"], parent["rise_error"]) == (0.0, 0.0)
-    assert min(r["rise_error"] for r in (half, most, swap, both)) > 0
-    assert len({r["rise"] for r in (half, most, swap, both)}) == 4
+    # The network is trained here, a little, and processors differ. The rise of one layer is about its error, that of all
+    # eight several times as much.
+    assert all_halves["rise"] > all_halves["rise_error"] > 0
+    assert len({r["rise"] for r in (half, most, swap, all_halves)}) == 4
     assert half["loss"] == pytest.approx(parent["loss"] + half["rise"])
     assert half["gflops"] < most["gflops"] < parent["gflops"] == swap["gflops"]
     assert "latency_ratio" not in half and scores[0].budget == {"epochs": 0, "weights": scores[1].budget["weights"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,17 @@ def check_slots(devices: tuple[str, ...], concurrency: int | None, trial_minutes
     if trial_minutes is not None and not trial_minutes > 0:
         raise UserError("the minutes of a trial must be above 0", got=trial_minutes)
     return slots
+
+
+def free_slot(slots: int, taken: Iterable[int]) -> int:
+    """Return the first slot that no job has.
+
+    Raises:
+        EngineError: each has one.
+    """
+    for slot in sorted(set(range(slots)).difference(taken)):
+        return slot
+    raise EngineError(f"all slots are taken: at most {slots} jobs run at a time")
 
 
 def pin(slot: int, device: str | None, threads: int) -> None:

@@ -16,7 +16,19 @@ from tqdm import tqdm
 
 from ..errors import TrialError, UserError
 from ..records.journal import TrialResult
-from .contract import KILLED, Engine, Job, Outcome, Trial, call_trial, check_slots, cores, ignore_terminal, pin
+from .contract import (
+    KILLED,
+    Engine,
+    Job,
+    Outcome,
+    Trial,
+    call_trial,
+    check_slots,
+    cores,
+    free_slot,
+    ignore_terminal,
+    pin,
+)
 
 
 class LocalEngine(Engine):
@@ -52,7 +64,7 @@ class LocalEngine(Engine):
 
     def submit(self, job: Job) -> None:
         """Run a job in the first free slot."""
-        slot = min(set(range(self.slots)) - {slot for _, slot, _ in self._running.values()})
+        slot = free_slot(self.slots, (slot for _, slot, _ in self._running.values()))
         args = (self.trial, job, self.settings, self.folder)
         future = self._pool(slot).schedule(call_trial, args, timeout=self.seconds)
         self._running[future] = job, slot, time.monotonic()

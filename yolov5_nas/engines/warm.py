@@ -160,7 +160,7 @@ def stop_orphans(folder: Path, kinds: tuple[str, ...] = ()) -> list[str]:
 
 
 def _wait_for_end(pid: int, start: str) -> None:
-    for _ in range(100):
+    for _ in range(1200):  # a minute, since a process with much memory takes its time on a busy machine
         if start_of(pid) != start:
             return
         time.sleep(0.05)

@@ -51,7 +51,7 @@ def connect(folder: str) -> socket.socket:
 def _parameters(url: str) -> dict[str, Any] | None:
     """Ask the manager; None once it has stopped serving."""
     parts = urlsplit(url)
-    manager = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    manager = http.client.HTTPConnection(parts.hostname or "", parts.port)  # it may be slow
     _request(manager, "PUT", parts.path, json.dumps({"type": "request_parameter"}))
     while True:
         status, body = _request(manager, "GET", parts.path)

@@ -27,12 +27,14 @@ from ...errors import UserError
 from ...records.run_folder import RunFolder
 from ...space.architecture import Architecture
 from .. import warm
-from ..contract import KILLED, Engine, EngineError, Job, Outcome, Trial, check_slots, cores
+from ..contract import KILLED, Engine, EngineError, Job, Outcome, Trial, check_slots, cores, free_slot
 from . import client as nni_client
 from . import rest
 from .checks import HOST, HOSTS, check_nni, free_ports, is_free
+from .patience import Patience
 
-PATIENCE = 120.0  # seconds in which NNI must start a trial that it was given
+STARTS_TRIAL_WITHIN = 120.0  # seconds of an idle machine, after NNI was given one
+ENDS_WITHIN = 10.0  # seconds of an idle machine, in which the warm process must end its trials
 ASK = 5.0  # seconds after which, and between which, NNI is asked about one that it has not started
 CANCELLED = ("killed", "its NNI trial was cancelled or killed")
 ENDED = {"USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED", "FAILED", "SUCCEEDED"}
@@ -45,6 +47,7 @@ class _Running:
     job: Job
     slot: int
     since: float  # of its latest step
+    patience: Patience  # until its stand-in comes
     hello: Mapping[str, Any] = field(default_factory=dict)
     client: socket.socket | None = None
     pid_known: bool = False
@@ -172,8 +175,9 @@ class NNIEngine(Engine):
         if outcome := warm.read_outcome(RunFolder(self.run).trial(job.number), job):
             self._ended.append(outcome)
             return
-        slot = min(set(range(self.slots)) - {r.slot for r in self._running.values()})
-        self._running[job.number] = _Running(job, slot, time.monotonic())
+        slot = free_slot(self.slots, (r.slot for r in self._running.values()))
+        patience = Patience(STARTS_TRIAL_WITHIN, self._experiment.pid)
+        self._running[job.number] = _Running(job, slot, time.monotonic(), patience)
         self._experiment.queue.models.put(self._frozen(job.architecture, job.number))
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
@@ -250,10 +254,10 @@ class NNIEngine(Engine):
         for running in self._running.values():
             if running.pid_known and self.seconds and now - running.since > self.seconds:
                 self._stop(running, "timeout", f"took longer than {self.seconds:g} s")
-            elif not running.client and now - running.since > PATIENCE:
+            elif not running.client and running.patience.is_over():
                 raise EngineError(
-                    f"nothing has moved for {PATIENCE:g} s: NNI does not start trial {running.job.number};"
-                    f" its logs are in {self.folder}"
+                    f"nothing has moved for {running.patience.seconds:g} s: NNI does not start trial"
+                    f" {running.job.number}; its logs are in {self.folder}"
                 )
 
     def _end_unmet(self, now: float) -> None:
@@ -311,7 +315,9 @@ class NNIEngine(Engine):
     def _report(self, running: _Running, outcome: Outcome) -> bool:
         """A trial's metrics, the reward as the default one; whether it has any."""
         measured = outcome.result.metrics if outcome.result else {}
-        metrics: dict[str, Any] = {name: value for name, value in measured.items() if _is_finite(value)}
+        metrics: dict[str, Any] = {
+            name: value for name, value in measured.items() if isinstance(value, int | float) and math.isfinite(value)
+        }
         try:
             reward = float(self.reward(metrics) if self.reward else metrics["map50_95"])
         except Exception:  # the loop will say what is wrong with it
@@ -354,9 +360,10 @@ class NNIEngine(Engine):
         if process is not None:
             with contextlib.suppress(OSError):
                 self._warm.send(None)
-            process.join(10)
+            Patience(ENDS_WITHIN, process.pid).wait(lambda: not process.is_alive())
             self._warm.close()  # not before: where an answer can't be sent, the search was killed, and trials go on
             warm.stop_orphans(self.folder, kinds=("trial", "warm process"))
+            process.join(1)
         for running in self._running.values():
             if running.client:
                 running.client.close()
@@ -379,10 +386,6 @@ def _why(running: _Running, code: int) -> dict[str, str]:
         return {"reason": "machine", "message": "its outcome can't be written (is the disk full?)"}
     killed = code in KILLED
     return {"reason": "killed" if killed else "crash", "message": f"the process ended with exit code {code}"}
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @contextlib.contextmanager

@@ -20,15 +20,18 @@ import psutil
 
 from ..contract import EngineError
 from . import client as nni_client
+from .patience import Patience
 
 with warnings.catch_warnings():  # two RuntimeWarnings about names in torch that NNI 3.0 does not know
     warnings.simplefilter("ignore")
     import nni
     import nni_node
+    import websockets
     from nni.experiment import RunMode, rest
     from nni.nas.evaluator import FunctionalEvaluator
     from nni.nas.experiment import NasExperiment, NasExperimentConfig
     from nni.nas.strategy.base import Strategy
+    from nni.runtime.command_channel.websocket import connection
     from nni.tools.nnictl.config_utils import Experiments
 
 from .space import SymbolicSpace
@@ -41,7 +44,8 @@ VERSIONS = {  # as NNI's own `collect_version_info` has them
     "pythonVersion": "{}.{}.{}-{}-{}".format(*sys.version_info),
     "pythonPath": sys.executable,
 }
-STARTS_WITHIN, SETTLES_WITHIN, ENDS_WITHIN = 60.0, 3.0, 15.0  # seconds
+STARTS_WITHIN, SETTLES_WITHIN, ENDS_WITHIN = 60.0, 3.0, 15.0  # seconds of an idle machine
+REQUEST_ENDS_WITHIN = 60.0  # seconds
 
 
 class Queue(Strategy):
@@ -102,10 +106,10 @@ class Experiment(NasExperiment):
             EngineError: the manager did not come up.
         """
         self.thread = threading.Thread(target=self._start_in_thread, args=(port,), daemon=True, name="nni")
+        self.patience = Patience(STARTS_WITHIN)
         self.thread.start()
-        deadline = time.monotonic() + STARTS_WITHIN
         while not self.queue.running.wait(0.05):
-            if self.error or time.monotonic() > deadline:
+            if self.error or self.patience.is_over():
                 message = f"{type(self.error).__name__}: {self.error}" if self.error else "no answer"
                 raise EngineError(f"NNI's manager did not start ({message}); its log is {self.folder}/manager.log")
 
@@ -142,6 +146,7 @@ class Experiment(NasExperiment):
                 start_new_session=True,  # so that Ctrl-C does not reach it
             )
         self.port = port
+        self.patience.watch(self._proc.pid)
         self._wait_for_manager()
         # The portal looks its own experiment up in this list, which NNI's launcher writes.
         Experiments(str(self.folder / "nni-experiments")).add_experiment(
@@ -163,13 +168,11 @@ class Experiment(NasExperiment):
         return {**os.environ, "NODE_OPTIONS": options, "HOME": str(self.folder), **own}
 
     def _wait_for_manager(self) -> None:
-        for _ in range(int(STARTS_WITHIN / 0.1)):
+        """Wait until it answers or ends; `launch` gives up, if need be, and then ends it."""
+        while not (self._has_port() and self._answers()):
             if self._proc.poll() is not None:
                 raise EngineError(f"it ended with exit code {self._proc.returncode}")
-            if self._has_port() and self._answers():
-                return
             time.sleep(0.1)
-        raise EngineError("it does not answer")
 
     def _has_port(self) -> bool:
         """Whether it is our manager that listens on the port: another search's may have taken it first."""
@@ -203,6 +206,7 @@ class Experiment(NasExperiment):
         """Stop the manager and all that it started, whatever state they are in."""
         self.ending = True
         self.queue.models.put(None)
+        rest.timeout = REQUEST_ENDS_WITHIN  # a manager that hangs would never answer
         manager = self._proc
         if manager is None:
             return
@@ -210,8 +214,8 @@ class Experiment(NasExperiment):
             if self._has_port():
                 self._settle()
                 rest.delete(self.port, "/experiment")
-                manager.wait(ENDS_WITHIN)
-        except (OSError, ValueError, subprocess.TimeoutExpired):  # requests' errors are OSErrors
+                Patience(ENDS_WITHIN, manager.pid).wait(lambda: manager.poll() is not None)
+        except (OSError, ValueError):  # requests' errors are OSErrors
             pass
         with suppress(ProcessLookupError):
             os.killpg(manager.pid, signal.SIGKILL)  # a stand-in that was just starting is in its group too
@@ -223,11 +227,10 @@ class Experiment(NasExperiment):
 
     def _settle(self) -> None:
         """Let the manager, which looks twice a second, see that trials ended, so that its database is whole."""
-        for _ in range(int(SETTLES_WITHIN / 0.1)):
-            states = {trial["status"] for trial in rest.get(self.port, "/trial-jobs")}
-            if not states & {"WAITING", "RUNNING"}:
-                return
-            time.sleep(0.1)
+        Patience(SETTLES_WITHIN, self._proc.pid).wait(self._is_settled)
+
+    def _is_settled(self) -> bool:
+        return not {trial["status"] for trial in rest.get(self.port, "/trial-jobs")} & {"WAITING", "RUNNING"}
 
 
 def _connections(process: psutil.Process) -> list[Any]:
@@ -237,8 +240,21 @@ def _connections(process: psutil.Process) -> list[Any]:
         return []
 
 
+async def _connect(url: str) -> Any:
+    """Connect without deadlines. By default websockets drops a peer that answers no ping for 20 s.
+
+    NNI connects again then, but an architecture that was on its way is lost.
+    """
+    return await websockets.connect(url, max_size=None, open_timeout=None, ping_interval=None)
+
+
 def prepare() -> None:
-    """Keep NNI's messages off the terminal (its log file gets them), and its requests to this machine off a proxy."""
+    """Keep NNI's messages off the terminal (its log file gets them), and its requests to this machine off a proxy.
+
+    NNI's own deadlines go: a manager may be slow, and whether it has had its time is known by `Patience` alone.
+    """
     nni.silence_stdout()
+    connection._connect_async = _connect
+    rest.timeout = None
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1"]))

@@ -4,7 +4,8 @@
 // 3. a trial gets the parameters that were recorded for it (NNI hands them out in the order in which trials ask);
 // 4. a metric that comes before its trial is registered waits for it (NNI drops it);
 // 5. the manager ends when the search that started it was killed;
-// 6. the versions that it notes come from the search (NNI starts a Python that imports NNI, for 2 s, and waits for it).
+// 6. the search may take its time to connect, on a busy machine (NNI gives it 10 s, and then starts no trial ever);
+// 7. the versions that it notes come from the search (NNI starts a Python that imports NNI, for 2 s, and waits for it).
 'use strict';
 const http = require('http');
 const Module = require('module');
@@ -72,7 +73,7 @@ function pairRightly(V3asV1) {
 function waitForTrial(NNIManager) {
     const onMetric = NNIManager.prototype.onTrialJobMetrics;
     NNIManager.prototype.onTrialJobMetrics = async function (metric) {
-        for (let i = 0; i < 100 && !this.trialJobs.has(metric.id); i++) {
+        for (let i = 0; i < 1200 && !this.trialJobs.has(metric.id); i++) {
             await new Promise((resolve) => setTimeout(resolve, 50));
         }
         return onMetric.call(this, metric);
@@ -80,6 +81,12 @@ function waitForTrial(NNIManager) {
 }
 
 // 6. ---------------------------------------------------------------------------------------------------------------
+function waitForSearch(tuner) {
+    const server = tuner.getTunerServer();
+    server.init = () => server.connect.promise;
+}
+
+// 7. ---------------------------------------------------------------------------------------------------------------
 function knowVersions(script) {
     const run = script.runPythonModule;
     script.runPythonModule = function (name, ...args) {
@@ -100,9 +107,11 @@ Module._load = function (...args) {
             done.add(name);
         }
     }
-    if (/common.pythonScript/.test(args[0]) && loaded && !done.has(loaded)) {
-        knowVersions(loaded);
-        done.add(loaded);
+    for (const [name, repair] of [[/common.pythonScript/, knowVersions], [/tuner_command_channel$/, waitForSearch]]) {
+        if (name.test(args[0]) && loaded && !done.has(loaded)) {
+            repair(loaded);
+            done.add(loaded);
+        }
     }
     return loaded;
 };

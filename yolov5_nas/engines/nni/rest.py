@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 
+TIMEOUT = 60.0  # seconds
+
 
 def request(port: int, method: str, path: str, body: str | None = None) -> bytes | None:
     """What the manager on this machine answers; None where it doesn't: whether it is gone is looked at elsewhere."""
-    manager = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    manager = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     try:
         manager.request(method, path, body, {"Content-Type": "application/json"})
         response = manager.getresponse()
