@@ -15,6 +15,7 @@ from ..files import given_path, write_whole
 from ..records.journal import TrialRecord, best, complete, read_journal, read_lines, reference, to_dict
 from ..records.metrics import LATENCIES, LEARNT, is_maximised
 from ..records.options import Options
+from ..records.proof import read_plan
 from ..records.run_folder import RunFolder
 from . import audit, comparison, confirmed, deployed, judged, ranking, replacement, rivals
 from .commands import commands
@@ -77,7 +78,7 @@ def check_readable(run: Path) -> None:
     stages = (files, files.scores, files.audit, files.confirmed, files.parent, files.replacements, files.latencies)
     for stage in (*stages, files.plans, files.rivals, files.proof):
         read_lines(stage.journal)
-    if plan := comparison.read_plan(run):
+    if plan := read_plan(run):
         comparison.names_of(run, plan)
     _ = comparison.read_images(run), judged.read(run), deployed.read(run)
 

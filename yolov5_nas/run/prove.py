@@ -18,19 +18,17 @@ from ..errors import UserError
 from ..files import given_path, write_whole
 from ..records.journal import Journal, TrialRecord, TrialResult, eligible, front, latest, read_journal, read_lines
 from ..records.options import Options, load_options
+from ..records.proof import Plan, read_plan, search_seeds
 from ..records.reward import accuracy
 from ..records.run_folder import RunFolder
 from ..results.claims import EQUAL
 from ..results.comparison import (
-    Plan,
     finished,
     left_out,
     names_of,
     race_of,
     read_images,
-    read_plan,
     said,
-    search_seeds,
     table,
     text,
 )

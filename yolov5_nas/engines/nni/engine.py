@@ -380,12 +380,11 @@ class NNIEngine(Engine):
 def _why(running: _Running, code: int) -> dict[str, str]:
     """Why a trial ended without an outcome."""
     if running.stopped:
-        reason, message = running.stopped
-        return {"reason": reason, "message": message}
+        return dict(zip(("reason", "message"), running.stopped))
     if code == warm.UNWRITTEN:
         return {"reason": "machine", "message": "its outcome can't be written (is the disk full?)"}
-    killed = code in KILLED
-    return {"reason": "killed" if killed else "crash", "message": f"the process ended with exit code {code}"}
+    reason = "killed" if code in KILLED else "crash"
+    return {"reason": reason, "message": f"the process ended with exit code {code}"}
 
 
 @contextlib.contextmanager
