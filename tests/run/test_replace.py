@@ -249,6 +249,24 @@ def test_other_targets_are_planned_without_scoring_anything_again(whole, tmp_pat
     assert "now proposes another" not in out and "warning: 6 of 6 latencies can't be trusted" in out
 
 
+def test_scores_of_another_reconstruction_are_measured_again(whole, tmp_path, capsys):
+    run = shutil.copytree(whole, tmp_path / "run")
+    journals = [run / "replacements/trials.jsonl", run / "plans/trials.jsonl"]
+    for journal in journals:
+        text = journal.read_text()
+        assert ',"reconstruction":2' in text
+        journal.write_text(text.replace(',"reconstruction":2', ""))
+    before = [journal.read_text() for journal in journals]
+    with inline(), untrained():
+        search(resume=run)
+        assert [journal.with_suffix(".old.jsonl").read_text() for journal in journals] == before
+        assert all(r.budget["reconstruction"] == 2 for j in journals for r in read_lines(j) if r.state == "complete")
+        assert capsys.readouterr().out.count("whose reconstruction was another") == 2
+        after = found_by(run)
+        search(resume=run)
+    assert found_by(run) == after and "whose reconstruction" not in capsys.readouterr().out
+
+
 def test_a_plan_whose_cost_was_not_measured_keeps_to_no_target_of_it(whole):
     """As those that were planned for GFLOPs alone, when a latency is asked for later."""
     parent, plan = (read_lines(whole / f"{stage}/trials.jsonl")[-1] for stage in ("parent", "plans"))

@@ -33,7 +33,7 @@ LINE = {  # the shape of a journal's line
     **{"version": int, "number": int, "architecture": {str: (str, float)}, "state": str, "reward?": (float, None)},
     **{"metrics?": NUMBERS, "curve?": [NUMBERS], "seconds?": (float, None), "seed?": int, "attempt?": int},
     **{"error?": ({"reason": str, "message?": str}, None), "conditions?": {str: object}, "parent?": (int, None)},
-    **{"budget?": {str: object}, "classes?": NUMBERS},
+    **{"budget?": {str: object}, "classes?": ({str: object}, [[(str, float, None)]])},
 }
 
 
@@ -319,7 +319,7 @@ def _classes(entry: Any, overall: float | None) -> ByClass:
     """
     if isinstance(entry, Mapping):
         return tuple((name, None if ap and ap == overall else ap) for name, ap in entry.items())
-    return tuple((name, ap) for name, ap in entry)
+    return tuple((str(name), None if ap is None else float(ap)) for name, ap in entry)
 
 
 def to_dict(record: TrialRecord) -> dict[str, Any]:

@@ -169,8 +169,8 @@ def _check_reach(prepared: Prepared) -> None:
     given = {name: getattr(o, name) for name in names}
     data = {k: v for k, v in prepared.data.items() if k in ("nc", "names")}
     hyp, location = prepared.hyp, prepared.host.location
-    settings = Settings(prepared.model, data, hyp, location, device=own_device(o.device), **given)
-    check_reach(o, settings)
+    device = own_device(o.device) if o.replaces and not o.measure_on else "cpu"  # which counts alone
+    check_reach(o, Settings(prepared.model, data, hyp, location, device=device, **given))
 
 
 def _check_freeze(o: Options, layers: int, cfg: Path) -> None:

@@ -31,7 +31,7 @@ from ..strategies.pooled import AGAIN, is_noisy, with_repeats
 from ..strategies.replacement import ADDITIVE, Table, changed, make_table, rows, total_rise
 from ..strategies.savings import fitted, is_expected, measured_costs, needed_costs, share
 from ..training.parent import FEW
-from ..training.replacement import score_replacement, validate_parent
+from ..training.replacement import RECONSTRUCTION, score_replacement, validate_parent
 from ..training.settings import Settings
 from ..training.trial import measure_trial, run_trial
 from .again import measure_again
@@ -67,12 +67,22 @@ class Replacement:
         """
         self.parent = self._parent()
         say(self._to_come())
+        self._set_aside_old()
         tables = self._tables()
         say(f"plans: made, measured and corrected, {ROUNDS} times at most, in {self.files.plans.path}")
         planner = Planner(tables, self.options, self.parent, self._refitted, self._wholes, self._again)
         found = planner.run(asked_before(self.files.plans))
         say("\n".join(self._said(found)))
         return self.options, self.settings, found
+
+    def _set_aside_old(self) -> None:
+        """Set aside what an earlier version scored, whose reconstruction was another: it is measured again."""
+        for files in (self.files.replacements, self.files.plans):
+            done = [r for r in read_lines(files.journal) if r.state == "complete"]
+            if any(r.budget.get("reconstruction") != RECONSTRUCTION for r in done):
+                old = files.journal.with_suffix(".old.jsonl")
+                files.journal.replace(old)
+                say(f"{old}: scores of an earlier version, whose reconstruction was another; they are measured again")
 
     def _tables(self) -> list[Table]:
         """The parent's table, and those of other forms in which a plan may be better."""

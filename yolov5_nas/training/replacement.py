@@ -28,6 +28,7 @@ from .settings import Settings, budget_of
 from .trainer import accuracies
 from .trial import costs_of_score, measure_architecture
 
+RECONSTRUCTION = 2  # its version, which scores are of: 1, without a number in journals, was of last convolutions alone
 BATCH = 8  # images over which the loss is averaged; the error of a score is that of the mean over batches
 AT_ONCE = 8 * 320 * 320  # pixels that go through a network at a time
 KEPT = 1e9  # bytes of what the baseline's layers give for these images, for options that share these layers
@@ -104,7 +105,8 @@ def score_replacement(
         settings, architecture = settings.in_form(architecture)
         scorer = _opened(settings, host, settings.imgsz, seed)
         metrics = {**costs.metrics, **scorer.score(architecture)}
-        return replace(costs, state="complete", metrics=metrics, budget=budget_of(settings, epochs=0))
+        budget = {**budget_of(settings, epochs=0), "reconstruction": RECONSTRUCTION}
+        return replace(costs, state="complete", metrics=metrics, budget=budget)
 
 
 def validate_parent(
