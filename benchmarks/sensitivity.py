@@ -4,7 +4,7 @@
     python benchmarks/sensitivity.py best.pt --data my.yaml --imgsz 320 --plant 4
     python benchmarks/sensitivity.py best.pt --data my.yaml --imgsz 1280 --only c3_4=0.5
 
-Each option is scored alone, on one thread, as a search scores it. `--plant LAYER` makes half of the hidden channels of a
+Each option is scored alone, on one thread, as a search does. `--plant LAYER` makes half of the hidden channels of a
 C3 copies of the others first, and scores that layer at half width, which should cost nothing. `--only` takes some
 options, for example to see the memory at a large input size. To compare two versions, run it in a checkout of each.
 """
