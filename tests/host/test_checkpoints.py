@@ -160,7 +160,7 @@ def test_a_checkpoint_of_windows_is_loaded(host, stock, tmp_path, module):
         WindowsPath.__module__, WindowsPath.__qualname__ = module, "WindowsPath"
         options = types.SimpleNamespace(imgsz=96, save_dir=WindowsPath())
         torch.save({"model": stock, "opt": options}, tmp_path / "best.pt")
-    assert host.trained_size(tmp_path / "best.pt") == 96
+    assert host.trained_with(tmp_path / "best.pt").imgsz == 96
     assert check_weights(tmp_path / "best.pt", SPACE, 10, host).endswith("349 of 349 tensors are inherited")
 
 

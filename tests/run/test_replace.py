@@ -123,7 +123,7 @@ def test_it_goes_from_a_checkpoint_to_a_winner_for_each_target(whole):
     report = (whole / "report.html").read_text()
     for text in ("x parent", "Plans, before they were trained", "What each option costs and saves"):
         assert text in report
-    assert f"python train.py --weights {whole.resolve()}/best/weights/best.pt" in report
+    assert f"train.py --weights {whole.resolve()}/best/weights/best.pt" in report
 
 
 def test_it_says_whether_there_is_a_network_to_change_to(whole):
@@ -424,7 +424,10 @@ def test_which_method_runs(trained_n, capsys):
 
 def test_a_pruned_checkpoint_is_told_from_one_of_another_size(host, tmp_path):
     model = host.build(yaml.safe_load((host.location.root / "models/yolov5n.yaml").read_text()))
+    own = {name: getattr(model.model[0], name) for name in ("i", "f", "type", "np")}
     model.model[0] = host.common.Conv(3, 13, 6, 2, 2)
+    vars(model.model[0]).update(own)
+    model.model[1].conv = torch.nn.Conv2d(13, 32, 3, 2, 1, bias=False)
     host.save_checkpoint(model, tmp_path / "pruned.pt")
     with pytest.raises(UserError, match=r"is pruned to widths that YOLOv5's parser can't build.*got '13 channels"):
         with_method({"weights": str(tmp_path / "pruned.pt"), "yolov5": os.environ.get("YOLOV5_ROOT")})

@@ -508,9 +508,9 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_written(host, digits
         ),
         (
             ("--weights", "yolov5n6.pt", "--trials", "2", *data),
-            "the weights must be of yolov5n_nas.yaml or its stock form: layer",
+            "the weights must have as many outputs as yolov5n_nas.yaml, 3, got '4 outputs (a P6 model)'",
         ),
-        (("--weights", "yolov5n6.pt", *data), "the weights must be of yolov5n_elastic.yaml or its stock form: layer"),
+        (("--weights", "yolov5n6.pt", *data), "the weights must have as many outputs as yolov5n_elastic.yaml, 3"),
         (("--weights", "yolov5n-seg.pt", *data), "a SegmentationModel of YOLOv5"),
         (("--inherit", "base", *data), "--inherit base needs --weights or --base-epochs"),
         (("--inherit", "none", "--base-epochs", "2", *data), "--inherit none cannot be combined with --weights"),

@@ -28,21 +28,22 @@ def test_each_is_a_choice_and_stock_is_the_default(space):
     default = space.default()
     assert (default["imgsz"], default["scale"], default["activation"]) == (320, 1.0, "SiLU")
     assert len(space.forms) == 18 and space.forms[0] == {"imgsz": 320, "scale": 1.0, "activation": "SiLU"}
-    assert derive(space, default) == derive(space_with(), space_with().default())
-    assert space_with().forms == [{}]
+    stock = space_with()
+    assert derive(space, default) == {**derive(stock, stock.default()), "activation": "nn.SiLU()"}
+    assert stock.forms == [{}]
 
 
 def test_a_scale_is_yolov5s_width_multiple(space):
     half = derive(space, {**space.default(), "scale": 0.5})
     stock = space_with(width_multiple=0.125)
-    assert half == derive(stock, stock.default())
+    assert half == {**derive(stock, stock.default()), "activation": "nn.SiLU()"}
     assert half["backbone"][0] == [-1, 1, "Conv", [8, 6, 2, 2]]
 
 
 def test_an_activation_is_yolov5s_own_key_and_a_layers_default_follows_it(space):
     relu = {**space.default(), "activation": "ReLU"}
     cfg = derive(space, relu)
-    assert cfg["activation"] == "nn.ReLU()" and "activation" not in derive(space, space.default())
+    assert cfg["activation"] == "nn.ReLU()" and derive(space, space.default())["activation"] == "nn.SiLU()"
     assert len(cfg["backbone"]) == len(MODEL["backbone"])  # no layer is written out
     assert derive(space, {**relu, "nasconv_1_act": "ReLU"}) == cfg
     other = derive(space, {**relu, "nasconv_1_act": "Hardswish"})
@@ -81,7 +82,7 @@ def test_a_parent_may_have_another_activation():
     assert space.default()["activation"] == "ReLU" and space.default()["nasconv_0_act"] == "ReLU"
     assert derive(space, space.default())["activation"] == "nn.ReLU()"
     silu = {**space.default(), "activation": "SiLU"}
-    assert "activation" not in derive(space, silu) and space.inner(silu)["nasconv_0_act"] == "SiLU"
+    assert derive(space, silu)["activation"] == "nn.SiLU()" and space.inner(silu)["nasconv_0_act"] == "SiLU"
     assert space.inner(silu)["nasconv_1_act"] == "Hardswish"
 
 
@@ -100,7 +101,7 @@ def test_a_layer_keeps_its_own_options_in_every_form():
 
 
 def test_the_stock_form_is_that_of_the_default(space):
-    assert stock_form(space.yaml) == stock_form(space_with().yaml)
+    assert stock_form(space.yaml) == {**stock_form(space_with().yaml), "activation": "nn.SiLU()"}
 
 
 REFUSED = {

@@ -52,5 +52,5 @@ def run_delay(pid: int) -> float:
     with suppress(OSError, ValueError, IndexError):  # the process, or one of its threads, has just ended
         for task in Path(f"/proc/{pid}/task").iterdir():
             with suppress(OSError):
-                delay += int((task / "schedstat").read_text().split()[1])  # nanoseconds
+                delay += int((task / "schedstat").read_text(encoding="ascii").split()[1])  # nanoseconds
     return delay / 1e9
