@@ -161,7 +161,7 @@ def test_widths_that_are_rounded_otherwise_are_refused(host, digits_yaml):
     rounded = host.yolo.make_divisible
     with patched(host.yolo, make_divisible=lambda x, _: rounded(x, 12)), pytest.raises(UserError) as e:
         prepared(digits_yaml)
-    assert "the derived layer is not what YOLOv5 builds of this line: its output has the shape (1, 16" in str(e.value)
+    assert "the derived layer is not what YOLOv5 builds of this line: it has 24 output channels, not 16" in str(e.value)
 
 
 def test_a_checkpoint_with_another_epsilon_in_batch_norm_is_refused_by_its_layer(host, digits_yaml, tmp_path):

@@ -99,7 +99,9 @@ class _Check:
             return origins[e.index], f"it can't be built or run ({e.problem})"
         for i, their in enumerate(theirs):
             own = [layer for layer, origin in zip(derived, origins) if origin == i]
-            parameters = sum(layer.parameters for layer in own)
+            parameters, searchable = sum(layer.parameters for layer in own), space.layers.get(i)
+            if searchable and their.shape[1] != searchable.c2:
+                return i, f"it has {their.shape[1]} output channels, not {searchable.c2}"
             if own[-1].shape != their.shape:
                 return i, f"its output has the shape {own[-1].shape}, not {their.shape}"
             if parameters != their.parameters and _has_stock_default(space, i):
@@ -200,8 +202,9 @@ def _share_weights(stock: Any, derived: Any, names: Mapping[str, str]) -> None:
     state = stock.state_dict()
     for name, origin in names.items():
         module = derived.get_submodule(name)
-        own = {key: state.get(f"{origin}.{key}") for key in module.state_dict()}
-        module.load_state_dict({key: value for key, value in own.items() if value is not None}, strict=False)
+        own = {key: state.get(f"{origin}.{key}", value) for key, value in module.state_dict().items()}
+        fits = {key: own[key] for key, value in module.state_dict().items() if own[key].shape == value.shape}
+        module.load_state_dict(fits, strict=False)
         if origin.endswith(".cv1"):
             stock.get_submodule(origin).act = module.act
 
