@@ -345,6 +345,12 @@ def test_time_without_a_processor_does_not_count(monkeypatch):
     assert not is_over(100.0, pid2=900.0) and is_over(100.1)  # at the latest
 
 
+def test_a_process_may_start_while_another_thread_asks(monkeypatch):
+    patience = Patience(LONG)
+    monkeypatch.setattr(patience_module, "run_delay", lambda pid: patience.watch(pid + 1) or 0.0)
+    assert not patience.is_over()
+
+
 def test_a_process_that_shares_its_core_waits_and_one_that_is_suspended_does_not():
     core = min(os.sched_getaffinity(0))
     spin = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"

@@ -315,9 +315,7 @@ class NNIEngine(Engine):
     def _report(self, running: _Running, outcome: Outcome) -> bool:
         """A trial's metrics, the reward as the default one; whether it has any."""
         measured = outcome.result.metrics if outcome.result else {}
-        metrics: dict[str, Any] = {
-            name: value for name, value in measured.items() if isinstance(value, int | float) and math.isfinite(value)
-        }
+        metrics: dict[str, Any] = {k: v for k, v in measured.items() if isinstance(v, int | float) and math.isfinite(v)}
         try:
             reward = float(self.reward(metrics) if self.reward else metrics["map50_95"])
         except Exception:  # the loop will say what is wrong with it
@@ -360,7 +358,8 @@ class NNIEngine(Engine):
         if process is not None:
             with contextlib.suppress(OSError):
                 self._warm.send(None)
-            Patience(ENDS_WITHIN, process.pid).wait(lambda: not process.is_alive())
+            slow = (process.pid,) if self._running else ()  # it may still be importing, when there is nothing to end
+            Patience(ENDS_WITHIN, *slow).wait(lambda: not process.is_alive())
             self._warm.close()  # not before: where an answer can't be sent, the search was killed, and trials go on
             warm.stop_orphans(self.folder, kinds=("trial", "warm process"))
             process.join(1)

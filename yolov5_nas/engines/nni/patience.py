@@ -28,8 +28,8 @@ class Patience:
         self._before = {pid: run_delay(pid) for pid in (os.getpid(), *pids)}
 
     def watch(self, pid: int) -> None:
-        """Wait for one more process, which has just started."""
-        self._before[pid] = 0.0
+        """Wait for one more process, which has just started; another thread may be asking meanwhile."""
+        self._before = {**self._before, pid: 0.0}
 
     def is_over(self) -> bool:
         """Return whether the deadline has passed."""
