@@ -168,22 +168,19 @@ LEAST = {"params": 1137063, "gflops": 0.023517184}  # of yolov5n_elastic.yaml fo
 
 
 @pytest.mark.parametrize("metric", LEAST)
-def test_what_is_counted_exactly_gets_no_slack(host, trained_n, digits_yaml, capsys, metric):
+def test_what_is_counted_exactly_gets_no_slack(host, trained_n, digits_yaml, metric):
     """2 % below the smallest architecture is out of reach; itself is not."""
     common = {"weights": str(trained_n), "data": str(digits_yaml), "device": "cpu", "engine": "local"}
-    for share in (1, 0.98):
-        for way in (
-            {"target": [f"{metric}={share * LEAST[metric]}"]},
-            {"constraint": [f"{metric}<={share * LEAST[metric]}"]},
-        ):
-            with pytest.MonkeyPatch.context() as patch, untrained():
-                patch.setattr("yolov5_nas.cost.latency.PAIRS", (2, 2))
-                options = Options().with_given(with_method({**common, **way}))
-                if share == 1:
-                    prepare(options)
-                    continue
-                with pytest.raises(UserError, match=f"reaches the .* {metric}.*at least"):
-                    prepare(options)
+
+    def prepared(share, **more):
+        target = [f"{metric}={share * LEAST[metric]!r}"]
+        return prepare(Options().with_given(with_method({"target": target, **common, **more})))
+
+    assert prepared(1).options.plans[0][0].metric == metric
+    with pytest.raises(UserError, match=f"reaches the target {metric}.*at least"):
+        prepared(0.98)
+    with pytest.raises(UserError, match=f"reaches the constraint {metric}.*at least"):
+        prepared(1, constraint=[f"{metric}<={0.98 * LEAST[metric]!r}"])
 
 
 def test_the_sets_of_the_host_itself_are_read(host, tmp_path, monkeypatch):

@@ -101,7 +101,8 @@ def _groups(files: Iterable[Path]) -> Iterator[list[Path]]:
 def _images(entry: Path) -> list[Path]:
     if entry.is_dir():
         return sorted(f for f in entry.rglob("*") if f.suffix.lower() in IMAGES)
-    lines = filter(None, map(str.strip, entry.read_text().splitlines()))
+    text = entry.read_text(encoding="utf-8", errors="surrogateescape")
+    lines = filter(None, map(str.strip, text.splitlines()))
     return [entry.parent / line if line.startswith("./") else Path(line) for line in lines]
 
 
