@@ -43,7 +43,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         "imgsz": args.imgsz,
         "yolov5": args.yolov5,
     }
-    o = Options().with_given({**given, "target": "params=1.0", "device": "cpu", "cfg": args.cfg})
+    o = Options().with_given({**given, "target": "params=1e9", "device": "cpu", "cfg": args.cfg})
     settings = write_run(Path(tempfile.mkdtemp(prefix="sensitivity-")), prepare(o))
     alone: dict[str, Any] = {"constraints": (), "needed": (), "hooks": (), "base_epochs": None, "workers": 0}
     return replace(settings, replaces=True, device="cpu", **alone)
