@@ -31,7 +31,7 @@ from .trial import costs_of_score, measure_architecture
 RECONSTRUCTION = 2  # its version, which scores are of: 1, without a number in journals, was of last convolutions alone
 BATCH = 8  # images over which the loss is averaged; the error of a score is that of the mean over batches
 AT_ONCE = 8 * 320 * 320  # pixels that go through a network at a time
-KEPT = 1e9  # bytes of what the baseline's layers give for these images, for options that share these layers
+KEPT = 5e8  # bytes of what the baseline's layers give for these images, for options that share these layers
 
 
 class ReplacementScorer:
