@@ -133,7 +133,7 @@ def search(engine, folder: Path, trials: int, strategy=None, **kwargs):
         (fake_trials.raises_timeout, "crash", "TimeoutError: raised by the trial itself"),
         (fake_trials.out_of_memory, "oom", "no memory at half the batch"),
         (fake_trials.exits, "crash", "exit code 1"),
-        (fake_trials.killed, "killed", ""),  # as an engine says it: the process has no more words
+        (fake_trials.killed, "killed", "exit code -9"),
         (fake_trials.returns_none, "crash", "returned no TrialResult but NoneType"),
         (fake_trials.returns_nan, "nan", "map50_95 is nan"),
         (fake_trials.returns_nothing_measured, "crash", "needs latency_ratio, which was not measured"),
@@ -143,7 +143,9 @@ def test_a_broken_trial_fails_with_its_reason_and_the_search_goes_on(lend, tmp_p
     records = search(lend(trial), tmp_path, 2)
     assert [r.state for r in records] == ["failed", "failed"]
     assert records[1].error["reason"] == reason in REASONS
-    assert message in records[1].error["message"]
+    said = records[1].error["message"]
+    # NNI may tell of the stand-in that went with it before the process's exit code is there.
+    assert message in said or (reason, said) == ("killed", "its NNI trial was cancelled or killed")
 
 
 def test_all_that_a_result_says_comes_through(lend):

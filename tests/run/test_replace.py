@@ -17,6 +17,7 @@ from yolov5_nas import search
 from yolov5_nas.cli import main
 from yolov5_nas.errors import TrialError, UserError
 from yolov5_nas.files import shipped
+from yolov5_nas.host.locate import find
 from yolov5_nas.records.journal import read_journal, read_lines
 from yolov5_nas.records.options import Options
 from yolov5_nas.records.reward import Target
@@ -127,7 +128,9 @@ def test_it_goes_from_a_checkpoint_to_a_winner_for_each_target(whole):
     report = (whole / "report.html").read_text()
     for text in ("x parent", "Plans, before they were trained", "What each option costs and saves"):
         assert text in report
-    assert f"train.py --weights {whole.resolve()}/best/weights/best.pt" in report
+    location = find()
+    program = f"python {location.root}/train.py" if location.kind == "clone" else "yolov5-nas with train.py"
+    assert f"{program} --weights {whole.resolve()}/best/weights/best.pt" in report
 
 
 def test_it_says_whether_there_is_a_network_to_change_to(whole):
@@ -206,8 +209,9 @@ def test_a_winner_is_judged_by_images_that_chose_nothing(whole):
     records = read_journal(whole)
     judged = read_judged(whole)
     assert judged.split == "test" and judged.images == 32 and judged.parent == records[0].id
-    own = {w.record.id for w in winners(whole, records, options_of(whole)) if w.record} | {records[0].id}
-    assert own < judged.networks.keys()  # which has their rivals too
+    found = winners(whole, records, options_of(whole))
+    rivals = {rival.record.id for rival in find_rivals(whole, found, options_of(whole))}
+    assert judged.networks.keys() == {records[0].id, *(w.record.id for w in found), *rivals}
     assert all(one["low"] <= one["high"] for one in judged.networks.values())
     table = closing_table(whole, records)
     assert "mAP50-95 test" in table and "On the 32 test images, which chose nothing, the parent has" in table

@@ -55,8 +55,9 @@ def read_plan(run: Path) -> Plan | None:
     path = RunFolder(run).proof.plan
     if not path.exists():
         return None
-    begun = read_yaml(path, PLAN, lambda entries: entries)
-    found = {"search_seeds": search_seeds(run), **begun}
+    found = dict(read_yaml(path, PLAN, lambda entries: entries))
+    if "search_seeds" not in found:
+        found["search_seeds"] = search_seeds(run)
     counts = {name: tuple(found.get(name, ())) for name in ("candidates", "seeds", "search_seeds")}
     return known(Plan, {**found, **counts})
 

@@ -161,9 +161,9 @@ def _opened(settings: Settings, host: Host, imgsz: int, seed: int) -> Replacemen
     """The scorer of this process, with the images and the parent in memory."""
     path = Path(settings.weights or "")
     stamp = path.stat().st_mtime_ns if path.exists() else 0
-    key = (path, stamp, imgsz, seed, repr(settings.model) if settings.is_formed else "")
+    key = (path, stamp, imgsz, seed, repr(settings.model))
     if key not in _scorers:
-        _scorers.clear()  # of another parent, or another form of it
+        _scorers.clear()  # of another parent, another space, or another form of it
         free_memory()
         _scorers[key] = ReplacementScorer(host, settings, imgsz, seed)
     return _scorers[key]
