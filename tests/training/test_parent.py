@@ -45,8 +45,8 @@ def test_images_to_solve_on_and_to_score_on_are_never_the_same():
 def test_the_parent_costs_nothing_and_what_is_replaced_does(scores, settings):
     parent, half, most, swap, all_halves = (result.metrics for result in scores)
     assert (parent["rise"], parent["rise_error"]) == (0.0, 0.0)
-    # The network is trained here, a little, and processors differ. With reconstruction within layers the rise of all eight
-    # is 2.2 times its error with AVX2 (8 to 24 times with last convolutions alone), that of one layer about its error.
+    # The network is trained here, a little, and processors differ. With reconstruction within layers the rise of all
+    # eight is 2.2 times its error with AVX2 (8 to 24 times with last convolutions alone), that of one about its error.
     assert all_halves["rise"] > all_halves["rise_error"] > 0
     assert len({r["rise"] for r in (half, most, swap, all_halves)}) == 4
     assert half["loss"] == pytest.approx(parent["loss"] + half["rise"])
